@@ -1,0 +1,35 @@
+"""The table of verbs: which handler answers which request. Part of what is shipped to servers.
+
+A handler is ``handle(request, conversation, host)``; it returns the reply and raises VoltoolError. Modules with handlers
+are imported when their verb comes, so that the agent starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable, Dict, Tuple
+
+from voltool.agent.host import HostState
+from voltool.wire import messages
+from voltool.wire.conversation import Conversation
+
+Handler = Callable[[Any, Conversation, HostState], messages.Message]
+
+_TABLE: Dict[type, Tuple[str, str]] = {
+    messages.CheckHost: ("voltool.agent.check", "check_host"),
+    messages.CleanHost: ("voltool.agent.clean", "clean_host"),
+    messages.AdoptVolume: ("voltool.agent.adopt", "adopt_volume"),
+    messages.ShowVolume: ("voltool.agent.adopt", "show_volume"),
+    messages.ListVolumes: ("voltool.agent.adopt", "list_volumes"),
+    messages.ForgetVolume: ("voltool.agent.adopt", "forget_volume"),
+    messages.StartDump: ("voltool.agent.dump", "dump"),
+    messages.KeepState: ("voltool.agent.dump", "keep_state"),
+    messages.StartRestore: ("voltool.agent.restore", "restore"),
+}
+
+
+def find_handler(request: object) -> Handler:
+    """The handler of a request; KeyError for a message that is not a request."""
+    module, function = _TABLE[type(request)]
+    handler: Handler = getattr(importlib.import_module(module), function)
+    return handler

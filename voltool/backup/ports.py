@@ -1,0 +1,77 @@
+"""What the jobs need of the world, as narrow protocols; cli/ passes the real ones in, tests pass others."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from voltool.events import Reporter
+from voltool.model import StoredDump
+from voltool.stores.contract import Store
+from voltool.wire.conversation import Conversation
+
+
+@dataclass(frozen=True)
+class KnownVolume:
+    """A volume as the catalog remembers it. ``host`` as the user wrote it: a name of ~/.ssh/config, an address, ``local``."""
+
+    uuid: str
+    name: str
+    host: str
+    path: bytes
+    driver: str
+    excludes: tuple[bytes, ...] = ()
+
+
+class Hosts(Protocol):
+    """Ways to agents. `remote.connect.RemoteHosts` is the real one."""
+
+    def connect(self, host: str) -> AbstractContextManager[Conversation]:
+        """A conversation with a fresh agent on ``host`` (``Hello`` already done); leaving the context ends the agent.
+
+        Raises UnreachableError, HostError (python3 missing or too old, with the remedy).
+        """
+
+
+class Stores(Protocol):
+    """Stores by their URL."""
+
+    def open(self, url: str) -> Store:
+        """The store at ``url`` (``file:///path`` or a plain path); UsageError for a kind that is not known."""
+
+
+class Catalog(Protocol):
+    """The memory of volumes and dumps; never the only place of a fact."""
+
+    def volume(self, name: str) -> KnownVolume:
+        """NotFoundError with the names that are known."""
+
+    def volumes(self) -> list[KnownVolume]:
+        """All, by name."""
+
+    def put_volume(self, volume: KnownVolume) -> None:
+        """Insert or replace by uuid; UsageError when another volume has the name."""
+
+    def remove_volume(self, uuid: str) -> None:
+        """Forget it; its dumps stay known. Idempotent."""
+
+    def add_dump(self, dump: StoredDump) -> None:
+        """Remember a published dump; idempotent."""
+
+    def remove_dump(self, dump_id: str) -> None:
+        """Forget it; idempotent."""
+
+    def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
+        """Oldest first (by sequence within a volume)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All collaborators of a job."""
+
+    hosts: Hosts
+    stores: Stores
+    catalog: Catalog
+    reporter: Reporter
+    caller: str

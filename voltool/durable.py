@@ -1,0 +1,137 @@
+"""Durable files: write, fsync, rename, fsync the directory; and file locks that name their owner.
+
+Knows nothing of volumes or dumps. Part of what is shipped to servers.
+Sources: rename(2), fsync(2), flock(2), renameat2(2); fsync of the directory makes the name durable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import time
+from types import TracebackType
+from typing import Any, Dict, Optional, Type, Union
+
+from voltool.errors import BusyError
+
+Path = Union[str, bytes]
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in directory ``path`` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``data``, atomically and durably: a reader sees the old or the new bytes, also after a crash."""
+    path = os.fsencode(path)
+    temporary = path + b".new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+    fsync_directory(os.path.dirname(path) or b".")
+
+
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """Make ``path`` and its missing parents, durably; an existing directory is left as it is."""
+    path = os.fsencode(path)
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_directory(parent, mode)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    fsync_directory(parent or b".")
+
+
+def remove_file(path: Path) -> None:
+    """Remove ``path`` durably; a missing file is fine (idempotent)."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    fsync_directory(os.path.dirname(os.fsencode(path)) or b".")
+
+
+def rename_with_flags(old: Path, new: Path, flags: int, old_dir: int = _AT_FDCWD, new_dir: int = _AT_FDCWD) -> None:
+    """renameat2(2): `RENAME_NOREPLACE` fails with EEXIST where plain rename would replace; raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(old_dir, os.fsencode(old), new_dir, os.fsencode(new), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fsdecode(new))
+
+
+class FileLock:
+    """An exclusive flock(2) on a file that says who holds it and since when; ends with the process.
+
+    Use as a context manager. ``acquire`` raises BusyError at once when it is held elsewhere. The file is never removed:
+    removing a lock file lets two processes lock two files of one name.
+    """
+
+    def __init__(self, path: Path, *, what: str, owner: str) -> None:
+        self._path = path
+        self._what = what
+        self._owner = owner
+        self._descriptor: Optional[int] = None
+
+    def acquire(self) -> None:
+        """Take the lock or raise BusyError with the owner's own words."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            why = _describe_owner(os.pread(descriptor, 65536, 0))
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise BusyError(
+                f"{self._what} is in use", why=why, remedy="wait until it is done; the lock ends with its owner"
+            ) from None
+        note = {"owner": self._owner, "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock up; idempotent."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.release()
+
+
+def _describe_owner(content: bytes) -> str:
+    try:
+        note: Dict[str, Any] = json.loads(content)
+        return f"held by {note['owner']} (pid {note['pid']}) since {note['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "held by another voltool that has just begun"

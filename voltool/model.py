@@ -1,0 +1,120 @@
+"""Frozen value types that the parts of voltool pass to each other.
+
+Names and paths are ``bytes``: Linux names need not be UTF-8. Times are integers of nanoseconds since the epoch (UTC).
+Ids are text: volume UUIDs and dump ids in hex, state ids as 64 hex digits. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Optional, Tuple
+
+#: The object number of a volume's root directory; 0 never names an object.
+ROOT_OBJECT = 1
+
+
+class Consistency(enum.Enum):
+    """How the image that was dumped relates to the volume's users."""
+
+    SNAPSHOT = "snapshot"
+    LOCKED = "locked"
+    LIVE = "live"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Who is the volume's home: the higher ``number`` wins; same number, other ``token``: a split."""
+
+    number: int
+    token: str
+    host: str
+
+
+@dataclass(frozen=True)
+class VolumeRecord:
+    """What a host knows durably of a volume that lives on it. ``path`` is absolute and free of symlinks."""
+
+    uuid: str
+    name: str
+    path: bytes
+    driver: str
+    epoch: Epoch
+    sequence: int
+    excludes: Tuple[bytes, ...] = ()
+    created_ns: int = 0
+
+
+@dataclass(frozen=True)
+class DumpHeader:
+    """What the first frame of a dump says. See docs/dump-format.md for each field."""
+
+    dump_id: str
+    volume_uuid: str
+    volume_name: str
+    level: int
+    sequence: int
+    epoch: Epoch
+    clone_time_ns: int
+    boot_id: str
+    host: str
+    driver: str
+    consistency: Consistency
+    source_path: bytes
+    base_state_id: Optional[str] = None
+    base_dump_id: Optional[str] = None
+    excludes: Tuple[bytes, ...] = ()
+    hash_algorithm: str = "sha256-tree"
+    tool_version: str = ""
+
+
+@dataclass(frozen=True)
+class DumpTotals:
+    """What the trailer of a dump says, known only when everything was read.
+
+    ``entries`` and ``objects`` count the complete state (not only what changed); ``data_bytes`` are bytes of file
+    content in this dump before compression; ``stored_bytes`` is the length of the whole dump.
+    """
+
+    state_id: str
+    entries: int
+    objects: int
+    data_bytes: int
+    stored_bytes: int
+
+
+class Problem(enum.Enum):
+    """Why the content of a file is not in a dump as it stood at one instant."""
+
+    UNREADABLE = "unreadable"
+    UNSTABLE = "unstable"
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """One file whose content is unknown or never settled; ``path`` is relative to the volume's root."""
+
+    problem: Problem
+    path: bytes
+    why: str
+
+
+@dataclass(frozen=True)
+class DumpResult:
+    """A finished dump as the agent reports it."""
+
+    header: DumpHeader
+    totals: DumpTotals
+    problems: Tuple[FileProblem, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredDump:
+    """A complete dump in a store."""
+
+    header: DumpHeader
+    totals: DumpTotals
+    store: str
+    file: str
+    seconds: float = 0.0
+    problems: Tuple[FileProblem, ...] = field(default=())

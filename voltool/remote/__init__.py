@@ -1,0 +1,1 @@
+"""Ships and starts the agent; the CLI's end of the conversation."""

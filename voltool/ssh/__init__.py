@@ -1,0 +1,1 @@
+"""paramiko to a byte stream; host names as OpenSSH resolves them; host keys."""

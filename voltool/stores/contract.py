@@ -1,0 +1,88 @@
+"""The store contract: complete or absent. tests/stores/test_conformance.py holds every store to it.
+
+A store keeps dumps as files under names it is given (relative, ``/`` between parts, see naming.py). It knows nothing of
+what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A published file: name, size in bytes, modification time (ns)."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes of the file system that the store lies on; ``free`` is what we may use."""
+
+    total: int
+    free: int
+
+
+class StoreWriter(Protocol):
+    """A file that is being written; invisible until published."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append. Raises SpaceError when the store is full or would fall below its ``min_free``."""
+
+    def publish(self) -> None:
+        """Make the file durable and let it appear under its name, atomically. Raises RefusedError if the name exists."""
+
+    def abandon(self) -> None:
+        """Remove what was written. Idempotent; a no-op after publish."""
+
+
+class StoreReader(Protocol):
+    """Random access to a published file."""
+
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, fewer only at the end of the file. Thread-safe."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class Store(Protocol):
+    """One place with dumps. Methods raise StoreError's kin: `SpaceError`, `NotFoundError`, `UnreachableError`,
+    `RefusedError`, `VoltoolError`; foreign exceptions never escape."""
+
+    url: str
+
+    def create(self, name: str) -> StoreWriter:
+        """Begin a file. Left-overs of writers that died are removed by ``sweep``, never seen by ``list``."""
+
+    def open(self, name: str) -> StoreReader:
+        """Open a published file; NotFoundError."""
+
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        """Published files whose name begins with ``prefix``, sorted by name."""
+
+    def remove(self, name: str) -> None:
+        """Remove a published file durably; idempotent."""
+
+    def space(self) -> Space | None:
+        """How much room; None where the store cannot tell."""
+
+    def pin(self, name: str, purpose: str) -> AbstractContextManager[None]:
+        """Keep ``name`` from being removed while the context lasts (an intent, held by a lock that ends with us)."""
+
+    def is_pinned(self, name: str) -> bool:
+        """Whether somebody alive pins ``name``."""
+
+    def sweep(self) -> list[str]:
+        """Remove unfinished files of writers that are no longer alive; their names."""
+
+    def path_on_this_host(self) -> bytes | None:
+        """Where the store lies in this machine's file system, if it does."""

@@ -1,0 +1,1 @@
+"""A volume on its host: driver contract, one file a driver, leases and locks, the host's own records."""

@@ -1,0 +1,95 @@
+"""The driver contract: how a file system clones, detects changes and publishes. tests/volumes/test_conformance.py
+holds every driver to it. A driver knows nothing of dumps, manifests or the wire. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, List, Optional, Protocol, Tuple
+
+from voltool.model import Consistency, VolumeRecord
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A frozen image of a volume, or (directory driver) the live tree itself.
+
+    ``label`` is unique for the volume and names what the clone is for (the dump id that made it); ``path`` is where it
+    stands; ``uuid`` is the file system's own identity of it (btrfs: the snapshot's UUID), empty where there is none.
+    ``time_ns`` is the host's clock just before it was made: what has a ctime older than that by more than a tick, and is
+    settled, is in it. ``live``: nothing is frozen.
+    """
+
+    label: str
+    path: bytes
+    time_ns: int
+    live: bool
+    consistency: Consistency
+    uuid: str = ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two clones: inode numbers (in the newer clone) with one current path each.
+
+    Complete: an inode that is not listed has the content, attributes and (for a directory) the listing it had in the
+    base. Deleted inodes are not listed; the directories they were in are. ``path`` is relative to the root, ``b""`` for
+    the root itself.
+    """
+
+    inodes: Tuple[Tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """``length`` bytes at ``offset``."""
+
+    offset: int
+    length: int
+
+
+class Driver(Protocol):
+    """One kind of volume. All paths are absolute bytes. Every method raises `HostError`, `RefusedError` or
+    `SpaceError` with a remedy; an OSError never escapes."""
+
+    name: str
+
+    def adopt(self, path: bytes) -> None:
+        """Check that ``path`` can be a volume of this driver (a subvolume, no nested subvolumes, rights). Touches
+        nothing. Idempotent."""
+
+    def clone(self, volume: VolumeRecord, label: str) -> Clone:
+        """Make the clone ``label``: ``syncfs`` first, then one atomic image. Not idempotent: a clone of that label must
+        not exist (``drop`` it first). After a crash the clone exists whole or not at all."""
+
+    def find(self, volume: VolumeRecord, label: str) -> Optional[Clone]:
+        """The existing clone ``label``, or None. What it lacks for certain (its time) comes from the record kept beside
+        it. Read-only."""
+
+    def clones(self, volume: VolumeRecord) -> List[Clone]:
+        """All clones of the volume on this host. Read-only."""
+
+    def open(self, clone: Clone) -> int:
+        """A directory file descriptor of the clone's root; the caller closes it."""
+
+    def drop(self, volume: VolumeRecord, clone: Clone) -> None:
+        """Delete the clone. Idempotent. The live tree (directory driver) is never touched."""
+
+    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:
+        """What changed, where the file system knows; None: scan and compare. Read-only, retryable. Never incomplete: an
+        unknown or unexpected record means None. The base must be ours (checked by its UUID), else None."""
+
+    def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
+        """Which bytes of the regular file ``path`` (same inode in both) may differ; sorted, disjoint; None: compare."""
+
+
+class LeaseTest(Protocol):
+    """Whether nobody has a file open for writing (fcntl F_SETLEASE, F_RDLCK)."""
+
+    def __call__(self, descriptor: int) -> bool:
+        """True only when it is certain; False also where leases do not work."""
+
+
+def iterate_inodes(changes: Changes) -> Iterator[int]:
+    """The inode numbers alone."""
+    return (number for number, _path in changes.inodes)

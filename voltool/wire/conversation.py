@@ -1,0 +1,34 @@
+"""What both ends do with a connection, as a protocol: send and receive messages and data. No I/O here.
+
+`remote.session.AgentSession` implements it at the CLI, `agent.channel.StdioChannel` on the server; tests join two ends
+in one process. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Union
+
+from voltool.events import Event
+from voltool.wire.messages import Message
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Conversation(Protocol):
+    """One connection, used by one thread at a time."""
+
+    def send(self, message: Message) -> None:
+        """Send one message. Raises AgentError when the other side is gone."""
+
+    def send_data(self, data: Buffer) -> None:
+        """Send raw bytes (split into frames as needed); blocks while the other side is slow."""
+
+    def receive(self) -> Any:
+        """The next message, or ``bytes`` for a data frame; blocks.
+
+        At the CLI: events (`Progress`) are reported on the way and not returned, a `Failure` is raised as its error.
+        Raises AgentError when the other side is gone.
+        """
+
+    def report(self, event: Event) -> None:
+        """Agent: send an event. CLI: report it. Makes a Conversation a Reporter."""

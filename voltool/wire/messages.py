@@ -1,0 +1,337 @@
+"""Every message between CLI and agent: one frozen dataclass each. The CLI asks, the agent answers.
+
+A request is answered by any number of `Progress` events and data frames, then by exactly one reply or a `Failure`.
+Which reply belongs to which request stands in the request's docstring. No I/O. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple, Union
+
+from voltool.errors import VoltoolError, error_from_fields
+from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
+from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.wire import codec
+
+# ------------------------------------------------------------------------------------------------------ the basics
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first request on a connection. Answered by `HelloReply`. ``caller`` says who asks, for locks and logs."""
+
+    caller: str
+
+
+@dataclass(frozen=True)
+class HelloReply:
+    """Who the agent is. ``lz4`` is ``package``, ``liblz4`` or empty."""
+
+    version: str
+    python: str
+    hostname: str
+    machine_id: str
+    boot_id: str
+    uid: int
+    lz4: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request is carried out; nothing more to say."""
+
+
+@dataclass(frozen=True)
+class EndOfData:
+    """No more data frames follow (both directions)."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The request failed; the fields are those of `VoltoolError`."""
+
+    kind: str
+    what: str
+    where: str
+    why: str
+    remedy: str
+
+
+# -------------------------------------------------------------------------------------------------------- hosts
+
+
+@dataclass(frozen=True)
+class CheckHost:
+    """What can voltool do there? Answered by `HostReport`. ``paths`` are places to look at (volumes, a target)."""
+
+    paths: Tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostFact:
+    """One line of a host check; ``remedy`` says what to do where ``ok`` is false."""
+
+    topic: str
+    ok: bool
+    value: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """Answer to `CheckHost`."""
+
+    facts: Tuple[HostFact, ...]
+
+
+@dataclass(frozen=True)
+class CleanHost:
+    """Remove agent, records, clones and staging; refused while a volume lives there. Answered by `CleanReply`."""
+
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class CleanReply:
+    """What was removed, or would be."""
+
+    paths: Tuple[bytes, ...]
+
+
+# ------------------------------------------------------------------------------------------------------- volumes
+
+
+@dataclass(frozen=True)
+class AdoptVolume:
+    """Adopt the tree at ``path`` as a volume where it stands. Answered by `VolumeReply`.
+
+    Idempotent for equal values. ``driver`` may be ``auto``. ``forbidden``: stores and state directories of the CLI on
+    this host, which must not lie inside the volume. ``replace``: take over a record lost or left by another host
+    (``volume set`` after a reinstallation), keeping ``uuid``.
+    """
+
+    uuid: str
+    name: str
+    path: bytes
+    driver: str
+    excludes: Tuple[bytes, ...]
+    forbidden: Tuple[bytes, ...] = ()
+    replace: bool = False
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class ShowVolume:
+    """Answered by `VolumeReply`; NotFoundError where the host has no such volume."""
+
+    uuid: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class ListVolumes:
+    """All volumes this host has records of. Answered by `VolumesReply`."""
+
+
+@dataclass(frozen=True)
+class ForgetVolume:
+    """Forget the volume; its data stays. Answered by `ForgetReply`."""
+
+    uuid: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class VolumeReply:
+    """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps."""
+
+    record: VolumeRecord
+    states: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VolumesReply:
+    """Answer to `ListVolumes`."""
+
+    records: Tuple[VolumeRecord, ...]
+
+
+@dataclass(frozen=True)
+class ForgetReply:
+    """The paths of clones and records that stay on the host."""
+
+    left: Tuple[bytes, ...]
+
+
+# --------------------------------------------------------------------------------------------------------- dumps
+
+
+@dataclass(frozen=True)
+class StartDump:
+    """Dump a volume. The conversation:
+
+    agent: `NeedManifest` if it has no home stamps for ``base_state_id`` → CLI: the base's complete manifest as a
+    dump without data (data frames, `EndOfData`); agent: `ScanTotals` → CLI: `Proceed` (or it hangs up);
+    agent: data frames, `EndOfData`, `DumpReply`. With ``dry_run`` it ends after `ScanTotals` with `Done`.
+
+    ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0–19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
+    """
+
+    uuid: str
+    path: bytes
+    dump_id: str
+    level: int
+    base_state_id: Optional[str]
+    base_dump_id: Optional[str]
+    codec: str = "lz4"
+    workers: int = 0
+    bandwidth: int = 0
+    nice: int = 0
+    idle_io: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class NeedManifest:
+    """The agent has no home stamps for this state: send its manifest; the dump will take longer."""
+
+    state_id: str
+
+
+@dataclass(frozen=True)
+class ScanTotals:
+    """What the scan found: entries of the tree, files to be read, their bytes (before compression)."""
+
+    entries: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Proceed:
+    """Go on."""
+
+
+@dataclass(frozen=True)
+class DumpReply:
+    """The dump is complete. Its home stamps are kept by the host until `KeepState` or the next dump."""
+
+    result: DumpResult
+
+
+@dataclass(frozen=True)
+class KeepState:
+    """The store has published the dump: keep clone and home stamps as the base for later levels (at most one a level).
+
+    Answered by `Done`. Idempotent.
+    """
+
+    uuid: str
+    path: bytes
+    state_id: str
+    level: int
+    dump_id: str
+
+
+# -------------------------------------------------------------------------------------------------------- restores
+
+
+@dataclass(frozen=True)
+class StartRestore:
+    """Restore one complete dump stream (level 0, or a merged chain) to ``target``. The conversation:
+
+    agent: `RestoreReady` → CLI: data frames of the dump, whose data for objects up to ``resume_after`` may be left
+    out, `EndOfData`; agent: `RestoreReply`. The target appears only after the trailer was checked.
+
+    ``into_existing`` (``--only``): the target may be a directory with content where nothing collides.
+    ``volume_uuid`` and ``state_id`` name what is restored: an interrupted restore of the same to the same target goes on.
+    ``selection`` distinguishes different ``--only`` selections (a digest; empty: everything).
+    """
+
+    target: bytes
+    volume_uuid: str
+    state_id: str
+    selection: str = ""
+    into_existing: bool = False
+    numeric_owner: bool = False
+    workers: int = 0
+    bandwidth: int = 0
+
+
+@dataclass(frozen=True)
+class RestoreReady:
+    """Staging is made (or found again); ``resume_after`` is the highest object number whose data is safely there."""
+
+    resume_after: int
+
+
+@dataclass(frozen=True)
+class RestoreReply:
+    """The target is published. ``problems``: files whose content was unknown, flags the file system does not have, …"""
+
+    entries: int
+    bytes: int
+    problems: Tuple[FileProblem, ...]
+
+
+# ------------------------------------------------------------------------------------------------------- progress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An event of the agent; exactly one field is set."""
+
+    started: Optional[PhaseStarted] = None
+    progressed: Optional[Progressed] = None
+    ended: Optional[PhaseEnded] = None
+    notice: Optional[Notice] = None
+
+
+Message = Union[
+    Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume, ShowVolume,
+    ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
+    DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, Progress,
+]  # fmt: skip
+
+KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]
+
+__all__ = ["KNOWN", "DumpHeader", "Message", "decode", "encode", "event_of", "failure_of", "raise_failure", "wrap_event"]
+
+
+def encode(message: Message) -> bytes:
+    """The JSON of a message."""
+    return codec.encode_message(message)
+
+
+def decode(data: bytes) -> Any:
+    """The message of a JSON text; AgentError for one that is not known."""
+    return codec.decode_message(data, KNOWN)
+
+
+def failure_of(error: VoltoolError) -> Failure:
+    """An error as it crosses the wire."""
+    return Failure(error.kind, error.what, error.where, error.why, error.remedy)
+
+
+def raise_failure(failure: Failure) -> None:
+    """Raise the error that the other side reported."""
+    raise error_from_fields(failure.kind, failure.what, failure.where, failure.why, failure.remedy)
+
+
+def wrap_event(event: Event) -> Progress:
+    """An event as it crosses the wire."""
+    if isinstance(event, PhaseStarted):
+        return Progress(started=event)
+    if isinstance(event, Progressed):
+        return Progress(progressed=event)
+    if isinstance(event, PhaseEnded):
+        return Progress(ended=event)
+    return Progress(notice=event)
+
+
+def event_of(progress: Progress) -> Event:
+    """The event inside."""
+    event = progress.started or progress.progressed or progress.ended or progress.notice
+    assert event is not None
+    return event
