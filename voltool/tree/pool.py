@@ -1,0 +1,239 @@
+"""Worker processes that return results in the order of the tasks, with bounded memory. Ships to servers.
+
+Forked, so that workers share descriptors and loaded libraries with their parent; they die with it (PR_SET_PDEATHSIG).
+Tasks and results are bytes with a length before them on pipes. With ``workers=0`` the work is done in this process.
+Threads gain less: most of the time goes to small system calls that hold the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import fcntl
+import os
+import pickle  # noqa: S403 - only for an exception, from our own forked child through a private pipe
+import select
+import signal
+import struct
+from types import TracebackType
+from typing import Callable, Deque, Dict, Iterator, List, Optional, Type
+
+from voltool.errors import AgentError, VoltoolError
+
+_HEAD = struct.Struct(">IB")
+_RESULT, _ERROR = 0, 1
+_F_SETPIPE_SZ = 1031
+_PR_SET_PDEATHSIG = 1
+#: Tasks a worker has at hand beside the one it works on.
+_AHEAD = 2
+
+
+class OrderedPool:
+    """``submit`` tasks; ``results`` yields what is ready in order; ``drain`` waits for all. Not thread-safe.
+
+    An exception in ``work`` is raised by ``results`` or ``drain`` in the parent: a VoltoolError as itself, any other as
+    AgentError. Use as a context manager: leaving it ends the workers.
+    """
+
+    def __init__(self, work: Callable[[bytes], bytes], workers: int) -> None:
+        self._work = work
+        self._workers: List[_Worker] = []
+        self._next_task = 0
+        self._next_result = 0
+        self._ready: Dict[int, bytes] = {}
+        for _ in range(workers):
+            self._workers.append(_Worker(work, self._workers))
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks whose results were not yielded yet."""
+        return self._next_task - self._next_result
+
+    def submit(self, task: bytes) -> None:
+        """Give one task to the least busy worker; never blocks while `has_room`."""
+        number = self._next_task
+        self._next_task += 1
+        if not self._workers:
+            self._ready[number] = self._work(task)
+            return
+        worker = min(self._workers, key=lambda candidate: len(candidate.numbers))
+        worker.send(number, task)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another task should be submitted before results are taken."""
+        return self.in_flight < max(1, len(self._workers) * (_AHEAD + 1))
+
+    def results(self, *, wait: bool = False) -> Iterator[bytes]:
+        """Results that are ready, in order; with ``wait`` at least one, unless none is due."""
+        wait = wait or not self.has_room
+        while True:
+            while self._next_result in self._ready:
+                wait = False
+                result = self._ready.pop(self._next_result)
+                self._next_result += 1
+                yield result
+            if self.in_flight == 0 or not self._collect(block=wait):
+                return
+
+    def drain(self) -> Iterator[bytes]:
+        """All results that are still due, in order."""
+        while self.in_flight:
+            yield from self.results(wait=True)
+
+    def _collect(self, *, block: bool) -> bool:
+        waiting = {worker.results: worker for worker in self._workers if worker.numbers}
+        readable, _, _ = select.select(list(waiting), [], [], None if block else 0)
+        for descriptor in readable:
+            worker = waiting[descriptor]
+            self._ready[worker.numbers[0]] = worker.receive()
+            worker.numbers.popleft()
+        return bool(readable)
+
+    def close(self) -> None:
+        """End the workers; idempotent."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+    def __enter__(self) -> OrderedPool:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+
+class _Worker:
+    """One forked process with a pipe each way."""
+
+    def __init__(self, work: Callable[[bytes], bytes], siblings: List[_Worker]) -> None:
+        task_read, self._tasks = os.pipe()
+        self.results, result_write = os.pipe()
+        self.numbers: Deque[int] = collections.deque()
+        for descriptor in (task_read, result_write):
+            _widen(descriptor)
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._tasks)
+                os.close(self.results)
+                for sibling in siblings:
+                    sibling.forget()
+                _serve(work, task_read, result_write, parent)
+            finally:
+                os._exit(0)
+        os.close(task_read)
+        os.close(result_write)
+
+    def forget(self) -> None:
+        """In a younger sibling: close what only the parent should hold."""
+        os.close(self._tasks)
+        os.close(self.results)
+
+    def send(self, number: int, task: bytes) -> None:
+        """Give it a task."""
+        self.numbers.append(number)
+        try:
+            _write(self._tasks, _HEAD.pack(len(task), 0), task)
+        except BrokenPipeError:
+            raise AgentError("a worker process has died", why="it was killed, or memory is short") from None
+
+    def receive(self) -> bytes:
+        """Its next result; raises what the work raised."""
+        kind, payload = _read_message(self.results)
+        if kind == _RESULT:
+            return payload
+        error: BaseException = pickle.loads(payload)  # noqa: S301 - see the import
+        raise error
+
+    def close(self) -> None:
+        """Kill and reap it."""
+        os.close(self._tasks)
+        os.close(self.results)
+        try:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def _serve(work: Callable[[bytes], bytes], tasks: int, results: int, parent: int) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    while True:
+        try:
+            _kind, task = _read_message(tasks)
+        except AgentError:
+            return
+        try:
+            result, kind = work(task), _RESULT
+        except VoltoolError as error:
+            result, kind = _pickled(error), _ERROR
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+            result, kind = _pickled(AgentError("a worker failed", why=f"{type(error).__name__}: {error}")), _ERROR
+        _write(results, _HEAD.pack(len(result), kind), result)
+
+
+def _pickled(error: VoltoolError) -> bytes:
+    return pickle.dumps(_Rebuild(error.kind, error.what, error.where, error.why, error.remedy))
+
+
+class _Rebuild:
+    """An error that survives pickling (ours have keyword-only arguments)."""
+
+    def __init__(self, *fields: str) -> None:
+        self._fields = fields
+
+    def __reduce__(self) -> object:
+        from voltool.errors import error_from_fields
+
+        return error_from_fields, self._fields
+
+
+def _widen(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, 1 << 20)
+    except OSError:
+        pass
+
+
+def _write(descriptor: int, head: bytes, payload: bytes) -> None:
+    if len(payload) < 65536:
+        payload = head + payload
+    else:
+        os.write(descriptor, head)
+    view = memoryview(payload)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read_message(descriptor: int) -> "tuple[int, bytes]":
+    head = _read_exactly(descriptor, _HEAD.size)
+    length, kind = _HEAD.unpack(head)
+    return kind, _read_exactly(descriptor, length)
+
+
+def _read_exactly(descriptor: int, length: int) -> bytes:
+    if not length:
+        return b""
+    first = os.read(descriptor, length)
+    if len(first) == length:
+        return first
+    if not first:
+        raise AgentError("a worker process has died", why="it was killed, or memory is short")
+    parts = [first]
+    missing = length - len(first)
+    while missing:
+        part = os.read(descriptor, min(missing, 1 << 20))
+        if not part:
+            raise AgentError("a worker process has died", why="it was killed, or memory is short")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
