@@ -46,6 +46,18 @@ class VolumeRecord:
 
 
 @dataclass(frozen=True)
+class KnownVolume:
+    """A volume as the catalog remembers it. ``host`` as the user wrote it: a name of ~/.ssh/config, an address, ``local``."""
+
+    uuid: str
+    name: str
+    host: str
+    path: bytes
+    driver: str
+    excludes: Tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
 class DumpHeader:
     """What the first frame of a dump says. See docs/dump-format.md for each field."""
 

@@ -7,21 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from voltool.events import Reporter
-from voltool.model import StoredDump
+from voltool.model import KnownVolume, StoredDump
 from voltool.stores.contract import Store
 from voltool.wire.conversation import Conversation
 
-
-@dataclass(frozen=True)
-class KnownVolume:
-    """A volume as the catalog remembers it. ``host`` as the user wrote it: a name of ~/.ssh/config, an address, ``local``."""
-
-    uuid: str
-    name: str
-    host: str
-    path: bytes
-    driver: str
-    excludes: tuple[bytes, ...] = ()
+__all__ = ["Catalog", "Hosts", "KnownVolume", "Stores", "World"]
 
 
 class Hosts(Protocol):
