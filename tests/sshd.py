@@ -1,0 +1,211 @@
+"""A throw-away OpenSSH server on loopback for tests: own host key, own user key, own configuration, own log.
+
+It knows nothing of voltool. Several may run side by side; ``environment`` (for instance ``VOLTOOL_STATE_DIR``) makes one
+machine look like two hosts to what is started through them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+_SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+_START_TIMEOUT = 15.0
+
+
+class Sshd:
+    """A running sshd; use as a context manager or call ``stop()``.
+
+    Attributes: ``port``; ``address`` (127.0.0.1); ``user``; ``name`` (the Host of ``config_file``); ``key_file`` (private
+    key that may log in); ``host_key`` (type and base64 of the host's public key); ``known_hosts_line``;
+    ``known_hosts_file``; ``config_file`` (an ssh config for voltool and for OpenSSH); ``log_file``.
+
+    ``options`` are further lines of sshd_config; ``environment`` is set for every session (SetEnv); ``user`` logs in
+    (default: whoever runs the tests; another one needs root); ``client_options`` are further lines of the Host section.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+        name: str = "throwaway",
+        client_options: Sequence[str] = (),
+    ) -> None:
+        if _SSHD is None or shutil.which("ssh-keygen") is None:
+            pytest.skip("no sshd on this machine (package openssh-server)")
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        self.directory = directory
+        self.name = name
+        self.address = "127.0.0.1"
+        self.user = user or getpass.getuser()
+        self.key_file = generate_key(directory / "user_key")
+        self.host_key_file = generate_key(directory / "host_key")
+        self.host_key = " ".join((directory / "host_key.pub").read_text().split()[:2])
+        self.log_file = directory / "sshd.log"
+        self.known_hosts_file = directory / "known_hosts"
+        self.config_file = directory / "ssh_config"
+        self._authorized = directory / "authorized_keys"
+        shutil.copy(directory / "user_key.pub", self._authorized)
+        self._authorized.chmod(0o644)
+        self._options = tuple(options)
+        self._environment = dict(environment or {})
+        self._start()
+        self.known_hosts_line = f"[{self.address}]:{self.port} {self.host_key}"
+        self.known_hosts_file.write_text(self.known_hosts_line + "\n")
+        self.config_file.write_text(self.client_section(client_options))
+
+    def client_section(self, client_options: Sequence[str] = (), name: str | None = None) -> str:
+        """A Host section for an ssh config that reaches this server."""
+        lines = [
+            f"Host {name or self.name}",
+            f"    HostName {self.address}",
+            f"    Port {self.port}",
+            f"    User {self.user}",
+            f"    IdentityFile {self.key_file}",
+            "    IdentitiesOnly yes",
+            f"    UserKnownHostsFile {self.known_hosts_file}",
+            "    GlobalKnownHostsFile /dev/null",
+            *(f"    {line}" for line in client_options),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def authorize(self, public_key_file: Path) -> None:
+        """Let one more key log in."""
+        with self._authorized.open("a") as file:
+            file.write(public_key_file.read_text())
+
+    def sessions(self) -> list[int]:
+        """The pids of the server's own processes for connections that are open (children of the listener)."""
+        return [pid for pid in _children(self._process.pid) if _is_sshd(pid)]
+
+    def kill_sessions(self) -> None:
+        """kill -9 what serves the open connections, as the kernel would when memory is short; the listener stays."""
+        for pid in self.sessions():
+            for victim in [*(child for child in _children(pid) if _is_sshd(child)), pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End the listener and the connections; idempotent."""
+        if self._process.poll() is None:
+            self.kill_sessions()
+            self._process.terminate()
+        self._process.wait(timeout=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        for _attempt in range(5):
+            self.port = _free_port()
+            config = self.directory / "sshd_config"
+            config.write_text("\n".join(self._config_lines()) + "\n")
+            _make_privilege_separation_directory()
+            assert _SSHD is not None
+            self._process = subprocess.Popen(
+                [_SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            if self._answers():
+                return
+            self._process.kill()
+            self._process.wait()
+        raise AssertionError(f"sshd does not start: {self.log()}")
+
+    def _config_lines(self) -> list[str]:
+        lines = [
+            *self._options,  # the first value of a keyword counts
+            f"ListenAddress {self.address}",
+            f"Port {self.port}",
+            f"HostKey {self.host_key_file}",
+            f"PidFile {self.directory / 'sshd.pid'}",
+            f"AuthorizedKeysFile {self._authorized}",
+            "PermitRootLogin yes",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "StrictModes no",
+            "UsePAM no",
+            "PrintMotd no",
+            "MaxStartups 100:30:200",
+            "LogLevel VERBOSE",
+            "Subsystem sftp internal-sftp",
+        ]
+        if self._environment:
+            pairs = " ".join(f'"{key}={value}"' for key, value in self._environment.items())
+            lines.append(f"SetEnv {pairs}")
+        return lines
+
+    def _answers(self) -> bool:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with socket.create_connection((self.address, self.port), timeout=5) as connection:
+                    if connection.recv(4) == b"SSH-":
+                        return self._process.poll() is None
+            except OSError:
+                time.sleep(0.02)
+        return False
+
+
+def generate_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
+    """Make a key pair ``path`` and ``path``.pub; returns ``path``."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "throw-away", "-f", str(path)],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _make_privilege_separation_directory() -> None:
+    """As root, sshd insists on its directory, which the service's unit makes elsewhere."""
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _is_sshd(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("sshd")
+    except OSError:
+        return False
