@@ -1,0 +1,65 @@
+# make test, make check, make demo, make bench: each does the set-up it needs, and is quick the second time.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+SHIPPED := voltool/__init__.py voltool/errors.py voltool/model.py voltool/events.py voltool/durable.py \
+	$(wildcard voltool/inodes.py voltool/beneath.py voltool/leases.py) \
+	voltool/agent voltool/volumes voltool/tree voltool/dumpfile voltool/wire
+# What to pass on: make test PYTEST_ARGS="tests/tree -x", make bench BENCH_ARGS="--scale 0.1 dump restore"
+PYTEST_ARGS ?= -n auto
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help setup test check lint types layers python39 format demo bench clean
+
+help:
+	@echo "make setup    Debian packages (when root) and the virtual environment .venv"
+	@echo "make test     all tests                       (PYTEST_ARGS=...)"
+	@echo "make check    ruff, mypy, import-linter, vermin"
+	@echo "make demo     three dumps and a restore between two throw-away hosts"
+	@echo "make bench    compare with tar, dump, xfsdump, restic, borg; writes docs/benchmarks.md (BENCH_ARGS=...)"
+	@echo "make format   format the code"
+
+.venv/.packages: tools/apt-packages.txt
+	tools/setup.sh packages base
+	@mkdir -p .venv && touch $@
+
+.venv/.installed: pyproject.toml tools/setup.sh | .venv/.packages
+	tools/setup.sh venv
+	@touch .venv/.packages $@
+
+setup: .venv/.packages .venv/.installed
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types layers python39
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+# The shipped part must run on Python 3.9: nothing newer may be used there.
+python39: setup
+	$(BIN)/vermin --quiet --no-tips --violations -t=3.9- $(SHIPPED)
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --quiet .
+
+demo: setup
+	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+bench: setup
+	tools/setup.sh packages base bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
