@@ -1,0 +1,1 @@
+"""Tests of voltool; they use real parts wherever there are any."""
