@@ -23,7 +23,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Space:
-    """Bytes of the file system that the store lies on; ``free`` is what we may use."""
+    """Bytes of the file system that the store lies on; ``free`` is what our user may fill, ``min_free`` included."""
 
     total: int
     free: int
@@ -81,7 +81,7 @@ class Store(Protocol):
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``."""
 
-    def sweep(self) -> list[str]:
+    def sweep(self) -> tuple[str, ...]:
         """Remove unfinished files of writers that are no longer alive; their names."""
 
     def path_on_this_host(self) -> bytes | None:

@@ -1,0 +1,213 @@
+"""The catalog on SQLite: write-ahead log, synchronous FULL, short transactions; survives kill -9 and two voltools at once.
+
+Implements `voltool.backup.ports.Catalog`, which it must not import. Imports SQLAlchemy, so it is imported late.
+Sources: https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from voltool.catalog.schema import DUMPS, MIGRATIONS, VOLUMES
+from voltool.durable import make_directory
+from voltool.errors import AgentError, BusyError, NotFoundError, SpaceError, UsageError, VoltoolError
+from voltool.model import KnownVolume, StoredDump
+from voltool.wire import codec
+
+#: How long a transaction waits for another voltool's, in seconds.
+BUSY_TIMEOUT = 30.0
+
+_CORRUPT, _NOT_A_DATABASE, _FULL = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FULL"
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
+
+
+class SqliteCatalog:
+    """The catalog in the file ``path``, made on first use with the directories above it (0700).
+
+    Every method is one transaction and raises VoltoolError when the file is damaged, BusyError when another process
+    keeps it locked for longer than `BUSY_TIMEOUT`, SpaceError on a full disk.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with self._translated():
+            make_directory(os.path.dirname(path))
+            # SQLite gives its -wal and -shm files the mode of the database: nobody else may read any of them.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._engine = sa.create_engine(sa.URL.create("sqlite", database=path))
+            sa.event.listen(self._engine, "connect", self._prepare)
+            sa.event.listen(self._engine, "begin", _begin)
+            self._migrate()
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._engine.dispose()
+
+    def volume(self, name: str) -> KnownVolume:
+        """The volume called ``name``; NotFoundError with the names that are known."""
+        known = self.volumes()
+        for volume in known:
+            if volume.name == name:
+                return volume
+        names = ", ".join(volume.name for volume in known)
+        remedy = f"one of: {names}" if names else f"voltool volume add {name} HOST:/path"
+        raise NotFoundError(f"there is no volume {name!a}", remedy=remedy)
+
+    def volumes(self) -> list[KnownVolume]:
+        """All, by name."""
+        with self._transaction() as connection:
+            return [_volume_from(row) for row in connection.execute(sa.select(VOLUMES).order_by(VOLUMES.c.name))]
+
+    def put_volume(self, volume: KnownVolume) -> None:
+        """Insert or replace by uuid; UsageError when another volume has the name."""
+        values = {
+            "uuid": volume.uuid,
+            "name": volume.name,
+            "host": volume.host,
+            "path": volume.path,
+            "driver": volume.driver,
+            "excludes": json.dumps([b64encode(glob).decode() for glob in volume.excludes]),
+        }
+        with self._transaction(immediate=True) as connection:
+            other = connection.execute(sa.select(VOLUMES.c.uuid).where(VOLUMES.c.name == volume.name)).scalar()
+            if other not in (None, volume.uuid):
+                raise UsageError(f"another volume is called {volume.name}", remedy="another name")
+            connection.execute(sa.delete(VOLUMES).where(VOLUMES.c.uuid == volume.uuid))
+            connection.execute(sa.insert(VOLUMES), values)
+
+    def remove_volume(self, uuid: str) -> None:
+        """Forget it; its dumps stay known. Idempotent."""
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(VOLUMES).where(VOLUMES.c.uuid == uuid))
+
+    def add_dump(self, dump: StoredDump) -> None:
+        """Remember a published dump; idempotent (the later call wins)."""
+        header = dump.header
+        values = {
+            "dump_id": header.dump_id,
+            "volume_uuid": header.volume_uuid,
+            "sequence": header.sequence,
+            "clone_time_ns": header.clone_time_ns,
+            "body": json.dumps(codec.to_plain(dump), separators=(",", ":")),
+        }
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(DUMPS).where(DUMPS.c.dump_id == header.dump_id))
+            connection.execute(sa.insert(DUMPS), values)
+
+    def remove_dump(self, dump_id: str) -> None:
+        """Forget it; idempotent."""
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(DUMPS).where(DUMPS.c.dump_id == dump_id))
+
+    def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
+        """Oldest first: by sequence within a volume, volumes by their oldest dump."""
+        query = sa.select(DUMPS.c.body).order_by(DUMPS.c.volume_uuid, DUMPS.c.sequence, DUMPS.c.clone_time_ns)
+        if volume_uuid is not None:
+            query = query.where(DUMPS.c.volume_uuid == volume_uuid)
+        with self._transaction() as connection:
+            bodies = [row.body for row in connection.execute(query)]
+        dumps: list[StoredDump] = [codec.from_plain(StoredDump, json.loads(body)) for body in bodies]
+        oldest: dict[str, int] = {}
+        for dump in dumps:
+            oldest.setdefault(dump.header.volume_uuid, dump.header.clone_time_ns)
+        dumps.sort(key=lambda dump: (oldest[dump.header.volume_uuid], dump.header.volume_uuid))
+        return dumps
+
+    def _migrate(self) -> None:
+        with self._transaction(immediate=True) as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_ns INTEGER NOT NULL)"
+            )
+            version = connection.exec_driver_sql("SELECT coalesce(max(version), 0) FROM migrations").scalar_one()
+            if version > len(MIGRATIONS):
+                why = f"it has version {version}, this voltool knows up to {len(MIGRATIONS)}"
+                raise VoltoolError(
+                    "the catalog was made by a newer voltool",
+                    where=self.path,
+                    why=why,
+                    remedy="that voltool or a newer",
+                )
+            for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in statements:
+                    connection.exec_driver_sql(statement)
+                connection.exec_driver_sql("INSERT INTO migrations VALUES (?, ?)", (number, time.time_ns()))
+
+    @contextlib.contextmanager
+    def _transaction(self, *, immediate: bool = False) -> Iterator[sa.Connection]:
+        """One transaction. ``immediate`` takes the write lock first: upgrading later could fail half-way."""
+        engine = self._engine.execution_options(immediate=True) if immediate else self._engine
+        with self._translated(), engine.begin() as connection:
+            yield connection
+
+    def _prepare(self, connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        connection.execute("PRAGMA synchronous = FULL")
+        _switch_to_wal(connection)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            raise self._own_error(error.orig) from None
+        except (json.JSONDecodeError, AgentError) as error:
+            raise self._damaged(str(error)) from None
+        except OSError as error:
+            remedy = "check the directory, or set VOLTOOL_STATE_DIR to another one"
+            why = error.strerror or str(error)
+            raise VoltoolError("the catalog cannot be opened", where=self.path, why=why, remedy=remedy) from None
+
+    def _own_error(self, error: BaseException | None) -> VoltoolError:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith((_CORRUPT, _NOT_A_DATABASE)):
+            return self._damaged(str(error))
+        if name.startswith(_BUSY):
+            why = f"another voltool has kept it locked for {BUSY_TIMEOUT:.0f} s"
+            return BusyError("the catalog is in use", where=self.path, why=why, remedy="wait until it is done")
+        if name.startswith(_FULL):
+            return SpaceError("the catalog cannot grow", where=self.path, why=str(error), remedy="make room there")
+        remedy = "check the directory, or set VOLTOOL_STATE_DIR to another one"
+        return VoltoolError("the catalog cannot be used", where=self.path, why=str(error), remedy=remedy)
+
+    def _damaged(self, why: str) -> VoltoolError:
+        return VoltoolError(
+            "the catalog is damaged",
+            where=self.path,
+            why=why,
+            remedy=f"move it away (mv {self.path} {self.path}.damaged) and add the volumes again with `voltool volume add`;"
+            " their dumps are found again in their store",
+        )
+
+
+def _volume_from(row: Any) -> KnownVolume:
+    excludes = tuple(b64decode(glob) for glob in json.loads(row.excludes))
+    return KnownVolume(row.uuid, row.name, row.host, bytes(row.path), row.driver, excludes)
+
+
+def _begin(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """Write-ahead log for good. The switch itself does not wait for others (SQLite's busy handler is not called)."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith(_BUSY) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

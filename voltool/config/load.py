@@ -1,0 +1,110 @@
+"""Reads a configuration file. Every fault names file, key, line and remedy and is a UsageError (exit code 2)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from voltool.config.lines import KeyPath, find_line
+from voltool.config.paths import config_candidates
+from voltool.config.settings import HostSection, Settings, VolumeSection
+from voltool.errors import UsageError
+
+_SECTIONS: dict[str, type[BaseModel]] = {"hosts": HostSection, "volumes": VolumeSection}
+_AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)")
+
+
+def load_settings(environment: Mapping[str, str], explicit: str | None = None) -> Settings:
+    """The settings of ``explicit`` (``--config``), else of the first file of `config_candidates`, else the defaults."""
+    if explicit is not None:
+        return read_settings(os.path.abspath(explicit))
+    for path in config_candidates(environment):
+        if environment.get("VOLTOOL_CONFIG") or os.path.lexists(path):
+            return read_settings(path)
+    return Settings()
+
+
+def read_settings(path: str) -> Settings:
+    """The settings in the file at ``path``; raises UsageError."""
+    text = _read(path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(path, text, error) from None
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _first_fault(path, text, error) from None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "the configuration is not UTF-8", where=path, why=f"byte {error.start} is not", remedy="save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            "the configuration cannot be read",
+            where=path,
+            why=error.strerror or str(error),
+            remedy="another file with --config or $VOLTOOL_CONFIG, or none: everything in it is optional",
+        ) from None
+
+
+def _syntax_error(path: str, text: str, error: tomllib.TOMLDecodeError) -> UsageError:
+    message = str(error)
+    match = _AT_LINE.search(message)
+    line = int(match[1]) if match and match[1] else max(1, len(text.splitlines()))
+    why = _AT_LINE.sub("", message)
+    return UsageError(
+        "the configuration is not valid TOML",
+        where=f"{path}, line {line}",
+        why=why,
+        remedy="correct that line; see https://toml.io",
+    )
+
+
+def _first_fault(path: str, text: str, error: ValidationError) -> UsageError:
+    """The fault that stands first in the file."""
+    faults = []
+    for detail in error.errors(include_url=False):
+        keys = tuple(str(part) for part in detail["loc"])
+        faults.append((find_line(text, keys) or 1, keys, detail))
+    line, keys, detail = min(faults, key=lambda fault: fault[0])
+    where = f"{path}, line {line}"
+    if detail["type"] == "extra_forbidden":
+        return UsageError(f"the configuration has an unknown key {dotted(keys)}", where=where, remedy=_known_key(keys))
+    why = detail["msg"].removeprefix("Value error, ")
+    return UsageError(
+        f"the configuration has a wrong value for {dotted(keys)}",
+        where=where,
+        why=f"{why}, not {_shown(detail['input'])}",
+        remedy=f"correct {dotted(keys)} or remove it for the default",
+    )
+
+
+def dotted(keys: KeyPath) -> str:
+    """A key path as it would be written in TOML."""
+    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"' for key in keys)
+
+
+def _known_key(keys: KeyPath) -> str:
+    model = _SECTIONS.get(keys[0], Settings) if len(keys) > 1 else Settings
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(keys[-1], known, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "one of " + ", ".join(known)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."

@@ -1,0 +1,41 @@
+"""Where the configuration and the state of the command line lie. Knows nothing of what is in them; creates nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+SYSTEM_CONFIG = "/etc/voltool/config.toml"
+
+
+def config_candidates(environment: Mapping[str, str]) -> list[str]:
+    """The configuration files that are looked for, the first that exists wins.
+
+    Where ``$VOLTOOL_CONFIG`` is set it is the only one, and it must exist.
+    """
+    if environment.get("VOLTOOL_CONFIG"):
+        return [os.path.abspath(environment["VOLTOOL_CONFIG"])]
+    candidates = []
+    if environment.get("HOME"):
+        candidates.append(os.path.join(environment["HOME"], ".config/voltool/config.toml"))
+    return [*candidates, SYSTEM_CONFIG]
+
+
+def state_directory(environment: Mapping[str, str], uid: int) -> str:
+    """``$VOLTOOL_STATE_DIR``, else /var/lib/voltool for root, else ``$XDG_STATE_HOME/voltool`` (~/.local/state)."""
+    if environment.get("VOLTOOL_STATE_DIR"):
+        return os.path.abspath(environment["VOLTOOL_STATE_DIR"])
+    if uid == 0:
+        return "/var/lib/voltool"
+    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/"), ".local/state")
+    return os.path.join(base, "voltool")
+
+
+def catalog_path(state: str) -> str:
+    """The SQLite catalog in the state directory."""
+    return os.path.join(state, "catalog.sqlite")
+
+
+def default_store_url(state: str) -> str:
+    """The store that is used where none is configured."""
+    return "file://" + os.path.join(state, "store")

@@ -1,0 +1,20 @@
+"""Amounts as people write them: ``10M`` is ten times 1024 times 1024 bytes. No I/O."""
+
+from __future__ import annotations
+
+import re
+
+from voltool.errors import UsageError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?(?:/s)?\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """``1048576``, ``512K``, ``1.5 GiB`` or ``10M/s`` in bytes (units of 1024); raises UsageError."""
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{text!r} is not an amount of bytes", remedy="a number with K, M, G or T behind it, such as 10M"
+        )
+    return int(float(match[1]) * _UNITS[match[2].upper()])

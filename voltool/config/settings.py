@@ -1,0 +1,84 @@
+"""What a configuration may say, as strict pydantic models; docs/config.md describes it, a test compares the two.
+
+Imports pydantic, so it is imported late. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from voltool.config.quantity import parse_bytes
+from voltool.errors import UsageError
+
+
+def _amount(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_bytes(value)
+    except UsageError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from None
+
+
+def _relative_or_bare(pattern: str) -> str:
+    if not pattern or "\0" in pattern:
+        raise ValueError("a glob is not empty and holds no NUL")
+    return pattern
+
+
+def _store_url(url: str) -> str:
+    if not url.startswith(("/", "file:///")):
+        raise ValueError("a store is an absolute path or a file:///path URL")
+    return url
+
+
+Codec = Literal["lz4", "none"]
+Glob = Annotated[str, AfterValidator(_relative_or_bare)]
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+Bandwidth = Annotated[int, BeforeValidator(_amount), Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class HostSection(_Strict):
+    """``[hosts.NAME]``: how to reach a host. Address, port and user belong into ~/.ssh/config."""
+
+    transport: Literal["paramiko", "openssh"] = "paramiko"
+    become: bool = False
+    python: str | None = Field(default=None, pattern="^[A-Za-z0-9_./+-]+$")
+    connect_timeout: int = Field(default=20, ge=1, le=600)
+
+
+class VolumeSection(_Strict):
+    """``[volumes.NAME]``: what is particular to a volume."""
+
+    excludes: list[Glob] = []
+    unstable_ok: list[Glob] = []
+    store: StoreUrl | None = None
+    codec: Codec | None = None
+
+
+class Settings(_Strict):
+    """The whole configuration; every key is optional."""
+
+    store: StoreUrl | None = None
+    min_free: float = Field(default=5.0, ge=0, le=90)
+    codec: Codec = "lz4"
+    bandwidth: Bandwidth = 0
+    nice: int = Field(default=0, ge=0, le=19)
+    idle_io: bool = False
+    workers: int = Field(default=0, ge=0, le=64)
+    hosts: dict[str, HostSection] = {}
+    volumes: dict[str, VolumeSection] = {}
+
+    def host(self, name: str) -> HostSection:
+        """The section of host ``name``, or the defaults."""
+        return self.hosts.get(name) or HostSection()
+
+    def volume(self, name: str) -> VolumeSection:
+        """The section of volume ``name``, or the defaults."""
+        return self.volumes.get(name) or VolumeSection()
