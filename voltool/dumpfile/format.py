@@ -208,6 +208,8 @@ def unpack_records(payload: bytes, count: int, where: str = "") -> List[bytes]:
 OBJECT = struct.Struct(">QIIIQqIIIB32sHI")
 OBJECT_SIZE = 87
 assert OBJECT.size == OBJECT_SIZE
+#: Where the byte of state bits is in an object record.
+STATE_OFFSET = 48
 
 #: State bits of an object record.
 STATE_PENDING = 0x01  # only in OBJECTS: the final record follows in CONTENT
