@@ -1,0 +1,133 @@
+"""What `--json` prints, as plain objects: the machine interface of docs/json.md. Pure; a test holds both together."""
+
+from __future__ import annotations
+
+import base64
+import stat
+from datetime import UTC, datetime
+from typing import Any
+
+from voltool.dumpfile.format import ObjectRecord
+from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
+from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
+from voltool.model import FileProblem, KnownVolume, Problem, StoredDump
+from voltool.wire.messages import HostFact
+
+JsonObject = dict[str, Any]
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFBLK: "block",
+    stat.S_IFCHR: "character",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def name_value(name: bytes) -> str | JsonObject:
+    """A name: text where it is UTF-8, else ``{"b64": ...}`` with its bytes."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(name).decode()}
+
+
+def time_value(time_ns: int) -> str:
+    """A time in UTC with nanoseconds: ``2026-10-05T14:00:01.000000000Z``."""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment.strftime('%Y-%m-%dT%H:%M:%S')}.{nanoseconds:09d}Z"
+
+
+def dump_object(dump: StoredDump) -> JsonObject:
+    """One dump."""
+    header, totals = dump.header, dump.totals
+    return {
+        "id": header.dump_id,
+        "volume": header.volume_name,
+        "level": header.level,
+        "base": header.base_dump_id,
+        "time": time_value(header.clone_time_ns),
+        "consistency": header.consistency.value,
+        "entries": totals.entries,
+        "data_bytes": totals.data_bytes,
+        "stored_bytes": totals.stored_bytes,
+        "seconds": round(dump.seconds, 3),
+        "unreadable": problem_paths(dump.problems, Problem.UNREADABLE),
+        "unstable": problem_paths(dump.problems, Problem.UNSTABLE),
+        "store": dump.store,
+        "file": dump.file,
+    }
+
+
+def problem_paths(problems: tuple[FileProblem, ...], kind: Problem) -> list[str | JsonObject]:
+    """The paths of the problems of one kind."""
+    return [name_value(problem.path) for problem in problems if problem.problem is kind]
+
+
+def problem_object(problem: FileProblem) -> JsonObject:
+    """One problem of a restore."""
+    return {"problem": problem.problem.value, "path": name_value(problem.path), "why": problem.why}
+
+
+def volume_object(volume: KnownVolume) -> JsonObject:
+    """One volume."""
+    return {
+        "name": volume.name,
+        "uuid": volume.uuid,
+        "host": volume.host,
+        "path": name_value(volume.path),
+        "driver": volume.driver,
+        "excludes": [name_value(glob) for glob in volume.excludes],
+    }
+
+
+def entry_object(name: bytes, record: ObjectRecord, target: bytes) -> JsonObject:
+    """One name of a directory in a dump."""
+    return {
+        "event": "entry",
+        "name": name_value(name),
+        "type": _TYPES.get(stat.S_IFMT(record.mode), "unknown"),
+        "mode": f"{stat.S_IMODE(record.mode):04o}",
+        "uid": record.uid,
+        "gid": record.gid,
+        "size": record.size,
+        "mtime": time_value(record.mtime_s * 1_000_000_000 + record.mtime_ns),
+        "target": name_value(target) if stat.S_ISLNK(record.mode) else None,
+    }
+
+
+def fact_object(fact: HostFact) -> JsonObject:
+    """One line of a host check."""
+    return {"topic": fact.topic, "ok": fact.ok, "value": fact.value, "try": fact.remedy}
+
+
+def event_object(event: Event) -> JsonObject:
+    """One event."""
+    if isinstance(event, Notice):
+        return {"event": "notice", "severity": event.severity, "message": event.message}
+    named = {"subject": event.subject, "phase": event.phase}
+    if isinstance(event, PhaseStarted):
+        return {"event": "started", **named, "total_bytes": event.total_bytes, "total_files": event.total_files}
+    if isinstance(event, Progressed):
+        return {"event": "progress", **named, "bytes": event.bytes, "files": event.files}
+    assert isinstance(event, PhaseEnded)
+    return {"event": "ended", **named}
+
+
+def error_object(error: VoltoolError) -> JsonObject:
+    """One error."""
+    return {"kind": error.kind, "what": error.what, "where": error.where, "why": error.why, "try": error.remedy}
+
+
+def result_object(command: str, code: int, fields: JsonObject, error: VoltoolError | None = None) -> JsonObject:
+    """The last line: ``ok`` says whether the command did its job (exit code 0, or 3: some files have problems)."""
+    result: JsonObject = {"event": "result"}
+    if command:
+        result["command"] = command
+    result |= {"ok": code in (EXIT_DONE, EXIT_PARTIAL), "exit": code, **fields}
+    if error is not None:
+        result["error"] = error_object(error)
+    return result
