@@ -118,3 +118,9 @@ def _listing(dumps: Sequence[StoredDump]) -> str:
     named = [f"{dump.header.dump_id} ({dump.header.volume_name})" for dump in dumps[:_NAMED]]
     more = len(dumps) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def chain_ends(dumps: Sequence[StoredDump]) -> list[StoredDump]:
+    """The dumps that none of the others rests on: their chains together are all dumps."""
+    bases = {base.header.dump_id for dump in dumps if (base := base_of(dump, dumps)) is not None}
+    return [dump for dump in dumps if dump.header.dump_id not in bases]

@@ -1,0 +1,81 @@
+"""Dumps that lie in a store and that the catalog does not know: it is never the only place of a fact.
+
+Reads the names of a store's files, and of those it does not know the header and trailer. The catalog learns them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from voltool.backup.ports import World
+from voltool.dumpfile.reader import DumpReader
+from voltool.errors import IntegrityError, NotFoundError, VoltoolError
+from voltool.events import Notice
+from voltool.model import StoredDump
+from voltool.stores.contract import Store, StoredFile
+from voltool.stores.naming import parse_name
+
+
+def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
+    """The dumps of the catalog and of the stores ``urls``, oldest first; what was not known is remembered.
+
+    A dump that the catalog remembers and its store has no more is left out, with a notice (it stays in the catalog: the
+    store may only not be mounted). A file without a sound header and trailer is no dump: a notice names it.
+    """
+    remembered = world.catalog.dumps()
+    stores = list(dict.fromkeys([*urls, *(dump.store for dump in remembered)]))
+    present: dict[str, set[str]] = {}
+    known = {dump.header.dump_id for dump in remembered}
+    learned = False
+    for url in stores:
+        store = world.stores.open(url)
+        try:
+            files = list(store.list())
+        except VoltoolError as error:
+            world.reporter.report(Notice("warning", f"the store {url} cannot be looked at: {error.why or error.what}"))
+            continue
+        present[url] = {file.name for file in files}
+        for file in files:
+            name = parse_name(file.name)
+            if name is None or name.dump_id in known:
+                continue
+            dump = _read(world, store, file)
+            if dump is not None:
+                world.catalog.add_dump(dump)
+                known.add(name.dump_id)
+                learned = True
+    return _without_missing(world, world.catalog.dumps() if learned else remembered, present)
+
+
+def _read(world: World, store: Store, file: StoredFile) -> StoredDump | None:
+    where = f"{store.url}/{file.name}"
+    try:
+        source = store.open(file.name)
+    except NotFoundError:
+        return None
+    try:
+        reader = DumpReader(source, where)
+    except IntegrityError as error:
+        world.reporter.report(Notice("warning", f"{where} is passed over: {error.what}: {error.why}"))
+        return None
+    finally:
+        source.close()
+    return StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
+
+
+def _without_missing(world: World, dumps: Sequence[StoredDump], present: dict[str, set[str]]) -> list[StoredDump]:
+    there = []
+    missing: dict[str, int] = {}
+    for dump in dumps:
+        if dump.store in present and dump.file not in present[dump.store]:
+            missing[dump.store] = missing.get(dump.store, 0) + 1
+        else:
+            there.append(dump)
+    for url, count in missing.items():
+        which = "a dump that is" if count == 1 else f"{count} dumps that are"
+        place = os.fsdecode(world.stores.open(url).path_on_this_host() or os.fsencode(url))
+        world.reporter.report(
+            Notice("warning", f"the catalog remembers {which} not in {place!a} any more (is it mounted?)")
+        )
+    return there

@@ -1,0 +1,90 @@
+"""The tree of commands. A command parses, calls one function, renders; each is one file under commands/."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean with a default; nobody calls these by position
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from voltool import __version__
+from voltool.cli.commands import (
+    cat,
+    dump,
+    dumps,
+    host_check,
+    host_clean,
+    ls,
+    restore,
+    verify,
+    volume_add,
+    volume_list,
+    volume_remove,
+    volume_set,
+    volume_show,
+)
+from voltool.cli.invocation import Invocation
+
+app = typer.Typer(
+    name="voltool",
+    help="Volumes for any Linux server: dump and restore over SSH, with nothing installed there but python3.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or never settled; "
+    "4 busy; 5 integrity; 6 host not reached; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+_volume = typer.Typer(help="The records of volumes.", no_args_is_help=True, rich_markup_mode=None)
+_host = typer.Typer(
+    help="What voltool can do on a host, and what it left there.", no_args_is_help=True, rich_markup_mode=None
+)
+
+_volume.command("add")(volume_add.volume_add)
+_volume.command("list")(volume_list.volume_list)
+_volume.command("show")(volume_show.volume_show)
+_volume.command("set")(volume_set.volume_set)
+_volume.command("remove")(volume_remove.volume_remove)
+app.add_typer(_volume, name="volume")
+app.command("dump")(dump.dump)
+app.command("dumps")(dumps.dumps)
+app.command("restore")(restore.restore)
+app.command("verify")(verify.verify)
+app.command("ls")(ls.ls)
+app.command("cat")(cat.cat)
+_host.command("check")(host_check.host_check)
+_host.command("clean")(host_clean.host_clean)
+app.add_typer(_host, name="host")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voltool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Another configuration file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last one is the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more, also about failures.")] = False,
+    ask_become_pass: Annotated[
+        bool, typer.Option("--ask-become-pass", help="Ask for sudo's password on hosts with become = true.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before or after any command."""
+    invocation = context.obj
+    assert isinstance(invocation, Invocation)
+    assert not version
+    invocation.config = config
+    invocation.ask_become_pass = ask_become_pass
+    invocation.output.json = json
+    invocation.output.quiet = quiet
+    invocation.output.verbose = verbose

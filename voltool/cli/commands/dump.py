@@ -1,0 +1,146 @@
+"""`voltool dump`: one dump of each volume named."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean with a default; nobody calls these by position
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltool.cli.invocation import Invocation, begin
+from voltool.cli.options import Bandwidth, DryRun, Workers
+from voltool.errors import InterruptedByUser, UsageError, VoltoolError
+
+if TYPE_CHECKING:
+    from voltool.backup.dump import DumpOptions, DumpOutcome
+
+
+def dump(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The volumes.")],
+    level: Annotated[
+        int, typer.Option("--level", min=0, max=9999, metavar="N", help="What changed since the last lower level.")
+    ] = 0,
+    store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Where the dump goes.")] = None,
+    dry_run: DryRun = False,
+    codec: Annotated[str | None, typer.Option("--codec", metavar="lz4|none", help="Compression.")] = None,
+    bandwidth: Bandwidth = None,
+    nice: Annotated[
+        int | None, typer.Option("--nice", min=0, max=19, metavar="N", help="The agent's nice value.")
+    ] = None,
+    idle_io: Annotated[
+        bool | None, typer.Option("--idle-io/--no-idle-io", help="Read only when the disk has nothing else to do.")
+    ] = None,
+    workers: Workers = None,
+) -> int:
+    """Dump volumes: in full (level 0) or what changed since the last dump of a lower level."""
+    from voltool.backup.dump import dump_volume
+
+    invocation = begin(context, "dump")
+    given: dict[str, object] = {
+        "level": level,
+        "dry_run": dry_run,
+        "codec": codec,
+        "bandwidth": bandwidth,
+        "nice": nice,
+        "idle_io": idle_io,
+        "workers": workers,
+    }
+    invocation.fields["dumps"] = []
+    world = invocation.world
+    first = not world.catalog.dumps()
+    for name in dict.fromkeys(names):
+        try:
+            volume = world.catalog.volume(name)
+            options = _options(invocation, name, store, given)
+            if first and not dry_run:
+                _say_where(invocation, options.store, store)
+                first = False
+            _warn_of_excludes(invocation, name, volume.excludes)
+            outcome = dump_volume(world, volume, options)
+        except InterruptedByUser:
+            raise
+        except VoltoolError as error:
+            invocation.failed(error, name)
+        else:
+            _show(invocation, name, options, outcome)
+    return invocation.finish()
+
+
+def _options(invocation: Invocation, name: str, store: str | None, given: dict[str, object]) -> DumpOptions:
+    """The command line wins over the volume's section, that one over the rest of the configuration."""
+    from voltool.backup.dump import DumpOptions
+    from voltool.config.quantity import parse_bytes
+
+    settings = invocation.settings
+    section = settings.volume(name)
+    codec = given["codec"] or section.codec or settings.codec
+    if codec not in ("lz4", "none"):
+        raise UsageError(f"there is no codec {codec!a}", remedy="--codec lz4 or --codec none")
+    bandwidth = given["bandwidth"]
+    return DumpOptions(
+        level=_int(given["level"]),
+        store=invocation.store_url(name, store),
+        codec=str(codec),
+        bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(str(bandwidth)),
+        nice=settings.nice if given["nice"] is None else _int(given["nice"]),
+        idle_io=settings.idle_io if given["idle_io"] is None else bool(given["idle_io"]),
+        dry_run=bool(given["dry_run"]),
+        workers=settings.workers if given["workers"] is None else _int(given["workers"]),
+        unstable_ok=tuple(glob.encode("utf-8", "surrogateescape") for glob in section.unstable_ok),
+        min_free_percent=settings.min_free,
+    )
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _say_where(invocation: Invocation, url: str, explicit: str | None) -> None:
+    how = (
+        ""
+        if explicit or invocation.settings.store
+        else "; choose another with --store, or `store` in the configuration"
+    )
+    invocation.output.notice("info", f"the first dump here: the store is {url}{how}")
+
+
+def _warn_of_excludes(invocation: Invocation, name: str, recorded: tuple[bytes, ...]) -> None:
+    wanted = {glob.encode("utf-8", "surrogateescape") for glob in invocation.settings.volume(name).excludes}
+    if wanted - set(recorded):
+        invocation.output.notice(
+            "warning",
+            f"{name}: the configuration excludes more than the volume's record does;"
+            f" voltool volume set {name} --exclude GLOB... writes it there",
+        )
+
+
+def _show(invocation: Invocation, name: str, options: DumpOptions, outcome: DumpOutcome) -> None:
+    from voltool.cli import display
+    from voltool.cli.json_lines import dump_object
+
+    output = invocation.output
+    invocation.codes.append(outcome.exit_code)
+    if outcome.dump is not None:
+        stored = outcome.dump
+        for problem in stored.problems:
+            output.notice("warning", f"{name}: {problem.problem.value}: {display.escape(problem.path)}: {problem.why}")
+        invocation.fields["dumps"].append(dump_object(stored))
+        totals, header = stored.totals, stored.header
+        output.summary(
+            f"{name}: dump {header.dump_id} level {header.level} ({header.consistency.value}):"
+            f" {display.count(totals.entries, 'entry', 'entries')}, {display.amount(totals.data_bytes)} of data,"
+            f" {display.amount(totals.stored_bytes)} stored in {display.duration(stored.seconds)}"
+            f" as {stored.store}/{stored.file}"
+        )
+    elif outcome.totals is not None:
+        scan = outcome.totals
+        invocation.fields.setdefault("dry_run", []).append(
+            {"volume": name, "store": options.store, "entries": scan.entries, "files": scan.files, "bytes": scan.bytes}
+        )
+        output.summary(
+            f"{name}: would read {display.count(scan.files, 'file')} ({display.amount(scan.bytes)})"
+            f" of {display.count(scan.entries, 'entry', 'entries')} into {options.store}"
+        )

@@ -1,0 +1,67 @@
+"""`voltool restore`: a volume as it was at a point in time, to any place."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean with a default; nobody calls these by position
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from voltool.cli.invocation import begin
+from voltool.cli.options import At, Bandwidth, DumpWord, Place, Workers
+
+
+def restore(
+    context: typer.Context,
+    word: DumpWord,
+    place: Place,
+    at: At = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PATH", help="Only this file or tree; may be repeated.")
+    ] = None,
+    numeric_owner: Annotated[bool, typer.Option("--numeric-owner", help="Owners by number, not by name.")] = False,
+    bandwidth: Bandwidth = None,
+    workers: Workers = None,
+) -> int:
+    """Restore a dump with all it rests on. The target appears only when it is complete."""
+    from voltool.backup.restore import restore as restore_dump
+    from voltool.cli import display
+    from voltool.cli.choose import choose
+    from voltool.cli.json_lines import problem_object
+    from voltool.cli.location import parse_location
+    from voltool.config.quantity import parse_bytes
+
+    invocation = begin(context, "restore")
+    location = parse_location(place)
+    settings = invocation.settings
+    rate = settings.bandwidth if bandwidth is None else parse_bytes(bandwidth)
+    dump = choose(invocation, word, at)
+    outcome = restore_dump(
+        invocation.world,
+        dump,
+        location.host,
+        location.path,
+        only=tuple(os.fsencode(path) for path in only or ()),
+        numeric_owner=numeric_owner,
+        workers=settings.workers if workers is None else workers,
+        bandwidth=rate,
+    )
+    for problem in outcome.problems:
+        invocation.output.notice("warning", f"{problem.problem.value}: {display.escape(problem.path)}: {problem.why}")
+    invocation.output.summary(
+        f"{dump.header.volume_name}: restored to {location.host}:{display.escape(location.path)}:"
+        f" {display.count(outcome.entries, 'entry', 'entries')}, {display.amount(outcome.bytes)}"
+        f" from {display.count(len(outcome.dump_ids), 'dump')} in {display.duration(outcome.seconds)}"
+    )
+    invocation.codes.append(outcome.exit_code)
+    invocation.fields |= {
+        "dumps": list(outcome.dump_ids),
+        "target": outcome.target,
+        "entries": outcome.entries,
+        "bytes": outcome.bytes,
+        "seconds": round(outcome.seconds, 3),
+        "problems": [problem_object(problem) for problem in outcome.problems],
+    }
+    return invocation.finish()

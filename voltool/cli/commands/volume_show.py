@@ -1,0 +1,45 @@
+"""`voltool volume show`: a volume as its host has it."""
+
+from __future__ import annotations
+
+import typer
+
+from voltool.cli.invocation import begin
+from voltool.cli.options import VolumeName
+
+
+def volume_show(context: typer.Context, name: VolumeName) -> int:
+    """A volume: what is known here, and what its host's own record says."""
+    from voltool.backup.volumes import show_volume
+    from voltool.cli import display
+    from voltool.cli.json_lines import name_value, volume_object
+
+    invocation = begin(context, "volume show")
+    volume = invocation.world.catalog.volume(name)
+    dumps = invocation.world.catalog.dumps(volume.uuid)
+    invocation.fields |= {"volume": volume_object(volume), "dumps": len(dumps)}
+    lines = [
+        ("name", volume.name),
+        ("place", f"{volume.host}:{display.escape(volume.path)}"),
+        ("driver", volume.driver),
+        ("excludes", " ".join(display.escape(glob) for glob in volume.excludes) or "nothing"),
+        ("uuid", volume.uuid),
+        ("dumps", display.count(len(dumps), "dump") if dumps else "none yet"),
+        ("store", invocation.store_url(name)),
+    ]
+    for label, value in lines:
+        invocation.output.line(f"{label + ':':<10} {value}")
+    reply = show_volume(invocation.world, name)
+    record = reply.record
+    invocation.output.line(f"{'epoch:':<10} {record.epoch.number} at {record.epoch.host}")
+    invocation.output.line(f"{'sequence:':<10} {record.sequence}")
+    invocation.output.line(f"{'bases:':<10} {len(reply.states)} kept on the host for incremental dumps")
+    invocation.fields["record"] = {
+        "path": name_value(record.path),
+        "driver": record.driver,
+        "epoch": record.epoch.number,
+        "epoch_host": record.epoch.host,
+        "sequence": record.sequence,
+        "states": list(reply.states),
+    }
+    return invocation.finish()

@@ -1,0 +1,48 @@
+"""The composition root: the real hosts, stores and catalog out of the configuration. Imports heavy things, so it is
+imported late."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+
+from voltool.backup.ports import World
+from voltool.catalog.sqlite import SqliteCatalog
+from voltool.cli.invocation import Invocation
+from voltool.config.paths import catalog_path
+from voltool.remote.connect import HostSettings, RemoteHosts
+from voltool.stores.opening import StoreOpener
+
+
+def build_world(invocation: Invocation) -> World:
+    """All collaborators of the jobs, for one call of voltool; UsageError for a bad configuration."""
+    settings = invocation.settings
+
+    def host_settings(name: str) -> HostSettings:
+        section = settings.host(name)
+        return HostSettings(
+            transport=section.transport,
+            become=section.become,
+            python=section.python,
+            connect_timeout=section.connect_timeout,
+        )
+
+    catalog = SqliteCatalog(catalog_path(invocation.state))
+    invocation.closing.callback(catalog.close)
+    caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
+    hosts = RemoteHosts(host_settings, invocation.output, caller)
+    return World(
+        hosts=hosts,
+        stores=StoreOpener(settings.min_free),
+        catalog=catalog,
+        reporter=invocation.output,
+        caller=caller,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
