@@ -1,0 +1,290 @@
+"""The verbs StartDump and KeepState: clone, scan, compare, produce; and what is kept for the next level.
+
+Joins driver, tree and dump format; the order of the conversation stands in `wire.messages.StartDump`. Ships to servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import Callable, FrozenSet, Iterator, Optional
+
+import voltool
+from voltool import durable
+from voltool.agent.bases import Base, BaseBook
+from voltool.agent.host import HostState
+from voltool.agent.manifest import receive_manifest
+from voltool.agent.pace import Pace, be_nice
+from voltool.dumpfile import codec as codecs
+from voltool.dumpfile.writer import DumpWriter
+from voltool.errors import AgentError
+from voltool.events import PhaseEnded, PhaseStarted
+from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.tree.capture import CaptureSettings
+from voltool.tree.changes import classify_changes
+from voltool.tree.classify import Classified, Classifier
+from voltool.tree.produce import Produced, Producer
+from voltool.tree.spool import SortedSpool
+from voltool.tree.state import BaseState, StateKeeper, StateWriter
+from voltool.tree.walk import Walker, WalkResult
+from voltool.volumes.contract import Clone, Driver
+from voltool.volumes.mounts import nested_mounts
+from voltool.volumes.records import VolumeHome, open_home
+from voltool.volumes.registry import driver_named
+from voltool.volumes.traits import FilesystemTraits, traits_of
+from voltool.wire import messages
+from voltool.wire.conversation import Conversation
+
+#: What is gathered before it goes over the wire.
+_WIRE_BLOCK = 1 << 20
+
+
+def dump(request: messages.StartDump, conversation: Conversation, host: HostState) -> messages.Message:
+    """Handle `StartDump`."""
+    home = open_home(host.directory, request.uuid, request.path)
+    with home.lock(f"dump {request.dump_id}"):
+        be_nice(request.nice, idle_io=request.idle_io)
+        with contextlib.ExitStack() as stack:
+            return _Dump(request, conversation, host, home, stack).run()
+
+
+def keep_state(request: messages.KeepState, conversation: Conversation, host: HostState) -> messages.Message:
+    """Handle `KeepState`."""
+    del conversation
+    home = open_home(host.directory, request.uuid, request.path)
+    with home.lock(f"keep {request.dump_id}"):
+        book = BaseBook(home.area)
+        book.confirm(request.state_id)
+        _tidy(home, driver_named(home.record.driver), book)
+    return messages.Done()
+
+
+def _tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
+    """Drop every clone and state that is no base, and what an interrupted dump left."""
+    for clone in driver.clones(home.record):
+        if clone.label not in book.labels():
+            driver.drop(home.record, clone)
+    StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
+    shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
+
+
+class _Dump:
+    """One dump on its host."""
+
+    def __init__(
+        self,
+        request: messages.StartDump,
+        conversation: Conversation,
+        host: HostState,
+        home: VolumeHome,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._request = request
+        self._conversation = conversation
+        self._host = host
+        self._home = home
+        self._stack = stack
+        self._record: VolumeRecord = home.record
+        self._driver = driver_named(self._record.driver)
+        self._pace = Pace(conversation, self._record.name, request.bandwidth)
+        durable.make_directory(os.path.join(home.area, b"states"))
+        self._keeper = StateKeeper(os.path.join(home.area, b"states"))
+        self._book = BaseBook(home.area)
+        self._tmp = os.path.join(home.area, b"tmp")
+
+    def run(self) -> messages.Message:
+        """The whole conversation."""
+        self._begin()
+        clone = self._clone()
+        try:
+            traits = traits_of(clone.path)
+            base, numbering = self._open_bases()
+            root_fd = self._driver.open(clone)
+            self._stack.callback(os.close, root_fd)
+            classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
+            self._conversation.send(
+                messages.ScanTotals(
+                    classified.entries.count, classified.changed_files, classified.changed_bytes
+                )
+            )
+            if self._request.dry_run:
+                self._driver.drop(self._record, clone)
+                return messages.Done()
+            if not isinstance(self._conversation.receive(), messages.Proceed):
+                raise AgentError("the dump was called off")
+            return self._produce(clone, root_fd, classified, base, problems, traits)
+        except BaseException:
+            self._driver.drop(self._record, clone)
+            raise
+        finally:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+
+    def _begin(self) -> None:
+        if self._book.pending is not None:
+            if self._book.pending.state_id == self._request.base_state_id:
+                self._book.confirm(self._book.pending.state_id)
+            else:
+                self._book.reject()
+        _tidy(self._home, self._driver, self._book)
+        durable.make_directory(self._tmp)
+
+    def _clone(self) -> Clone:
+        if _space_is_short(self._home.area):
+            for clone in self._driver.clones(self._record):
+                self._driver.drop(self._record, clone)
+        return self._driver.clone(self._record, self._request.dump_id)
+
+    def _open_bases(self) -> "tuple[Optional[BaseState], Optional[BaseState]]":
+        """The base of the dump, and at level 0 the state whose object numbers go on."""
+        wanted = self._request.base_state_id
+        if wanted is None:
+            newest = self._book.newest()
+            numbering = self._keeper.open(newest.state_id) if newest else None
+            return None, self._closing(numbering)
+        base = self._keeper.open(wanted)
+        if base is None:
+            self._conversation.send(messages.NeedManifest(wanted))
+            base = receive_manifest(self._conversation, self._keeper, wanted)
+        return self._closing(base), None
+
+    def _closing(self, state: Optional[BaseState]) -> Optional[BaseState]:
+        if state is not None:
+            self._stack.callback(state.close)
+        return state
+
+    def _spool(self) -> SortedSpool:
+        spool = SortedSpool(self._tmp)
+        self._stack.callback(spool.close)
+        return spool
+
+    # ------------------------------------------------------------------------------------------------------- scan
+
+    def _classify(
+        self,
+        clone: Clone,
+        root_fd: int,
+        numbering: Optional[BaseState],
+        base: Optional[BaseState],
+        traits: FilesystemTraits,
+    ) -> "tuple[Classified, tuple[FileProblem, ...]]":
+        self._conversation.report(PhaseStarted(self._record.name, "scan"))
+        classified = self._from_changes(clone, root_fd, base)
+        problems: "tuple[FileProblem, ...]" = ()
+        if classified is None:
+            walk = self._walk(clone, root_fd)
+            problems = tuple(walk.problems)
+            if numbering is not None and not traits.stable_inodes:
+                numbering.forget_stamps()
+            classified = Classifier(walk, numbering, self._spool, unchanged_counts=base is not None).classify()
+            walk.spool.close()
+        self._conversation.report(PhaseEnded(self._record.name, "scan"))
+        return classified, problems
+
+    def _walk(self, clone: Clone, root_fd: int) -> WalkResult:
+        mounts: FrozenSet[bytes] = frozenset(nested_mounts(self._record.path)) if clone.live else frozenset()
+        walker = Walker(
+            root_fd,
+            self._spool(),
+            live=clone.live,
+            excludes=self._record.excludes,
+            mounts=mounts,
+            tick=lambda entries, size: self._pace.progress("scan", size, entries),
+        )
+        return walker.walk()
+
+    def _from_changes(self, clone: Clone, root_fd: int, base: Optional[BaseState]) -> Optional[Classified]:
+        """The fast way, where the file system itself knows what changed."""
+        if base is None or base.stamps is None or self._record.excludes:
+            return None
+        kept = self._book.find(base.state_id)
+        old = self._driver.find(self._record, kept.label) if kept else None
+        if old is None:
+            return None
+        changes = self._driver.changes(self._record, old, clone)
+        if changes is None:
+            return None
+        return classify_changes(root_fd, changes.inodes, base, self._spool)
+
+    # ---------------------------------------------------------------------------------------------------- produce
+
+    def _produce(
+        self,
+        clone: Clone,
+        root_fd: int,
+        classified: Classified,
+        base: Optional[BaseState],
+        problems: "tuple[FileProblem, ...]",
+        traits: FilesystemTraits,
+    ) -> messages.Message:
+        name = self._record.name
+        self._conversation.report(PhaseStarted(name, "dump", classified.changed_bytes, classified.changed_files))
+        state = self._keeper.create(self._request.dump_id)
+        codec = codecs.codec_named(self._request.codec)
+        header = self._header(clone)
+        settings = CaptureSettings(
+            root_fd, clone.live, clone.time_ns, codec, self._keeper.key(), traits.leases, self._keeper.blocks
+        )
+        with self._wire_sink() as sink:
+            writer = DumpWriter(sink, codec)
+            produced = Producer(
+                classified,
+                base,
+                settings,
+                writer,
+                state,
+                self._spool,
+                workers=self._request.workers or min(4, os.cpu_count() or 1),
+                advance=lambda size, files: self._pace.progress("dump", size, files),
+            ).produce(header)
+        self._keep(clone, state, produced)
+        self._conversation.send(messages.EndOfData())
+        self._conversation.report(PhaseEnded(name, "dump"))
+        return messages.DumpReply(DumpResult(header, produced.totals, problems + produced.problems))
+
+    def _keep(self, clone: Clone, state: StateWriter, produced: Produced) -> None:
+        state_id = produced.totals.state_id
+        state.publish(state_id, produced.next_number)
+        self._book.propose(Base(state_id, self._request.dump_id, clone.label, self._request.level))
+
+    @contextlib.contextmanager
+    def _wire_sink(self) -> Iterator[Callable[[bytes], None]]:
+        gathered = bytearray()
+
+        def sink(data: bytes) -> None:
+            nonlocal gathered
+            gathered += data
+            if len(gathered) >= _WIRE_BLOCK:
+                self._pace.send(gathered)
+                gathered = bytearray()
+
+        yield sink
+        if gathered:
+            self._pace.send(gathered)
+
+    def _header(self, clone: Clone) -> DumpHeader:
+        request, record = self._request, self._record
+        return DumpHeader(
+            dump_id=request.dump_id,
+            volume_uuid=record.uuid,
+            volume_name=record.name,
+            level=request.level,
+            sequence=self._home.next_sequence(),
+            epoch=record.epoch,
+            clone_time_ns=clone.time_ns,
+            boot_id=self._host.boot_id,
+            host=self._host.hostname,
+            driver=record.driver,
+            consistency=clone.consistency,
+            source_path=record.path,
+            base_state_id=request.base_state_id,
+            base_dump_id=request.base_dump_id,
+            excludes=record.excludes,
+            tool_version=voltool.__version__,
+        )
+
+
+def _space_is_short(area: bytes) -> bool:
+    """Below 5 % free, clones kept for speed only are given up: they hold space that the volume's users need."""
+    status = os.statvfs(area)
+    return status.f_bavail * 20 < status.f_blocks

@@ -1,0 +1,319 @@
+"""Which inode is which object, and which may have changed. Ships to servers.
+
+Merges a walk (sorted by inode) with the base's home stamps (sorted by inode). Where the base has no home stamps, objects
+are matched by path and all count as changed: they will be read, hashed, and sent only where the hash differs. What is
+unchanged here is never read. Does no reading of files itself.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from voltool.dumpfile.format import decode_entry, encode_entry
+from voltool.model import ROOT_OBJECT
+from voltool.tree.bitmap import Bitmap
+from voltool.tree.dirtable import DirTable
+from voltool.tree.spool import SortedSpool
+from voltool.tree.stamps import HOME_SIZE, NO_LAYOUT, SETTLED, STAMP, STAMP_SIZE
+from voltool.tree.state import BaseState
+from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult
+
+#: object number, inode, stamp, the base's layout digest, directory index; then the name (of a directory: its attributes)
+WORK = struct.Struct(">QQ48s8sI")
+WORK_SIZE = 76
+assert WORK.size == WORK_SIZE
+
+_HOME_STAMP = slice(16, 16 + STAMP_SIZE)
+_HOME_FLAGS = 16 + STAMP_SIZE
+_MODE_AT = STAMP_AT + 32
+_OWNERS_AT = slice(STAMP_AT + 36, STAMP_AT + 44)
+_CACHED_DIRECTORIES = 256
+
+
+class Work(NamedTuple):
+    """An object that must be described or read anew."""
+
+    number: int
+    inode: int
+    stamp: bytes
+    layout: bytes
+    directory: int
+    tail: bytes
+
+
+def decode_work(record: bytes) -> Work:
+    """The fields of a work record."""
+    return Work(*WORK.unpack_from(record), record[WORK_SIZE:])
+
+
+@dataclass
+class Classified:
+    """``changed``: work records by object number; ``entries``: the complete entry records; ``stamps``: home stamps of
+    what is unchanged; ``alive``: all objects that exist; ``owners``: (uid, gid) packed."""
+
+    table: DirTable
+    changed: SortedSpool
+    entries: SortedSpool
+    stamps: SortedSpool
+    alive: Bitmap = field(default_factory=Bitmap)
+    owners: Set[bytes] = field(default_factory=set)
+    fuzzy: Set[int] = field(default_factory=set)
+    next_number: int = ROOT_OBJECT + 1
+    changed_files: int = 0
+    changed_bytes: int = 0
+
+
+class Group(NamedTuple):
+    """All records of one inode."""
+
+    inode: bytes
+    own: Optional[bytes]
+    names: List[bytes]
+
+
+def inode_groups(result: WalkResult) -> Iterator[Group]:
+    """The walk's records by inode, without those of listings that were superseded."""
+    live = result.table.live
+    current = b""
+    own: Optional[bytes] = None
+    names: List[bytes] = []
+    for record in result.spool:
+        if not live[int.from_bytes(record[DIRECTORY_AT : DIRECTORY_AT + 4], "big")]:
+            continue
+        inode = record[:8]
+        if inode != current:
+            if own is not None or names:
+                yield Group(current, own, names)
+            current, own, names = inode, None, []
+        if record[8] == SELF:
+            own = record
+        else:
+            names.append(record)
+    if own is not None or names:
+        yield Group(current, own, names)
+
+
+class Classifier:
+    """One classification. ``unchanged_counts``: False for a level 0 dump, which reads everything but keeps numbers."""
+
+    def __init__(
+        self, walk: WalkResult, base: Optional[BaseState], make_spool: Callable[[], SortedSpool], *, unchanged_counts: bool
+    ) -> None:
+        self._walk = walk
+        self._base = base
+        self._stamps = base.stamps if base else None
+        self._unchanged_counts = unchanged_counts
+        self._numbers = array("Q", bytes(8 * len(walk.table)))
+        self._names: "OrderedDict[int, Dict[bytes, int]]" = OrderedDict()
+        self.result = Classified(walk.table, make_spool(), make_spool(), make_spool())
+        if base:
+            self.result.next_number = base.next_number
+
+    def classify(self) -> Classified:
+        """Do it."""
+        self._number_directories()
+        homes = iter(self._stamps) if self._stamps else iter(())
+        home = next(homes, None)
+        for group in inode_groups(self._walk):
+            while home is not None and home[:8] < group.inode:
+                home = next(homes, None)
+            self._take(group, home if home is not None and home[:8] == group.inode else None)
+        if self._base and self._walk.fuzzy:
+            self._keep_names_of_fuzzy(self._base)
+        return self.result
+
+    # ------------------------------------------------------------------------------------------------- directories
+
+    def _number_directories(self) -> None:
+        table = self._walk.table
+        for index in range(len(table)):
+            if table.live[index]:
+                self._directory_number(index)
+
+    def _directory_number(self, index: int) -> int:
+        chain = []
+        while not self._numbers[index] and index:
+            chain.append(index)
+            index = self._walk.table.parent(index)
+        if not self._numbers[index]:
+            self._numbers[index] = ROOT_OBJECT
+            self.result.alive.add(ROOT_OBJECT)
+        for child in reversed(chain):
+            self._numbers[child] = self._find_directory(child)
+        return self._numbers[chain[0]] if chain else self._numbers[index]
+
+    def _find_directory(self, index: int) -> int:
+        table = self._walk.table
+        if self._is_root(index):
+            return ROOT_OBJECT
+        if self._stamps is not None:
+            home = self._stamps.find(table.inodes[index])
+            if home is not None and _is_directory(home[_HOME_STAMP]):
+                return self._claim(int.from_bytes(home[8:16], "big"))
+            return self._new_number()
+        return self._match(self._numbers[table.parent(index)], table.name(index), stat.S_IFDIR)
+
+    def _is_root(self, index: int) -> bool:
+        return index == 0 or not self._walk.table.name(index)
+
+    # -------------------------------------------------------------------------------------------------- all inodes
+
+    def _take(self, group: Group, home: Optional[bytes]) -> None:
+        sample = group.own or group.names[0]
+        mode = int.from_bytes(sample[_MODE_AT : _MODE_AT + 4], "big")
+        stamp = sample[STAMP_AT:DIRECTORY_AT]
+        if stat.S_ISDIR(mode):
+            number = self._take_directory(group)
+            if not number:
+                return
+        else:
+            number = self._number_of(group, home, mode)
+            self._add_names(group.names, number)
+        result = self.result
+        result.owners.add(sample[_OWNERS_AT])
+        if (
+            home is not None
+            and self._unchanged_counts
+            and home[_HOME_FLAGS] & SETTLED
+            and home[_HOME_STAMP] == stamp
+            and int.from_bytes(home[8:16], "big") == number
+            and int.from_bytes(group.inode, "big") not in self._walk.fuzzy
+        ):
+            result.stamps.add(home)
+            return
+        layout = home[HOME_SIZE - 8 :] if home is not None else NO_LAYOUT
+        self._add_work(number, group, stamp, layout, mode)
+
+    def _add_work(self, number: int, group: Group, stamp: bytes, layout: bytes, mode: int) -> None:
+        result = self.result
+        inode = int.from_bytes(group.inode, "big")
+        if stat.S_ISDIR(mode):
+            tail = group.own[SCAN_SIZE:] if group.own else b""
+            directory = int.from_bytes((group.own or group.names[0])[DIRECTORY_AT:SCAN_SIZE], "big")
+            if inode in self._walk.fuzzy:
+                result.fuzzy.add(number)
+        else:
+            tail = group.names[0][SCAN_SIZE:]
+            directory = int.from_bytes(group.names[0][DIRECTORY_AT:SCAN_SIZE], "big")
+        if stat.S_ISREG(mode):
+            result.changed_files += 1
+            result.changed_bytes += STAMP.unpack(stamp)[4]
+        result.changed.add(WORK.pack(number, inode, stamp, layout, directory) + tail)
+
+    def _take_directory(self, group: Group) -> int:
+        if group.own is None and int.from_bytes(group.inode, "big") not in self._walk.fuzzy:
+            return 0  # vanished, or replaced, before it could be listed
+        table = self._walk.table
+        if group.own is not None:
+            index = int.from_bytes(group.own[DIRECTORY_AT:SCAN_SIZE], "big")
+        else:
+            index = self._fuzzy_index(int.from_bytes(group.inode, "big"))
+        number = self._numbers[index]
+        if self._is_root(index):
+            return number
+        wanted = (table.parent(index), table.name(index))
+        names = [n for n in group.names if _place(n) == wanted] or group.names
+        self._add_names(names[:1], number)
+        return number
+
+    def _fuzzy_index(self, inode: int) -> int:
+        table = self._walk.table
+        return next(index for index in range(len(table)) if table.live[index] and table.inodes[index] == inode)
+
+    def _add_names(self, names: List[bytes], number: int) -> None:
+        numbers = self._numbers
+        tail = b"\0" + number.to_bytes(8, "big")
+        add = self.result.entries.add
+        for record in names:
+            directory = numbers[int.from_bytes(record[DIRECTORY_AT:SCAN_SIZE], "big")]
+            add(directory.to_bytes(8, "big") + record[SCAN_SIZE:] + tail)
+
+    def _number_of(self, group: Group, home: Optional[bytes], mode: int) -> int:
+        if home is not None:
+            old_mode = int.from_bytes(home[16 + 32 : 16 + 36], "big")
+            if stat.S_IFMT(old_mode) == stat.S_IFMT(mode):
+                return self._claim(int.from_bytes(home[8:16], "big"))
+            return self._new_number()
+        if self._base is not None and self._stamps is None:
+            directory, name = _place(group.names[0])
+            return self._match(self._numbers[directory], name, stat.S_IFMT(mode))
+        return self._new_number()
+
+    # ----------------------------------------------------------------------------------------------------- numbers
+
+    def _new_number(self) -> int:
+        number = self.result.next_number
+        self.result.next_number += 1
+        self.result.alive.add(number)
+        return number
+
+    def _claim(self, number: int) -> int:
+        """``number``, unless another inode has it already (a copied home, a broken hard link): then a new one."""
+        return number if self.result.alive.add(number) else self._new_number()
+
+    def _match(self, directory: int, name: bytes, kind: int) -> int:
+        """The base's object of that path, if it is of that kind."""
+        if self._base is None:
+            return self._new_number()
+        number = self._base_names(self._base, directory).get(name)
+        if number is None:
+            return self._new_number()
+        record = self._base.object(number)
+        if record is None or stat.S_IFMT(int.from_bytes(record[8:12], "big")) != kind:
+            return self._new_number()
+        return self._claim(number)
+
+    def _base_names(self, base: BaseState, directory: int) -> Dict[bytes, int]:
+        names = self._names.get(directory)
+        if names is None:
+            names = {}
+            for record in base.entries.group(directory):
+                _directory, name, child = decode_entry(record)
+                names[name] = child
+            self._names[directory] = names
+            if len(self._names) > _CACHED_DIRECTORIES:
+                self._names.popitem(last=False)
+        else:
+            self._names.move_to_end(directory)
+        return names
+
+    # ------------------------------------------------------------------------------------------- fuzzy directories
+
+    def _keep_names_of_fuzzy(self, base: BaseState) -> None:
+        """Names that a fuzzy directory lacks are kept from the base, with all below: missing is not deleted."""
+        table = self._walk.table
+        for index in range(len(table)):
+            if not table.live[index] or table.inodes[index] not in self._walk.fuzzy:
+                continue
+            number = self._numbers[index]
+            present = {name for directory, name in map(_place, self._names_in(index)) if directory == index}
+            pending = [(number, name, child) for name, child in _children(base, number) if name not in present]
+            while pending:
+                directory, name, child = pending.pop()
+                if not self.result.alive.add(child):
+                    continue  # it is elsewhere now
+                self.result.entries.add(encode_entry(directory, name, child))
+                pending.extend((child, below, grandchild) for below, grandchild in _children(base, child))
+
+    def _names_in(self, index: int) -> Iterator[bytes]:
+        wanted = index.to_bytes(4, "big")
+        return (
+            record for record in self._walk.spool if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] == wanted
+        )
+
+
+def _children(base: BaseState, directory: int) -> List[Tuple[bytes, int]]:
+    return [decode_entry(record)[1:] for record in base.entries.group(directory)]
+
+
+def _place(record: bytes) -> Tuple[int, bytes]:
+    return int.from_bytes(record[DIRECTORY_AT:SCAN_SIZE], "big"), record[SCAN_SIZE:]
+
+
+def _is_directory(stamp: bytes) -> bool:
+    return stat.S_ISDIR(int.from_bytes(stamp[32:36], "big"))

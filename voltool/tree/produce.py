@@ -1,0 +1,281 @@
+"""The order of a dump: front (objects and names that differ from the base), data, end; and the new home state beside it.
+
+Takes what a classification found and drives the pipeline. Knows nothing of drivers, wires or stores. Ships to servers.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+
+from voltool.dumpfile import format as fmt
+from voltool.dumpfile.writer import DumpWriter
+from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
+from voltool.tree.blocks import block_file_name
+from voltool.tree.capture import CaptureSettings
+from voltool.tree.classify import WORK, Classified, Work, decode_work
+from voltool.tree.describe import Describer
+from voltool.tree.pipeline import Pipeline, Todo
+from voltool.tree.spool import SortedSpool
+from voltool.tree.stamps import SETTLED, decode_stamp, encode_home
+from voltool.tree.state import BaseState, StateWriter
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What came out: the totals of the dump and the files that could not be read as they stood."""
+
+    totals: DumpTotals
+    problems: Tuple[FileProblem, ...]
+    next_number: int
+
+
+class Producer:
+    """Produces one dump. ``base`` is what the dump is a difference to (None: a level 0 dump)."""
+
+    def __init__(
+        self,
+        classified: Classified,
+        base: Optional[BaseState],
+        settings: CaptureSettings,
+        writer: DumpWriter,
+        state: StateWriter,
+        make_spool: Callable[[], SortedSpool],
+        *,
+        workers: int,
+        advance: Callable[[int, int], None],
+    ) -> None:
+        self._classified = classified
+        self._base = base
+        self._settings = settings
+        self._writer = writer
+        self._state = state
+        self._make_spool = make_spool
+        self._workers = workers
+        self._advance = advance
+        self._finals = make_spool()
+        self._todo = make_spool()
+        self._hasher = fmt.StateHasher()
+        self._problems: List[FileProblem] = []
+
+    def produce(self, header: DumpHeader) -> Produced:
+        """Write the whole dump and the new state's files (unpublished)."""
+        self._writer.begin(header)
+        self._writer.owners(_owner_records(self._classified.owners))
+        self._writer.objects(self._front_objects())
+        self._writer.entries(self._entry_differences())
+        pipeline = Pipeline(
+            self._settings,
+            self._classified.table,
+            self._writer,
+            self._workers,
+            finals=self._finals,
+            stamps=self._classified.stamps,
+            large=self._state.large,
+            advance=self._advance,
+        )
+        pipeline.run(self._todos())
+        self._finish_objects()
+        self._write_stamps()
+        totals = self._writer.finish(self._hasher.state_id(), self._hasher.objects, self._hasher.entries)
+        for spool in (self._finals, self._todo):
+            spool.close()
+        return Produced(totals, tuple(self._problems + pipeline.problems), self._classified.next_number)
+
+    # ------------------------------------------------------------------------------------------------------- front
+
+    def _front_objects(self) -> Iterator[bytes]:
+        """What differs before data is read: described objects, PENDING files, tombstones; by number."""
+        describer = Describer(
+            self._settings.root_fd,
+            self._classified.table,
+            live=self._settings.live,
+            clone_time_ns=self._settings.clone_time_ns,
+        )
+        alive = self._classified.alive
+        try:
+            for old, work_record in _joined(self._base.objects if self._base else (), self._classified.changed):
+                if work_record is None:
+                    assert old is not None
+                    number = int.from_bytes(old[:8], "big")
+                    if number not in alive:
+                        yield fmt.encode_object_tombstone(number)
+                    continue
+                yield from self._front_object(describer, decode_work(work_record), old)
+        finally:
+            describer.close()
+
+    def _front_object(self, describer: Describer, work: Work, old: Optional[bytes]) -> Iterator[bytes]:
+        mode = decode_stamp(work.stamp).mode
+        if stat.S_ISREG(mode):
+            self._todo.add(_encode_todo(work, old))
+            yield _pending(work)
+            return
+        if stat.S_ISDIR(mode):
+            described = describer.directory(work, fuzzy=work.number in self._classified.fuzzy)
+        else:
+            described = describer.special(work)
+        record = described.record
+        if record is None:
+            record = old or _nameless(work)
+            if described.why:
+                self._problems.append(FileProblem(Problem.UNREADABLE, self._path(work), described.why))
+        else:
+            flags = SETTLED if described.settled else 0
+            self._classified.stamps.add(encode_home(work.inode, work.number, described.stamp, flags))
+        self._finals.add(record)
+        if record != old:
+            yield record
+
+    def _path(self, work: Work) -> bytes:
+        path = self._classified.table.path(work.directory)
+        return path + b"/" + work.tail if path else work.tail
+
+    def _entry_differences(self) -> Iterator[bytes]:
+        """The entries that the base has not, tombstones of those it has beyond; the whole goes into the new state."""
+        state_add, hash_add = self._state.entries.add, self._hasher.add_entry
+        if self._base is None:
+            for entry in self._classified.entries:
+                state_add(entry)
+                hash_add(entry)
+                yield entry
+            return
+        old_entries = iter(self._base.entries)
+        old = next(old_entries, None)
+        for entry in self._classified.entries:
+            state_add(entry)
+            hash_add(entry)
+            if entry == old:
+                old = next(old_entries, None)
+                continue
+            key = entry[:-8]
+            while old is not None and old[:-8] < key:
+                yield _entry_tombstone(old)
+                old = next(old_entries, None)
+            if old is not None and old[:-8] == key:
+                if old != entry:
+                    yield entry
+                old = next(old_entries, None)
+            else:
+                yield entry
+        while old is not None:
+            yield _entry_tombstone(old)
+            old = next(old_entries, None)
+
+    # -------------------------------------------------------------------------------------------------------- data
+
+    def _todos(self) -> Iterator[Todo]:
+        for record in self._todo:
+            split = int.from_bytes(record[-4:], "big")
+            work = decode_work(record[:split])
+            old = record[split:-4]
+            base = fmt.decode_object(old) if old else None
+            if base is not None and not stat.S_ISREG(base.mode):
+                base = None
+            yield Todo(work.number, work.inode, work.stamp, work.layout, work.directory, work.tail, base)
+
+    # --------------------------------------------------------------------------------------------------------- end
+
+    def _finish_objects(self) -> None:
+        """The complete manifest's objects: the base's that are alive, replaced by the final records."""
+        alive = self._classified.alive
+        state_add, hash_add = self._state.objects.add, self._hasher.add_object
+        for old, final in _joined(self._base.objects if self._base else (), self._finals):
+            record = final
+            if record is None:
+                assert old is not None
+                if int.from_bytes(old[:8], "big") not in alive:
+                    continue
+                record = old
+            state_add(record)
+            hash_add(record)
+        if self._base is not None:
+            self._state.large.extend(self._unchanged_large())
+
+    def _unchanged_large(self) -> Iterable[bytes]:
+        assert self._base is not None
+        layouts: Dict[int, bytes] = {}
+        for home in self._classified.stamps:
+            if int.from_bytes(home[40:48], "big") > fmt.CHUNK_SIZE:
+                layouts[int.from_bytes(home[8:16], "big")] = home[-8:]
+        for old in self._base.objects:
+            if int.from_bytes(old[20:28], "big") > fmt.CHUNK_SIZE:
+                number = int.from_bytes(old[:8], "big")
+                if number in layouts:
+                    yield block_file_name(number, fmt.decode_object(old).content, layouts[number])
+
+    def _write_stamps(self) -> None:
+        with open(os.path.join(self._state.directory, b"stamps"), "wb", buffering=1 << 20) as file:
+            for record in self._classified.stamps:
+                file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _joined(
+    old_records: Iterable[bytes], new_records: Iterable[bytes]
+) -> Iterator[Tuple[Optional[bytes], Optional[bytes]]]:
+    """Pairs of the old and the new record of each object number, both sorted; None where one side lacks it."""
+    olds = iter(old_records)
+    old = next(olds, None)
+    for new in new_records:
+        key = new[:8]
+        while old is not None and old[:8] < key:
+            yield old, None
+            old = next(olds, None)
+        if old is not None and old[:8] == key:
+            yield old, new
+            old = next(olds, None)
+        else:
+            yield None, new
+    while old is not None:
+        yield old, None
+        old = next(olds, None)
+
+
+def _encode_todo(work: Work, old: Optional[bytes]) -> bytes:
+    head = WORK.pack(work.number, work.inode, work.stamp, work.layout, work.directory) + work.tail
+    return head + (old or b"") + len(head).to_bytes(4, "big")
+
+
+def _pending(work: Work) -> bytes:
+    stamp = decode_stamp(work.stamp)
+    return fmt.OBJECT.pack(
+        work.number, stamp.mode, stamp.uid, stamp.gid, stamp.size, stamp.mtime_s, stamp.mtime_ns, 0, 0,
+        fmt.STATE_PENDING, fmt.NO_HASH, 0, 0,
+    )  # fmt: skip
+
+
+def _nameless(work: Work) -> bytes:
+    """A symlink or special file that vanished before it was described: unknown, and left out by restore."""
+    stamp = decode_stamp(work.stamp)
+    return fmt.OBJECT.pack(
+        work.number, stamp.mode, stamp.uid, stamp.gid, 0, stamp.mtime_s, stamp.mtime_ns, 0, 0,
+        fmt.STATE_UNKNOWN, fmt.NO_HASH, 0, 0,
+    )  # fmt: skip
+
+
+def _entry_tombstone(entry: bytes) -> bytes:
+    return entry[:-8] + b"\0" * 8
+
+
+def _owner_records(owners: Iterable[bytes]) -> List[bytes]:
+    users = {int.from_bytes(pair[:4], "big") for pair in owners}
+    groups = {int.from_bytes(pair[4:], "big") for pair in owners}
+    records = []
+    for user in users:
+        try:
+            records.append(fmt.encode_owner(b"u", user, pwd.getpwuid(user).pw_name.encode("utf-8", "surrogateescape")))
+        except KeyError:
+            continue
+    for group in groups:
+        try:
+            records.append(fmt.encode_owner(b"g", group, grp.getgrgid(group).gr_name.encode("utf-8", "surrogateescape")))
+        except KeyError:
+            continue
+    return records
+

@@ -1,0 +1,134 @@
+"""Files of sorted records on a volume's host: written once front to back, read as a stream or from a key on.
+
+The frames are those of the dump format (types OBJECTS and ENTRIES), followed by an index of first keys. They belong to one
+host and one version of voltool: a file that cannot be read is treated as missing by the caller. Ships to servers.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from array import array
+from typing import Iterable, Iterator, List, Optional
+
+from voltool.dumpfile import codec as codecs
+from voltool.dumpfile import format as fmt
+from voltool.dumpfile.writer import pack_frame
+from voltool.errors import IntegrityError
+
+_BLOCK = 256 << 10
+_NUMBER = 8
+
+
+class RecordFileWriter:
+    """Append records whose first 8 bytes are a big-endian number that never decreases; `close` makes it readable."""
+
+    def __init__(self, path: bytes, kind: int) -> None:
+        self._kind = kind
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by close()
+        self._batch: List[bytes] = []
+        self._size = 0
+        self._offset = 0
+        self._keys = array("Q")
+        self._offsets = array("Q")
+
+    def add(self, record: bytes) -> None:
+        """Append one record."""
+        self._batch.append(record)
+        self._size += len(record) + 4
+        if self._size >= _BLOCK:
+            self._flush()
+
+    def extend(self, records: Iterable[bytes]) -> None:
+        """Append many."""
+        for record in records:
+            self.add(record)
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        key = int.from_bytes(self._batch[0][:_NUMBER], "big")
+        raw = fmt.pack_records(self._batch)
+        packed = pack_frame(self._kind, raw, len(self._batch), codecs.default_codec(), key)
+        head = fmt.encode_frame_header(
+            packed.type, packed.codec, packed.payload, packed.raw, packed.records, len(self._keys), key
+        )
+        self._keys.append(key)
+        self._offsets.append(self._offset)
+        self._file.write(head)
+        self._file.write(packed.payload)
+        self._offset += len(head) + len(packed.payload)
+        self._batch, self._size = [], 0
+
+    def close(self) -> None:
+        """Write the index and make the file durable."""
+        self._flush()
+        count = len(self._keys)
+        self._file.write(self._keys.tobytes() + self._offsets.tobytes() + count.to_bytes(8, "big"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class RecordFile:
+    """Read what a `RecordFileWriter` wrote. Raises IntegrityError when it is not that."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        size = os.fstat(self._fd).st_size
+        count = int.from_bytes(os.pread(self._fd, 8, max(0, size - 8)), "big")
+        start = size - 8 - 16 * count
+        if size < 8 or start < 0:
+            os.close(self._fd)
+            raise fmt.damaged("a record file has no index", os.fsdecode(path))
+        index = os.pread(self._fd, 16 * count, start)
+        self._keys = array("Q", index[: 8 * count])
+        self._offsets = array("Q", index[8 * count :])
+        self._cached: Optional[int] = None
+        self._cache: List[bytes] = []
+
+    def _block(self, number: int) -> List[bytes]:
+        if self._cached == number:
+            return self._cache
+        head = fmt.decode_frame_header(os.pread(self._fd, fmt.FRAME_SIZE, self._offsets[number]))
+        payload = os.pread(self._fd, head.stored, self._offsets[number] + fmt.FRAME_SIZE)
+        fmt.check_payload(head, payload, os.fsdecode(self._path))
+        raw = codecs.decompress(head.codec, payload, head.raw)
+        self._cache = fmt.unpack_records(raw, head.records)
+        self._cached = number
+        return self._cache
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in range(len(self._keys)):
+            yield from self._block(number)
+
+    def group(self, key: int) -> List[bytes]:
+        """All records whose number is ``key``."""
+        prefix = key.to_bytes(_NUMBER, "big")
+        at = max(0, bisect.bisect_left(self._keys, key) - 1)
+        found: List[bytes] = []
+        while at < len(self._keys) and self._keys[at] <= key:
+            block = self._block(at)
+            low = bisect.bisect_left(block, prefix)
+            for record in block[low:]:
+                if record[:_NUMBER] != prefix:
+                    break
+                found.append(record)
+            at += 1
+        return found
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def is_readable(path: bytes) -> bool:
+    """Whether ``path`` is a whole record file."""
+    try:
+        RecordFile(path).close()
+    except (OSError, IntegrityError):
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""Home stamps: what lets this host see cheaply that an inode has not changed. Never portable. Ships to servers.
+
+A stamp is what stat(2) says of an inode without its names. A home stamp record binds an inode number to an object number
+and a stamp; a file of them is sorted by inode number and searched in place.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+from typing import Iterator, NamedTuple, Optional
+
+#: ctime s, ns, mtime s, ns, size (device number of a device), mode, uid, gid, links
+STAMP = struct.Struct(">qIqIQIIII")
+STAMP_SIZE = 48
+assert STAMP.size == STAMP_SIZE
+
+#: inode, object number, stamp, flags, layout digest
+HOME = struct.Struct(">QQ48sB8s")
+HOME_SIZE = 73
+assert HOME.size == HOME_SIZE
+
+#: The content under this stamp was seen whole and at rest: equal stamps mean equal content.
+SETTLED = 0x01
+
+NO_LAYOUT = b"\0" * 8
+SECOND = 1_000_000_000
+
+
+class Stamp(NamedTuple):
+    """A decoded stamp; times in seconds and nanoseconds since the epoch."""
+
+    ctime_s: int
+    ctime_ns: int
+    mtime_s: int
+    mtime_ns: int
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+
+    @property
+    def ctime(self) -> int:
+        """ctime in nanoseconds."""
+        return self.ctime_s * SECOND + self.ctime_ns
+
+
+def encode_stamp(status: os.stat_result) -> bytes:
+    """The stamp of what ``status`` describes."""
+    mode = status.st_mode
+    kind = stat.S_IFMT(mode)
+    if kind in (stat.S_IFREG, stat.S_IFLNK):
+        size = status.st_size
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        size = status.st_rdev
+    else:
+        size = 0
+    ctime_s, ctime_ns = divmod(status.st_ctime_ns, SECOND)
+    mtime_s, mtime_ns = divmod(status.st_mtime_ns, SECOND)
+    links = 0 if kind == stat.S_IFDIR else status.st_nlink
+    return STAMP.pack(ctime_s, ctime_ns, mtime_s, mtime_ns, size, mode, status.st_uid, status.st_gid, links)
+
+
+def decode_stamp(data: bytes) -> Stamp:
+    """The fields of a stamp."""
+    return Stamp(*STAMP.unpack(data))
+
+
+def encode_home(inode: int, number: int, stamp: bytes, flags: int, layout: bytes = NO_LAYOUT) -> bytes:
+    """The bytes of a home stamp record."""
+    return HOME.pack(inode, number, stamp, flags, layout)
+
+
+class HomeStamps:
+    """A sorted file of home stamp records, mapped into memory."""
+
+    def __init__(self, path: bytes) -> None:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self._map: Optional[mmap.mmap] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else None
+        self.count = size // HOME_SIZE
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._map is None:
+            return
+        step = HOME_SIZE * 4096
+        for start in range(0, self.count * HOME_SIZE, step):
+            block = self._map[start : start + step]
+            for at in range(0, len(block), HOME_SIZE):
+                yield block[at : at + HOME_SIZE]
+
+    def find(self, inode: int) -> Optional[bytes]:
+        """The record of ``inode``, or None."""
+        if self._map is None:
+            return None
+        wanted = inode.to_bytes(8, "big")
+        low, high = 0, self.count
+        while low < high:
+            middle = (low + high) // 2
+            at = middle * HOME_SIZE
+            if self._map[at : at + 8] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        record = self._map[low * HOME_SIZE : (low + 1) * HOME_SIZE]
+        return record if low < self.count and record[:8] == wanted else None
+
+    def close(self) -> None:
+        """Unmap; idempotent."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None

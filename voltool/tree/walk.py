@@ -1,0 +1,318 @@
+"""The walk: every name and stamp of a tree, into a spool sorted by inode. Ships to servers.
+
+Works through directory descriptors, never follows a link, stays on one file system. Of a live tree, directories that
+changed while they were walked are listed again until they are quiet: a file that moves into a directory already listed
+would be missed otherwise, and a complete manifest would delete it. Knows nothing of object numbers or dumps.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import Callable, FrozenSet, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
+
+from voltool.beneath import open_beneath
+from voltool.dumpfile.format import encode_xattrs
+from voltool.inodes import get_flags
+from voltool.model import FileProblem, Problem
+from voltool.tree.dirtable import ROOT, DirTable
+from voltool.tree.spool import SortedSpool
+from voltool.tree.stamps import STAMP_SIZE, encode_stamp
+
+#: inode, kind, stamp, directory index; then a name, or of SELF the directory's attributes
+SCAN = struct.Struct(">QB48sI")
+SCAN_SIZE = 61
+assert SCAN.size == SCAN_SIZE
+STAMP_AT = 9
+DIRECTORY_AT = STAMP_AT + STAMP_SIZE
+#: SELF sorts before the names of the same inode.
+SELF, NAME = 0, 1
+_DIR_ATTRIBUTES = struct.Struct(">II")
+
+#: Kernel times lag the clock by up to a tick (4 ms at 250 Hz, 10 ms at 100 Hz); a change younger than this may share its
+#: stamp with the next one.
+TICK_NS = 20_000_000
+#: How often changed directories are listed again before they are called fuzzy.
+ROUNDS = 5
+#: Inode numbers of what is mounted inside the volume belong to another file system; these stand for them.
+FOREIGN_INODE = 1 << 63
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OWN_DIRECTORY = ".voltool"
+
+
+class Excluder:
+    """Globs as users write them: without ``/`` against each name, with ``/`` against the path from the root."""
+
+    def __init__(self, globs: Sequence[bytes]) -> None:
+        names = [glob for glob in globs if b"/" not in glob.rstrip(b"/")]
+        paths = [glob.strip(b"/") for glob in globs if b"/" in glob.rstrip(b"/")]
+        self._names = _compile([glob.rstrip(b"/") for glob in names])
+        self._paths = _compile(paths)
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to exclude."""
+        return bool(self._names or self._paths)
+
+    def matches(self, directory: bytes, name: bytes) -> bool:
+        """Whether ``name`` in ``directory`` (relative to the root) is excluded."""
+        if self._names and self._names.match(os.fsdecode(name)):
+            return True
+        path = directory + b"/" + name if directory else name
+        return bool(self._paths and self._paths.match(os.fsdecode(path)))
+
+
+def _compile(globs: List[bytes]) -> Optional[Pattern[str]]:
+    if not globs:
+        return None
+    return re.compile("|".join(fnmatch.translate(os.fsdecode(glob)) for glob in globs), re.DOTALL)
+
+
+@dataclass
+class WalkResult:
+    """What a walk found. ``spool`` holds scan records; ``fuzzy`` are inodes of directories that never became quiet or
+    could not be listed; ``newest_ns`` the clock when it ended."""
+
+    table: DirTable
+    spool: SortedSpool
+    entries: int = 0
+    file_bytes: int = 0
+    fuzzy: Set[int] = field(default_factory=set)
+    problems: List[FileProblem] = field(default_factory=list)
+    skipped_mounts: List[bytes] = field(default_factory=list)
+
+
+class DirAttributes(NamedTuple):
+    """What a SELF record says beside the stamp."""
+
+    flags: int
+    project: int
+    xattrs: bytes
+
+
+def decode_self(record: bytes) -> DirAttributes:
+    """The attributes in a SELF record."""
+    flags, project = _DIR_ATTRIBUTES.unpack_from(record, SCAN_SIZE)
+    return DirAttributes(flags, project, record[SCAN_SIZE + _DIR_ATTRIBUTES.size :])
+
+
+def encode_directory_attributes(descriptor: int) -> bytes:
+    """What a SELF record says of an open directory beside its stamp. Raises OSError."""
+    flags, project = get_flags(descriptor)
+    return _DIR_ATTRIBUTES.pack(flags, project) + read_xattrs(descriptor)
+
+
+def read_xattrs(descriptor: int) -> bytes:
+    """The xattr block of an open inode. Raises OSError."""
+    names = os.listxattr(descriptor)
+    if not names:
+        return b""
+    return encode_xattrs([(os.fsencode(name), os.getxattr(descriptor, name)) for name in names])
+
+
+class Walker:
+    """One walk below ``root_fd``. ``live``: nothing is frozen. ``tick`` is called now and then with the entries so far."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        spool: SortedSpool,
+        *,
+        live: bool,
+        excludes: Sequence[bytes] = (),
+        mounts: FrozenSet[bytes] = frozenset(),
+        tick: Callable[[int, int], None] = lambda entries, size: None,
+    ) -> None:
+        self._root_fd = root_fd
+        self._device = os.fstat(root_fd).st_dev
+        self._live = live
+        self._excluder = Excluder(excludes)
+        self._mounts = mounts
+        self._tick = tick
+        self._result = WalkResult(DirTable(), spool)
+        self._known: Optional["dict[int, int]"] = None
+        self._stack: List[int] = []
+
+    def walk(self) -> WalkResult:
+        """Walk until quiet; raises OSError only for the root itself."""
+        table = self._result.table
+        table.add(ROOT, b"", os.fstat(self._root_fd).st_ino)
+        self._stack = [ROOT]
+        self._drain()
+        if self._live:
+            self._settle()
+        return self._result
+
+    def _drain(self) -> None:
+        count = 0
+        while self._stack:
+            self._list(self._stack.pop())
+            count += 1
+            if count % 256 == 0:
+                self._tick(self._result.entries, self._result.file_bytes)
+
+    def _list(self, index: int) -> None:
+        table = self._result.table
+        path = table.path(index)
+        try:
+            descriptor = open_beneath(self._root_fd, path, OPEN_DIRECTORY) if path else os.dup(self._root_fd)
+        except OSError as error:
+            self._unlistable(index, path, error)
+            return
+        try:
+            status = os.fstat(descriptor)
+            if status.st_ino != table.inodes[index] or status.st_dev != self._device:
+                table.live[index] = 0  # replaced since its parent was listed; the parent has changed, and will be listed again
+                return
+            table.stamps[index] = _quiet_stamp(status)
+            self._emit_self(index, status, descriptor)
+            self._emit_names(index, path, descriptor)
+        except OSError as error:
+            self._unlistable(index, path, error)
+        finally:
+            os.close(descriptor)
+
+    def _unlistable(self, index: int, path: bytes, error: OSError) -> None:
+        result = self._result
+        if isinstance(error, FileNotFoundError) and self._live:
+            result.table.live[index] = 0
+            return
+        result.fuzzy.add(result.table.inodes[index])
+        result.problems.append(FileProblem(Problem.UNREADABLE, path, f"the directory cannot be listed: {error.strerror}"))
+
+    def _emit_self(self, index: int, status: os.stat_result, descriptor: int) -> None:
+        record = SCAN.pack(status.st_ino, SELF, encode_stamp(status), index)
+        self._result.spool.add(record + encode_directory_attributes(descriptor))
+
+    def _emit_names(self, index: int, path: bytes, descriptor: int) -> None:
+        result = self._result
+        excluder = self._excluder if self._excluder.active else None
+        records: List[bytes] = []
+        pack, fsencode, directory_mode = SCAN.pack, os.fsencode, stat.S_IFDIR
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                name = fsencode(entry.name)
+                if (not path and entry.name == OWN_DIRECTORY) or (excluder and excluder.matches(path, name)):
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                mode, inode = status.st_mode, status.st_ino
+                if mode & 0o170000 == directory_mode:
+                    if status.st_dev != self._device or (self._mounts and _join(path, name) in self._mounts):
+                        self._foreign(index, path, name, status)
+                        continue
+                    self._found_directory(index, name, inode)
+                elif mode & 0o170000 == stat.S_IFREG:
+                    result.file_bytes += status.st_size
+                records.append(pack(inode, NAME, encode_stamp(status), index) + name)
+        result.entries += len(records)
+        result.spool.add_many(records)
+
+    def _foreign(self, index: int, path: bytes, name: bytes, status: os.stat_result) -> None:
+        table = self._result.table
+        inode = FOREIGN_INODE | len(table)
+        own = table.add(index, name, inode)
+        stamp = encode_stamp(status)
+        self._result.spool.add(SCAN.pack(inode, SELF, stamp, own) + _DIR_ATTRIBUTES.pack(0, 0))
+        self._result.spool.add(SCAN.pack(inode, NAME, stamp, index) + name)
+        self._result.entries += 1
+        self._result.skipped_mounts.append(_join(path, name))
+        table.stamps[own] = -1
+
+    def _found_directory(self, parent: int, name: bytes, inode: int) -> None:
+        table = self._result.table
+        if self._known is None:
+            self._stack.append(table.add(parent, name, inode))
+            return
+        index = self._known.get(inode)
+        if index is None or not table.live[index]:
+            index = table.add(parent, name, inode)
+            self._stack.append(index)
+        elif (table.parent(index), table.name(index)) != (parent, name):
+            index = table.move(index, parent, name)
+            self._stack.append(index)
+        table.confirm(index)
+        self._known[inode] = index
+
+    def _settle(self) -> None:
+        for attempt in range(ROUNDS):
+            changed = self._changed()
+            if not changed:
+                return
+            time.sleep(TICK_NS / 1e9 * (attempt + 1))
+            self._known = self._result.table.by_inode()
+            for index in changed:
+                if self._result.table.live[index]:
+                    self._list_again(index)
+            self._drain()
+            self._bury()
+        table = self._result.table
+        self._result.fuzzy.update(table.inodes[index] for index in self._changed())
+
+    def _list_again(self, index: int) -> None:
+        table = self._result.table
+        new = table.replace(index)
+        assert self._known is not None
+        self._known[table.inodes[new]] = new
+        for child in range(len(table)):
+            if table.live[child] and child not in (ROOT, new) and table.parent(child) == index:
+                table.adopt(child, new)
+        self._list(new)
+
+    def _changed(self) -> List[int]:
+        table = self._result.table
+        changed = []
+        for index in range(len(table)):
+            if not table.live[index] or table.inodes[index] & FOREIGN_INODE or table.inodes[index] in self._result.fuzzy:
+                continue
+            try:
+                status = self._stat(table.path(index))
+            except OSError:
+                changed.append(index)
+                continue
+            if _quiet_stamp(status) != table.stamps[index] or status.st_ino != table.inodes[index]:
+                changed.append(index)
+        return changed
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        if not path:
+            return os.fstat(self._root_fd)
+        descriptor = open_beneath(self._root_fd, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _bury(self) -> None:
+        """Directories whose listing was superseded and that were not found again are dead, and all below them."""
+        table = self._result.table
+        again = True
+        while again:
+            again = False
+            for index in range(1, len(table)):
+                if table.live[index] and table.orphaned(index):
+                    table.live[index] = 0
+                    again = True
+
+
+def _quiet_stamp(status: os.stat_result) -> int:
+    """The directory's ctime, or -2 when it is so young that another change could share it."""
+    if time.time_ns() - status.st_ctime_ns < TICK_NS:
+        return -2 - (time.monotonic_ns() & 0xFFFFFF)
+    return status.st_ctime_ns
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def scan_name(record: bytes) -> Tuple[int, bytes]:
+    """Directory index and name of a NAME record."""
+    return int.from_bytes(record[DIRECTORY_AT : DIRECTORY_AT + 4], "big"), record[SCAN_SIZE:]
