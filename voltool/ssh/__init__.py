@@ -1,1 +1,1 @@
-"""paramiko to a byte stream; host names as OpenSSH resolves them; host keys."""
+"""SSH as a byte stream to a command on a host. Knows nothing of agents, messages or volumes; paramiko is imported late."""

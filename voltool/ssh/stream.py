@@ -1,0 +1,203 @@
+"""The narrow interface to a command that runs somewhere: bytes in, bytes out, the tail of its complaints.
+
+`ProcessStream` is a local process (``local``, or the system's ``ssh``); `paramiko_channel.ChannelStream` a channel of an
+SSH connection. Nothing here knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+#: How much of stderr is kept: enough for a traceback.
+STDERR_KEPT = 16 << 10
+_F_SETPIPE_SZ = 1031
+_PIPE_SIZE = 1 << 20
+
+
+class Stream(Protocol):
+    """stdin and stdout of one running command. Used by one thread at a time, except ``write`` before the first data."""
+
+    def read(self, limit: int, timeout: float | None = None) -> bytes:
+        """At most ``limit`` bytes, at least one; blocks; ``b""`` at the end, also when the connection broke.
+
+        Raises TimeoutError when nothing came within ``timeout`` seconds.
+        """
+
+    def readable(self) -> bool:
+        """Whether ``read`` would return at once (also at the end)."""
+
+    def write(self, data: Buffer) -> None:
+        """Write all of it; blocks while the other side is slow. Raises BrokenPipeError when the other side is gone.
+
+        Never deadlocks against a command that writes while we do: what arrives meanwhile is kept for ``read``.
+        """
+
+    def close(self, grace: float = 0.0) -> None:
+        """End stdin, wait ``grace`` seconds for the command to end by itself, then drop it. Idempotent."""
+
+    def stderr_tail(self) -> str:
+        """The last lines the command wrote to stderr, control characters replaced."""
+
+    def exit_status(self, timeout: float) -> int | None:
+        """The command's exit status, if it ends within ``timeout`` seconds; negative: the signal that killed it."""
+
+
+class StderrTail:
+    """Keeps the end of what a command says; ``listener`` sees each piece first (to answer a password prompt)."""
+
+    def __init__(self, listener: Callable[[bytes], None] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._kept = b""
+        self._listener = listener
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read; called by the thread that reads stderr."""
+        with self._lock:
+            self._kept = (self._kept + data)[-STDERR_KEPT:]
+        if self._listener is not None:
+            self._listener(data)
+
+    def text(self) -> str:
+        """The last lines, safe to print."""
+        with self._lock:
+            return printable(self._kept)
+
+
+def printable(data: bytes, lines: int = 12) -> str:
+    """The last ``lines`` lines of ``data`` with control characters replaced, so that they cannot play with a terminal."""
+    text = data.decode(errors="replace").replace("\r", "")
+    kept = [line for line in text.split("\n") if line.strip()][-lines:]
+    return "\n".join(
+        "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line) for line in kept
+    )
+
+
+class ProcessStream:
+    """A `Stream` to a process of this machine, in a session of its own so that Ctrl-C is ours to handle."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        listener: Callable[[bytes], None] | None = None,
+        own_session: bool = True,
+    ) -> None:
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=own_session,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in = self._process.stdin.fileno()
+        self._out = self._process.stdout.fileno()
+        for descriptor in (self._in, self._out):
+            with contextlib.suppress(OSError):  # beyond /proc/sys/fs/pipe-max-size: only slower
+                fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_SIZE)
+        os.set_blocking(self._in, False)
+        self._early: collections.deque[bytes] = collections.deque()
+        self._closed = False
+        self._tail = StderrTail(listener)
+        self._reader = threading.Thread(target=self._read_stderr, name="voltool-stderr", daemon=True)
+        self._reader.start()
+
+    def read(self, limit: int, timeout: float | None = None) -> bytes:
+        """See `Stream`."""
+        if self._early:
+            piece = self._early.popleft()
+            if len(piece) > limit:
+                self._early.appendleft(piece[limit:])
+            return piece[:limit]
+        if self._closed:
+            return b""
+        if timeout is not None and not select.select([self._out], [], [], timeout)[0]:
+            raise TimeoutError
+        return os.read(self._out, limit)
+
+    def readable(self) -> bool:
+        """See `Stream`."""
+        return bool(self._early) or self._closed or bool(select.select([self._out], [], [], 0)[0])
+
+    def write(self, data: Buffer) -> None:
+        """See `Stream`."""
+        if self._closed:
+            raise BrokenPipeError
+        view = memoryview(data).cast("B")
+        watch_output = True
+        while view:
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                watch_output = self._wait_for_room(watch_output=watch_output)
+
+    def _wait_for_room(self, *, watch_output: bool) -> bool:
+        readable, _, _ = select.select([self._out] if watch_output else [], [self._in], [])
+        if not readable:
+            return watch_output
+        piece = os.read(self._out, 1 << 16)
+        if piece:
+            self._early.append(piece)
+        return bool(piece)
+
+    def close(self, grace: float = 0.0) -> None:
+        """See `Stream`."""
+        if self._closed:
+            return
+        self._closed = True
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        deadline = time.monotonic() + grace
+        while process.poll() is None and time.monotonic() < deadline:
+            # Take what it still says, or it may wait for us for ever.
+            if select.select([self._out], [], [], 0.02)[0] and not os.read(self._out, 1 << 20):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+        process.stdout.close()
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        self._reader.join(1.0)
+        if not self._reader.is_alive():
+            process.stderr.close()
+
+    def stderr_tail(self) -> str:
+        """See `Stream`."""
+        if self._process.poll() is not None:
+            self._reader.join(1.0)
+        return self._tail.text()
+
+    def exit_status(self, timeout: float) -> int | None:
+        """See `Stream`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout)
+        return None
+
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        descriptor = self._process.stderr.fileno()
+        with contextlib.suppress(OSError):
+            while data := os.read(descriptor, 4096):
+                self._tail.feed(data)
