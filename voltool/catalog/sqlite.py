@@ -114,8 +114,8 @@ class SqliteCatalog:
         if volume_uuid is not None:
             query = query.where(DUMPS.c.volume_uuid == volume_uuid)
         with self._transaction() as connection:
-            bodies = [row.body for row in connection.execute(query)]
-        dumps: list[StoredDump] = [codec.from_plain(StoredDump, json.loads(body)) for body in bodies]
+            rows = connection.execute(query)
+            dumps: list[StoredDump] = [codec.from_plain(StoredDump, json.loads(row.body)) for row in rows]
         oldest: dict[str, int] = {}
         for dump in dumps:
             oldest.setdefault(dump.header.volume_uuid, dump.header.clone_time_ns)

@@ -1,0 +1,241 @@
+"""The catalog: what is remembered is read back, whoever dies or writes at the same time, and damage is named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.catalog.samples import make_dump, make_volume
+from tests.filesystems import LoopFilesystem
+from voltool.catalog import sqlite
+from voltool.catalog.schema import DUMPS, METADATA, MIGRATIONS, VOLUMES
+from voltool.catalog.sqlite import SqliteCatalog
+from voltool.errors import BusyError, NotFoundError, SpaceError, UsageError, VoltoolError
+from voltool.model import FileProblem, KnownVolume, Problem
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[SqliteCatalog]:
+    made = SqliteCatalog(str(tmp_path / "state/catalog.sqlite"))
+    yield made
+    made.close()
+
+
+def test_volumes_are_remembered(catalog: SqliteCatalog) -> None:
+    one = make_volume("b", path=b"/srv/\xff\n", excludes=(b"*.\xfe", b"x"))
+    two = make_volume("a")
+    catalog.put_volume(one)
+    catalog.put_volume(two)
+    assert catalog.volumes() == [two, one]
+    assert catalog.volume("b") == one
+
+
+def test_an_unknown_volume_names_the_known_ones(catalog: SqliteCatalog) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        catalog.volume("x")
+    assert "voltool volume add x" in caught.value.remedy
+    catalog.put_volume(make_volume("vol1"))
+    with pytest.raises(NotFoundError) as caught:
+        catalog.volume("x")
+    assert "vol1" in caught.value.remedy
+
+
+def test_a_volume_changes_but_never_takes_anothers_name(catalog: SqliteCatalog) -> None:
+    volume = make_volume("a")
+    catalog.put_volume(volume)
+    catalog.put_volume(KnownVolume(volume.uuid, "b", "local", b"/other", "btrfs"))
+    assert [known.name for known in catalog.volumes()] == ["b"]
+    with pytest.raises(UsageError, match="another volume"):
+        catalog.put_volume(make_volume("b", uuid="f" * 32))
+    assert catalog.volume("b").uuid == volume.uuid
+
+
+def test_a_forgotten_volumes_dumps_stay(catalog: SqliteCatalog) -> None:
+    volume = make_volume("a")
+    catalog.put_volume(volume)
+    catalog.add_dump(make_dump(1, volume=volume))
+    catalog.remove_volume(volume.uuid)
+    catalog.remove_volume(volume.uuid)
+    assert catalog.volumes() == []
+    assert len(catalog.dumps(volume.uuid)) == 1
+
+
+def test_dumps_come_back_whole_and_in_order(catalog: SqliteCatalog) -> None:
+    problems = (FileProblem(Problem.UNSTABLE, b"a/\xff", "why"),)
+    dumps = [make_dump(number, problems=problems) for number in (3, 1, 2)]
+    other = make_dump(9, volume=make_volume("z", uuid="e" * 32), time_ns=0)
+    for dump in (*dumps, other):
+        catalog.add_dump(dump)
+        catalog.add_dump(dump)
+    assert catalog.dumps(dumps[0].header.volume_uuid) == [dumps[1], dumps[2], dumps[0]]
+    assert catalog.dumps() == [other, dumps[1], dumps[2], dumps[0]]
+    catalog.remove_dump(other.header.dump_id)
+    catalog.remove_dump(other.header.dump_id)
+    assert len(catalog.dumps()) == 3
+
+
+def test_it_is_there_the_next_time_and_for_its_owner_alone(catalog: SqliteCatalog) -> None:
+    catalog.put_volume(make_volume("a"))
+    path = Path(catalog.path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    catalog.close()
+    again = SqliteCatalog(catalog.path)
+    assert [volume.name for volume in again.volumes()] == ["a"]
+    again.close()
+
+
+def test_the_log_is_written_ahead_and_synchronously(catalog: SqliteCatalog) -> None:
+    with catalog._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_the_migrations_lead_to_the_tables(catalog: SqliteCatalog) -> None:
+    with sqlite3.connect(catalog.path) as connection:
+        for table in (VOLUMES, DUMPS):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")]
+            assert columns == [column.name for column in table.columns]
+    connection.close()
+    assert set(METADATA.tables) == {"volumes", "dumps"}
+
+
+def test_a_newer_voltools_catalog_is_left_alone(catalog: SqliteCatalog) -> None:
+    catalog.close()
+    with sqlite3.connect(catalog.path) as connection:
+        connection.execute("INSERT INTO migrations VALUES (?, 0)", (len(MIGRATIONS) + 1,))
+    connection.close()
+    with pytest.raises(VoltoolError, match="newer voltool"):
+        SqliteCatalog(catalog.path)
+
+
+@given(st.integers(0, 2**32), st.integers(512, 4096))  # SQLite takes anything shorter for a new file
+def test_a_damaged_catalog_is_named_with_its_remedy(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "catalog.sqlite"
+    path.write_bytes(bytes((seed * 31 + at * 7) % 255 + 1 for at in range(size)))
+    with pytest.raises(VoltoolError) as caught:
+        SqliteCatalog(str(path))
+    assert "damaged" in caught.value.what
+    assert str(path) in caught.value.where
+    assert "voltool volume add" in caught.value.remedy
+
+
+def test_a_damaged_page_in_the_middle(catalog: SqliteCatalog) -> None:
+    for number in range(200):
+        catalog.add_dump(make_dump(number))
+    catalog.close()
+    path = Path(catalog.path)
+    data = bytearray(path.read_bytes())
+    for at in range(4096 * 2, len(data), 4096):
+        data[at : at + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    with pytest.raises(VoltoolError, match="damaged"):
+        SqliteCatalog(str(path)).dumps()
+
+
+def test_a_row_that_makes_no_sense(catalog: SqliteCatalog) -> None:
+    catalog.add_dump(make_dump(1))
+    with sqlite3.connect(catalog.path) as connection:
+        connection.execute("UPDATE dumps SET body = '{}'")
+    connection.close()
+    with pytest.raises(VoltoolError, match="damaged"):
+        catalog.dumps()
+
+
+def test_a_catalog_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(VoltoolError, match="cannot be opened") as caught:
+        SqliteCatalog(str(tmp_path / "file/catalog.sqlite"))
+    assert "VOLTOOL_STATE_DIR" in caught.value.remedy
+
+
+def test_one_that_stays_locked_is_busy(catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
+    impatient = SqliteCatalog(catalog.path)
+    blocker = sqlite3.connect(catalog.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BusyError, match="in use"):
+        impatient.put_volume(make_volume("a"))
+    assert impatient.volumes() == []
+    blocker.close()
+    impatient.close()
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    with LoopFilesystem("ext4", 16 << 20) as filesystem:
+        catalog = SqliteCatalog(str(filesystem.path / "state/catalog.sqlite"))
+        catalog.add_dump(make_dump(1))
+        filler = filesystem.fill()
+        written = 1
+        with pytest.raises((SpaceError, VoltoolError)) as caught:
+            for number in range(2, 2000):
+                catalog.add_dump(make_dump(number))
+                written = number
+        assert caught.value.remedy
+        filler.unlink()
+        assert len(catalog.dumps()) == written
+        catalog.close()
+
+
+HAMMER = """
+import sys
+from tests.catalog.samples import make_dump, make_volume
+from voltool.catalog.sqlite import SqliteCatalog
+who, count = sys.argv[2], int(sys.argv[3])
+catalog = SqliteCatalog(sys.argv[1])
+for number in range(count):
+    catalog.add_dump(make_dump(int(who) * 100000 + number))
+    catalog.put_volume(make_volume("vol" + who, uuid=who * 32))
+    catalog.dumps("nobody")
+    print(number, flush=True)
+"""
+
+
+def hammer(path: Path, who: int, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HAMMER, str(path), str(who), str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def test_several_processes_at_once_from_the_first_moment_on(tmp_path: Path) -> None:
+    path = tmp_path / "state/catalog.sqlite"
+    processes = [hammer(path, who, 40) for who in (1, 2, 3)]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    catalog = SqliteCatalog(str(path))
+    assert len(catalog.dumps()) == 120
+    assert [volume.name for volume in catalog.volumes()] == ["vol1", "vol2", "vol3"]
+    catalog.close()
+
+
+@pytest.mark.parametrize("acknowledged", [1, 7, 23])
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, acknowledged: int) -> None:
+    path = tmp_path / "catalog.sqlite"
+    process = hammer(path, 1, 100_000)
+    assert process.stdout is not None
+    for _ in range(acknowledged):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    total = acknowledged + rest.count("\n")
+    catalog = SqliteCatalog(str(path))
+    assert total <= len(catalog.dumps()) <= total + 1
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    catalog.close()
