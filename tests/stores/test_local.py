@@ -17,6 +17,7 @@ from tests.filesystems import LoopFilesystem
 from tests.stores.conformance import DATA, get, put
 from voltool.errors import NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.stores import local
+from voltool.stores.contract import StoreWriter
 from voltool.stores.local import LocalStore
 from voltool.stores.opening import StoreOpener, normalize_url
 
@@ -49,6 +50,11 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def write_64_mib(writer: StoreWriter) -> None:
+    for _ in range(64):
+        writer.write(os.urandom(1 << 20))
 
 
 def names(root: Path) -> list[str]:
@@ -150,8 +156,7 @@ def test_a_full_disk_ends_cleanly(make_filesystem: Callable[..., LoopFilesystem]
     store = LocalStore(str(filesystem.path / "store"))
     writer = store.create("vol/a.voltool")
     with pytest.raises(SpaceError) as caught:
-        for _ in range(64):
-            writer.write(os.urandom(1 << 20))
+        write_64_mib(writer)
     assert "full" in caught.value.what or "room" in caught.value.what
     writer.abandon()
     assert list(store.list()) == []
@@ -164,8 +169,7 @@ def test_min_free_stops_a_dump_before_the_disk_is_full(make_filesystem: Callable
     store = StoreOpener(50.0).open(str(filesystem.path / "store"))
     writer = store.create("vol/a.voltool")
     with pytest.raises(SpaceError, match=r"room"):
-        for _ in range(64):
-            writer.write(os.urandom(1 << 20))
+        write_64_mib(writer)
     space = store.space()
     assert space is not None
     assert space.free > space.total * 0.3
