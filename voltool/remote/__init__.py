@@ -1,1 +1,1 @@
-"""Ships and starts the agent; the CLI's end of the conversation."""
+"""Agents on hosts: built, shipped, started, talked to. Knows SSH streams and messages, but not what is asked of an agent."""

@@ -12,34 +12,15 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import paramiko
 
 from voltool.errors import UnreachableError
 from voltool.ssh.resolve import Destination
+from voltool.ssh.secrets import Secrets
 
 _ATTEMPTS = 3
-
-
-class Ask(Protocol):
-    """Asks a person at the terminal."""
-
-    def __call__(self, prompt: str, *, echo: bool) -> str | None:
-        """The answer; None when nobody can be asked."""
-
-
-@dataclass
-class Secrets:
-    """What a person told us, so that a second connection does not ask again. Only in memory.
-
-    ``passphrases`` by key file, ``passwords`` by ``user@address:port``.
-    """
-
-    ask: Ask | None = None
-    passphrases: dict[str, str] = field(default_factory=dict)
-    passwords: dict[str, str] = field(default_factory=dict)
 
 
 def authenticate(transport: paramiko.Transport, destination: Destination, secrets: Secrets) -> None:
@@ -144,7 +125,7 @@ class _Attempt:
                 if not _is_encrypted(error):
                     self._tried.append(f"{path} (not readable: {error})")
                     return None
-                passphrase = self._ask(f"Passphrase for key {path}: ", echo=False)
+                passphrase = self._secrets.question(f"Passphrase for key {path}: ", echo=False)
                 if not passphrase:
                     self._tried.append(f"{path} (encrypted, and nobody to ask for its passphrase)")
                     return None
@@ -156,9 +137,6 @@ class _Attempt:
                     self._secrets.passphrases[path] = passphrase
                 return key
         return None
-
-    def _ask(self, prompt: str, *, echo: bool) -> str | None:
-        return self._secrets.ask(prompt, echo=echo) if self._secrets.ask is not None else None
 
     def _try_interactive(self) -> bool:
         if self._secrets.ask is None:
@@ -173,13 +151,13 @@ class _Attempt:
 
     def _answer(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
         head = "".join(f"{line}\n" for line in (title, instructions) if line)
-        return [self._ask(head + prompt, echo=echo) or "" for prompt, echo in prompts]
+        return [self._secrets.question(head + prompt, echo=echo) or "" for prompt, echo in prompts]
 
     def _try_password(self) -> bool:
         account = f"{self._destination.user}@{self._destination.address}:{self._destination.port}"
         password = self._secrets.passwords.get(account)
         for _ in range(_ATTEMPTS):
-            password = password or self._ask(f"Password for {account}: ", echo=False)
+            password = password or self._secrets.question(f"Password for {account}: ", echo=False)
             if not password:
                 return False
             if "password" not in self._tried:

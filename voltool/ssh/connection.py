@@ -18,9 +18,10 @@ import paramiko
 from voltool.errors import UnreachableError
 from voltool.events import Notice, Reporter
 from voltool.ssh import hostkeys
-from voltool.ssh.authentication import Secrets, authenticate
+from voltool.ssh.authentication import authenticate
 from voltool.ssh.paramiko_channel import ChannelStream, PieceQueue
 from voltool.ssh.resolve import Destination, resolve
+from voltool.ssh.secrets import Secrets
 
 #: What the server may send before we confirm: 1 Gbit/s at a round trip of 120 ms. A much larger window makes OpenSSH's
 #: server slow, since it copies its output buffer around; small packets do the same.

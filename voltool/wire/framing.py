@@ -8,8 +8,9 @@ No I/O here. Part of what is shipped to servers.
 
 from __future__ import annotations
 
+import collections
 import struct
-from typing import Iterator, NamedTuple
+from typing import Deque, Iterator, List, NamedTuple, Union
 
 from voltool.errors import AgentError
 
@@ -22,8 +23,12 @@ DATA = 2
 
 #: Nothing larger is ever sent; a larger claim means that the other side is not a voltool.
 MAX_PAYLOAD = 16 << 20
+#: A data frame carries at most this; larger data is split.
+DATA_PIECE = 1 << 20
 #: How much noise before the sync marker is tolerated.
 MAX_NOISE = 1 << 20
+
+_Buffer = Union[bytes, bytearray, memoryview]
 
 
 class WireFrame(NamedTuple):
@@ -38,11 +43,23 @@ def encode_frame_head(kind: int, length: int) -> bytes:
     return _HEAD.pack(length, kind)
 
 
+def split_data(data: _Buffer) -> Iterator[memoryview]:
+    """The payloads of the data frames that carry ``data``, without copies."""
+    view = memoryview(data).cast("B")
+    for start in range(0, len(view), DATA_PIECE):
+        yield view[start : start + DATA_PIECE]
+
+
 class FrameDecoder:
-    """Bytes in, frames out. ``expect_sync``: drop noise up to the marker first and keep it in ``noise``."""
+    """Bytes in, frames out. ``expect_sync``: drop noise up to the marker first and keep it in ``noise``.
+
+    What was read is kept as it came, and each payload is copied once, when it is complete.
+    """
 
     def __init__(self, *, expect_sync: bool) -> None:
-        self._buffer = bytearray()
+        self._pieces: Deque[memoryview] = collections.deque()
+        self._length = 0
+        self._head: List[int] = []
         self._synced = not expect_sync
         self.noise = b""
 
@@ -51,34 +68,52 @@ class FrameDecoder:
         """Whether the marker has been seen (always, where none is expected)."""
         return self._synced
 
+    @property
+    def between_frames(self) -> bool:
+        """Whether nothing of a next frame has been seen: the place where a connection may end."""
+        return not self._length and not self._head
+
     def feed(self, data: bytes) -> Iterator[WireFrame]:
         """Take what was read and yield the frames that are complete. Raises AgentError on an impossible frame."""
-        self._buffer += data
-        if not self._synced and not self._find_sync():
-            return
-        position = 0
-        size = len(self._buffer)
-        while size - position >= HEAD_SIZE:
-            length, kind = _HEAD.unpack_from(self._buffer, position)
+        if not self._synced:
+            data = self._drop_noise(data)
+        if data:
+            self._pieces.append(memoryview(data))
+            self._length += len(data)
+        while True:
+            if not self._head:
+                if self._length < HEAD_SIZE:
+                    return
+                self._head = list(_HEAD.unpack(self._take(HEAD_SIZE)))
+            length, kind = self._head
             if length > MAX_PAYLOAD or kind not in (MESSAGE, DATA):
                 raise AgentError("the connection carries something that is not voltool's protocol")
-            if size - position - HEAD_SIZE < length:
-                break
-            start = position + HEAD_SIZE
-            position = start + length
-            yield WireFrame(kind, bytes(memoryview(self._buffer)[start:position]))
-        if position:
-            del self._buffer[:position]
+            if self._length < length:
+                return
+            self._head = []
+            yield WireFrame(kind, self._take(length))
 
-    def _find_sync(self) -> bool:
+    def _take(self, length: int) -> bytes:
+        self._length -= length
+        taken: List[memoryview] = []
+        while length:
+            piece = self._pieces.popleft()
+            if len(piece) > length:
+                self._pieces.appendleft(piece[length:])
+                piece = piece[:length]
+            taken.append(piece)
+            length -= len(piece)
+        return b"".join(taken)
+
+    def _drop_noise(self, data: bytes) -> bytes:
         marker = SYNC + b"\n"
-        at = self._buffer.find(marker)
+        seen = self.noise + data
+        at = seen.find(marker)
         if at < 0:
-            if len(self._buffer) > MAX_NOISE:
+            self.noise = seen
+            if len(seen) > MAX_NOISE:
                 raise AgentError("the agent did not start", why="the login shell prints without end")
-            self.noise = bytes(self._buffer)
-            return False
-        self.noise = bytes(self._buffer[:at])
-        del self._buffer[: at + len(marker)]
+            return b""
+        self.noise = seen[:at]
         self._synced = True
-        return True
+        return seen[at + len(marker) :]

@@ -1,0 +1,117 @@
+"""The CLI's end of a conversation with an agent, over any `Stream`."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from voltool.errors import AgentError
+from voltool.events import Event, Reporter
+from voltool.ssh.stream import Buffer, Stream
+from voltool.wire import framing, messages
+from voltool.wire.framing import FrameDecoder, WireFrame
+
+_READ_SIZE = 1 << 20
+#: How long an agent may take to clean up when it is told to end, seconds.
+_GRACE = 30.0
+
+
+class AgentSession:
+    """Implements `wire.conversation.Conversation`.
+
+    While it sends, it takes what has arrived: events are reported, a Failure is raised at once (an agent that has failed
+    reads no more), anything else waits for ``receive``. ``agent`` says who answers.
+    """
+
+    def __init__(
+        self, stream: Stream, decoder: FrameDecoder, frames: Iterable[WireFrame], reporter: Reporter, host: str
+    ) -> None:
+        self._stream = stream
+        self._decoder = decoder
+        self._frames = collections.deque(frames)
+        self._waiting: collections.deque[Any] = collections.deque()
+        self._reporter = reporter
+        self._host = host
+        self.agent: messages.HelloReply
+
+    def greet(self, caller: str) -> None:
+        """Say Hello; sets ``agent``."""
+        self.send(messages.Hello(caller))
+        reply = self.receive()
+        if not isinstance(reply, messages.HelloReply):
+            raise AgentError("the agent does not introduce itself", where=self._host)
+        self.agent = reply
+
+    def send(self, message: messages.Message) -> None:
+        """See `Conversation`."""
+        payload = messages.encode(message)
+        self._write(framing.encode_frame_head(framing.MESSAGE, len(payload)) + payload)
+
+    def send_data(self, data: Buffer) -> None:
+        """See `Conversation`."""
+        for piece in framing.split_data(data):
+            self._write(b"".join((framing.encode_frame_head(framing.DATA, len(piece)), piece)))
+
+    def receive(self) -> Any:
+        """See `Conversation`."""
+        while not self._waiting:
+            if not self._frames:
+                self._read()
+            self._sort()
+        return self._waiting.popleft()
+
+    def report(self, event: Event) -> None:
+        """See `Conversation`."""
+        self._reporter.report(event)
+
+    def close(self) -> None:
+        """End the agent; idempotent. It gets some time to clean up."""
+        self._stream.close(_GRACE)
+
+    def _write(self, data: bytes) -> None:
+        while self._stream.readable():
+            self._read()
+            self._sort()
+        try:
+            self._stream.write(data)
+        except BrokenPipeError:
+            # Perhaps it said why before it went.
+            with contextlib.suppress(AgentError):
+                while True:
+                    self._read()
+            self._sort()
+            raise self._broken() from None
+
+    def _read(self) -> None:
+        data = self._stream.read(_READ_SIZE)
+        if not data:
+            raise self._broken()
+        self._frames.extend(self._decoder.feed(data))
+
+    def _sort(self) -> None:
+        """Report events, raise a Failure, keep the rest for `receive`."""
+        while self._frames:
+            frame = self._frames.popleft()
+            if frame.kind == framing.DATA:
+                self._waiting.append(frame.payload)
+                continue
+            message = messages.decode(frame.payload)
+            if isinstance(message, messages.Progress):
+                self._reporter.report(messages.event_of(message))
+            elif isinstance(message, messages.Failure):
+                self._waiting.clear()
+                messages.raise_failure(message)
+            else:
+                self._waiting.append(message)
+
+    def _broken(self) -> AgentError:
+        status = self._stream.exit_status(1.0)
+        last_words = self._stream.stderr_tail()
+        if not last_words:
+            last_words = "the connection ended" if status is None else f"it ended with status {status}"
+        return AgentError(
+            "the connection to the agent broke", where=self._host, why=last_words,
+            remedy="run the command again; nothing half-done was published",
+        )  # fmt: skip
