@@ -49,7 +49,7 @@ def _text(size: int, seed: int) -> bytes:
 
 
 class _Content:
-    """Half-compressible bytes: ``grain`` without any pattern, as many of words, and so on; no two places are the same."""
+    """Half-compressible bytes: ``grain`` bytes of noise, as many of words, and so on; no two places are alike."""
 
     def __init__(self, seed: int, grain: int) -> None:
         self._grain = grain
