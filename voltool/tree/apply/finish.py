@@ -1,0 +1,99 @@
+"""From complete data to a published tree: sync, assemble, root's attributes, publish, seals, clean up.
+
+Each step is recorded before it begins and can be repeated. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Dict
+
+from voltool import inodes
+from voltool.dumpfile import format as fmt
+from voltool.dumpfile.format import ObjectRecord
+from voltool.model import ROOT_OBJECT
+from voltool.tree.apply.assemble import Assembler, DirectorySpool
+from voltool.tree.apply.attributes import SEALS, Attributes
+from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.publish import publish
+from voltool.tree.apply.staging import Phase, Progress, Staging, Way
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Finisher:
+    """Carries the end of a restore out."""
+
+    def __init__(self, staging: Staging, attributes: Attributes, losses: Losses) -> None:
+        self._staging = staging
+        self._attributes = attributes
+        self._losses = losses
+
+    def run(self, directories: DirectorySpool, sealed: Dict[bytes, int], progress: Progress) -> None:
+        """Everything from assembly on. ``sealed``: top names of files whose +i or +a waits, with their flags."""
+        assert directories.root is not None
+        root = fmt.decode_object(directories.root)
+        assembler = Assembler(self._staging.descriptor, self._attributes, self._losses)
+        try:
+            if progress.phase is not Phase.PUBLISH:
+                progress = self._enter(progress, Phase.ASSEMBLE)
+                assembler.run(directories)
+                sealed = {**sealed, **{placed.name: placed.record.flags for placed in assembler.unsealed}}
+                progress = self._finish_root(root, progress, sealed)
+            self._publish(root, progress)
+        except OSError as error:
+            raise translate(error, "the restored tree") from error
+
+    def _enter(self, progress: Progress, phase: Phase) -> Progress:
+        self._staging.sync()
+        progress = dataclasses.replace(progress, phase=phase)
+        self._staging.save(progress)
+        return progress
+
+    def _finish_root(self, root: ObjectRecord, progress: Progress, sealed: Dict[bytes, int]) -> Progress:
+        descriptor = os.open(flat_path(ROOT_OBJECT), _OPEN | os.O_DIRECTORY, dir_fd=self._staging.descriptor)
+        try:
+            if self._staging.way is Way.RENAME:
+                self._attributes.finish(descriptor, root, seal=False)
+            inode = os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
+        flags = tuple((name.hex(), bits & SEALS) for name, bits in sorted(sealed.items()))
+        return self._enter(dataclasses.replace(progress, root_inode=inode, sealed=flags), Phase.PUBLISH)
+
+    def _publish(self, root: ObjectRecord, progress: Progress) -> None:
+        staging = self._staging
+        publish(staging.way, staging.descriptor, flat_path(ROOT_OBJECT), staging.target)
+        target = os.open(staging.target, _OPEN | os.O_DIRECTORY)
+        try:
+            for name, flags in progress.sealed:
+                self._seal(target, bytes.fromhex(name), flags)
+            if staging.way is Way.ENTRIES:
+                self._attributes.strip(target, root)
+                self._attributes.finish(target, root, seal=False)
+            staging.remove()
+            if staging.way is not Way.MERGE:
+                self._attributes.times(target, root)
+                self._attributes.seal(target, root)
+            os.fsync(target)
+        finally:
+            os.close(target)
+
+    def _seal(self, directory: int, name: bytes, flags: int) -> None:
+        """A name that is still in staging was merged into a directory of somebody else's; one that is nowhere is lost."""
+        try:
+            os.stat(flat_path(ROOT_OBJECT) + b"/" + name, dir_fd=self._staging.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        else:
+            return
+        try:
+            descriptor = os.open(name, _OPEN, dir_fd=directory)
+        except FileNotFoundError:
+            return
+        try:
+            inodes.set_flags(descriptor, flags, SEALS)
+        finally:
+            os.close(descriptor)

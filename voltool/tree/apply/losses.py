@@ -1,0 +1,60 @@
+"""What the target could not hold, counted by kind: a million files without their flag are one line, not a million.
+
+Filled in workers, merged in the coordinator, told to a person at the end. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Dict, List, NamedTuple, Tuple
+
+#: How many objects are named one by one; beyond it they are only counted.
+MAX_NAMED = 1000
+
+
+class LostObject(NamedTuple):
+    """An object that is not in the result (``missing``), or whose content is not the newest (not ``missing``)."""
+
+    number: int
+    why: str
+    missing: bool
+
+
+class Losses:
+    """Attributes lost, by what was lost (count and the first object's number), and objects lost."""
+
+    def __init__(self) -> None:
+        self.attributes: Dict[str, Tuple[int, int]] = {}
+        self.objects: List[LostObject] = []
+        self.unnamed = 0
+
+    def attribute(self, what: str, number: int, count: int = 1) -> None:
+        """``what`` could not be set on object ``number`` (the first of ``count``)."""
+        known, first = self.attributes.get(what, (0, number))
+        self.attributes[what] = (known + count, first)
+
+    def object(self, number: int, why: str, *, missing: bool = True) -> None:
+        """Object ``number`` could not be made, or holds older content than it should."""
+        if len(self.objects) < MAX_NAMED:
+            self.objects.append(LostObject(number, why, missing))
+        else:
+            self.unnamed += 1
+
+    def take(self) -> bytes:
+        """Everything so far as bytes for `merge`, and begin anew; empty where nothing was lost."""
+        if not self.attributes and not self.objects:
+            return b""
+        text = json.dumps([self.attributes, self.objects, self.unnamed]).encode()
+        self.__init__()  # type: ignore[misc]
+        return text
+
+    def merge(self, taken: bytes) -> None:
+        """Add what another process `take` n."""
+        if not taken:
+            return
+        attributes, objects, unnamed = json.loads(taken)
+        for what, (count, first) in attributes.items():
+            self.attribute(what, first, count)
+        for number, why, missing in objects:
+            self.object(number, why, missing=missing)
+        self.unnamed += unnamed

@@ -1,0 +1,132 @@
+"""The last step: the finished tree gets its name. Repeatable after a crash. Part of what is shipped to servers.
+
+*rename*: one rename(2) of the whole tree, which also replaces an empty directory. *entries* (a mount point): the top
+entries are renamed one by one, the root's attributes come last. *merge*: into existing directories, where nothing
+collides; that is checked for everything before anything is moved.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Callable, Iterator, List, Tuple
+
+from voltool import durable
+from voltool.errors import RefusedError, VoltoolError
+from voltool.tree.apply.files import translate
+from voltool.tree.apply.staging import Way, shown
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOST_AND_FOUND = b"lost+found"
+
+#: A name to be moved: descriptors of the directories from and to, and the name.
+_Move = Tuple[List[bytes], bytes]
+
+
+def publish(way: Way, staging: int, root: bytes, target: bytes) -> None:
+    """Give the staged tree at ``root`` (relative to descriptor ``staging``) the name ``target``, durably.
+
+    Does nothing where an interrupted publish has done it already. Raises RefusedError where something collides.
+    """
+    try:
+        if way is Way.RENAME:
+            _rename(staging, root, target)
+        else:
+            os.makedirs(target, 0o700, exist_ok=True)
+            _move(staging, root, target, merge=way is Way.MERGE)
+    except OSError as error:
+        raise _translate(error, target) from error
+
+
+def _rename(staging: int, root: bytes, target: bytes) -> None:
+    try:
+        os.stat(root, dir_fd=staging, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if os.path.isdir(os.path.join(target, _LOST_AND_FOUND)):
+        os.rmdir(os.path.join(target, _LOST_AND_FOUND))
+    if os.path.lexists(target):
+        os.rename(root, target, src_dir_fd=staging)  # replaces an empty directory and nothing else
+    else:
+        durable.rename_with_flags(root, target, durable.RENAME_NOREPLACE, old_dir=staging)
+    durable.fsync_directory(os.path.dirname(target))
+
+
+def _move(staging: int, root: bytes, target: bytes, *, merge: bool) -> None:
+    try:
+        source = os.open(root, _OPEN, dir_fd=staging)
+    except FileNotFoundError:
+        return
+    try:
+        destination = os.open(target, _OPEN)
+        try:
+            moves = list(_moves(source, destination, (), merge=merge))
+            for path, name in moves:
+                _move_one(source, destination, path, name)
+            os.fsync(destination)
+        finally:
+            os.close(destination)
+    finally:
+        os.close(source)
+
+
+def _moves(source: int, destination: int, path: Tuple[bytes, ...], *, merge: bool) -> Iterator[_Move]:
+    """What is to be moved; RefusedError for the first name that exists on the other side."""
+    for name in sorted(os.fsencode(name) for name in os.listdir(source)):
+        try:
+            there = os.stat(name, dir_fd=destination, follow_symlinks=False)
+        except FileNotFoundError:
+            yield list(path), name
+            continue
+        here = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if not path and name == _LOST_AND_FOUND and stat.S_ISDIR(here.st_mode) and stat.S_ISDIR(there.st_mode):
+            yield list(path), name  # the new file system's own, empty: rename replaces it
+            continue
+        if not (merge and stat.S_ISDIR(here.st_mode) and stat.S_ISDIR(there.st_mode)):
+            raise RefusedError(
+                "the target has something of that name already",
+                where=shown(b"/".join([*path, name])),
+                remedy="another target, or move what is there out of the way",
+            )
+        yield from _inside(source, destination, name, lambda a, b, p=(*path, name): _moves(a, b, p, merge=merge))
+
+
+def _inside(source: int, destination: int, name: bytes, walk: Callable[[int, int], Iterator[_Move]]) -> Iterator[_Move]:
+    below = os.open(name, _OPEN, dir_fd=source)
+    try:
+        other = os.open(name, _OPEN, dir_fd=destination)
+        try:
+            yield from walk(below, other)
+        finally:
+            os.close(other)
+    finally:
+        os.close(below)
+
+
+def _move_one(source: int, destination: int, path: List[bytes], name: bytes) -> None:
+    if not path:
+        flags = 0 if name == _LOST_AND_FOUND else durable.RENAME_NOREPLACE
+        durable.rename_with_flags(name, name, flags, old_dir=source, new_dir=destination)
+        return
+    below = os.open(path[0], _OPEN, dir_fd=source)
+    try:
+        other = os.open(path[0], _OPEN, dir_fd=destination)
+        try:
+            _move_one(below, other, path[1:], name)
+            os.fsync(other)
+        finally:
+            os.close(other)
+    finally:
+        os.close(below)
+
+
+def _translate(error: OSError, target: bytes) -> VoltoolError:
+    if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+        return RefusedError(
+            "the target is not empty any more",
+            where=shown(target),
+            why="something was put there while the restore ran",
+            remedy="take it away and run the same restore again: it goes on where it stopped",
+        )
+    return translate(error, shown(target))
