@@ -1,7 +1,7 @@
 """A throw-away OpenSSH server on loopback for tests: own host key, own user key, own configuration, own log.
 
-It knows nothing of voltool. Several may run side by side; ``environment`` (for instance ``VOLTOOL_STATE_DIR``) makes one
-machine look like two hosts to what is started through them.
+It knows nothing of voltool. Several may run side by side; ``environment`` (for instance ``VOLTOOL_STATE_DIR``)
+makes one machine look like two hosts to what is started through them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,8 +29,8 @@ _START_TIMEOUT = 15.0
 class Sshd:
     """A running sshd; use as a context manager or call ``stop()``.
 
-    Attributes: ``port``; ``address`` (127.0.0.1); ``user``; ``name`` (the Host of ``config_file``); ``key_file`` (private
-    key that may log in); ``host_key`` (type and base64 of the host's public key); ``known_hosts_line``;
+    Attributes: ``port``; ``address`` (127.0.0.1); ``user``; ``name`` (the Host of ``config_file``); ``key_file``
+    (private key that may log in); ``host_key`` (type and base64 of the host's public key); ``known_hosts_line``;
     ``known_hosts_file``; ``config_file`` (an ssh config for voltool and for OpenSSH); ``log_file``.
 
     ``options`` are further lines of sshd_config; ``environment`` is set for every session (SetEnv); ``user`` logs in
@@ -182,6 +183,21 @@ def generate_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Pat
         stdin=subprocess.DEVNULL,
     )
     return path
+
+
+@contextlib.contextmanager
+def throwaway_user(shell: str = "/bin/sh") -> Iterator[tuple[str, str]]:
+    """A new account of this machine with a home and a password, gone at the end: (name, password). Needs root."""
+    if os.geteuid() != 0 or shutil.which("useradd") is None:
+        pytest.skip("only root can make accounts")
+    name, password = f"voltool-{secrets.token_hex(4)}", secrets.token_hex(12)
+    subprocess.run(["useradd", "--create-home", "--shell", shell, name], check=True, capture_output=True)
+    try:
+        subprocess.run(["chpasswd"], input=f"{name}:{password}", text=True, check=True)
+        yield name, password
+    finally:
+        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+        subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
 
 
 def _free_port() -> int:

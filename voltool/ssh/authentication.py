@@ -122,7 +122,8 @@ class _Attempt:
                 secret: Any = passphrase.encode() if passphrase else None  # its hints say str, it takes bytes
                 key: paramiko.PKey = paramiko.PKey.from_path(path, secret)
             except (paramiko.PasswordRequiredException, TypeError, ValueError, paramiko.SSHException) as error:
-                if not _is_encrypted(error):
+                # With a passphrase every failure means that it is the wrong one, whatever the message says.
+                if not passphrase and not _is_encrypted(error):
                     self._tried.append(f"{path} (not readable: {error})")
                     return None
                 passphrase = self._secrets.question(f"Passphrase for key {path}: ", echo=False)
@@ -191,9 +192,7 @@ def _agent_socket(path: str) -> Iterator[None]:
 
 def _is_encrypted(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, paramiko.PasswordRequiredException) or any(
-        word in text for word in ("password", "passphrase", "encrypted", "incorrect", "corrupt", "decrypt", "checkint")
-    )
+    return isinstance(error, paramiko.PasswordRequiredException) or "encrypted" in text or "password" in text
 
 
 def _public_blob(path: str) -> bytes | None:

@@ -19,7 +19,7 @@ from voltool.errors import UnreachableError
 from voltool.events import Notice, Reporter
 from voltool.ssh import hostkeys
 from voltool.ssh.authentication import authenticate
-from voltool.ssh.paramiko_channel import ChannelStream, PieceQueue
+from voltool.ssh.paramiko_channel import ChannelStream, PieceChannels
 from voltool.ssh.resolve import Destination, resolve
 from voltool.ssh.secrets import Secrets
 
@@ -53,8 +53,11 @@ class SshSettings:
 class Connection:
     """A logged-in connection and the jumps below it. ``run`` starts a command; ``close`` drops everything."""
 
-    def __init__(self, transport: paramiko.Transport, below: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, carrier: socket.socket | paramiko.Channel, below: Callable[[], None]
+    ) -> None:
         self.transport = transport
+        self._carrier = carrier
         self._below = below
 
     def run(self, command: str, listener: Callable[[bytes], None] | None = None) -> ChannelStream:
@@ -68,13 +71,12 @@ class Connection:
 
     def tunnel(self, address: str, port: int, timeout: float) -> paramiko.Channel:
         """A channel to ``address`` as the server sees it (ProxyJump)."""
-        channel = self.transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout)
-        channel.in_buffer = PieceQueue()
-        return channel
+        return self.transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout)
 
     def close(self) -> None:
         """Drop the connection and what it stands on. Idempotent."""
         self.transport.close()
+        self._carrier.close()
         self._below()
 
 
@@ -181,7 +183,7 @@ def _log_in(
         carrier.close()
         below()
         raise
-    connection = Connection(transport, below)
+    connection = Connection(transport, carrier, below)
     try:
         known = hostkeys.known_keys(destination)
         for line in known.skipped:
@@ -209,6 +211,8 @@ def _make_transport(carrier: Any, settings: SshSettings) -> paramiko.Transport:
     transport.handshake_timeout = settings.connect_timeout
     transport.auth_timeout = _AUTH_TIMEOUT
     transport.clear_to_send_timeout = _REKEY_TIMEOUT
+    # The only place where a channel can be had before it is open; not public (ChannelStream notices its loss).
+    vars(transport)["_channels"] = PieceChannels()
     packetizer = transport.packetizer
     for limit in ("REKEY_BYTES", "REKEY_PACKETS", "REKEY_BYTES_OVERFLOW_MAX", "REKEY_PACKETS_OVERFLOW_MAX"):
         setattr(packetizer, limit, _NEVER)

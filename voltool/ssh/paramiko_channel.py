@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import paramiko
 from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
+from paramiko.transport import ChannelMap
 
 from voltool.ssh.stream import Buffer, StderrTail
 
@@ -88,6 +89,15 @@ class PieceQueue(_Pipe):
         return self._length
 
 
+class PieceChannels(ChannelMap):
+    """The channels of a connection; each has a `PieceQueue` before the server can send the first byte on it."""
+
+    def put(self, chanid: int, chan: paramiko.Channel) -> None:
+        """Add a channel that is about to be opened."""
+        chan.in_buffer = PieceQueue()
+        super().put(chanid, chan)
+
+
 class ChannelStream:
     """See `Stream`. ``on_close`` is called once at the end (to drop the connection the channel belongs to)."""
 
@@ -100,8 +110,9 @@ class ChannelStream:
         on_close: Callable[[], None],
     ) -> None:
         self._channel = channel
-        self._queue = PieceQueue()
-        channel.in_buffer = self._queue
+        queue = channel.in_buffer
+        assert isinstance(queue, PieceQueue), "the connection must use PieceChannels"
+        self._queue = queue
         self._on_close = on_close
         self._closed = False
         self._tail = StderrTail(listener)
