@@ -11,8 +11,10 @@ import fcntl
 import signal
 from typing import Optional
 
-#: fcntl(2) from linux/fcntl.h; Python's fcntl module lacks F_SETSIG on some builds.
-_F_SETSIG = 10
+
+def ignore_lease_breaks() -> None:
+    """Ignore the signal by which the kernel says that somebody waits for our lease: it is given up at once anyway."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 
 def lease_test(descriptor: int) -> Optional[bool]:
@@ -20,10 +22,9 @@ def lease_test(descriptor: int) -> Optional[bool]:
     the owner, or a file system without them). ``descriptor`` must be open read-only.
 
     The lease is given up at once; an open for writing that falls into these microseconds waits for it. The signal that
-    such an open sends us is made one that is ignored by default: plain SIGIO would end this process.
+    such an open sends us is SIGIO: a process that tests leases ignores it (`ignore_lease_breaks`), for it would end it.
     """
     try:
-        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:

@@ -48,7 +48,8 @@ class Work(NamedTuple):
 
 def decode_work(record: bytes) -> Work:
     """The fields of a work record."""
-    return Work(*WORK.unpack_from(record), record[WORK_SIZE:])
+    number, inode, stamp, layout, directory = WORK.unpack_from(record)
+    return Work(number, inode, stamp, layout, directory, record[WORK_SIZE:])
 
 
 @dataclass

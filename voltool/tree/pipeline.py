@@ -17,7 +17,7 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter, PackedFrame, pack_frame
 from voltool.model import FileProblem, Problem
 from voltool.tree.blocks import BlockTable, ChunkRun, block_file_name, write_block_file
-from voltool.tree.capture import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings, Outcome, SmallFile, Worker
+from voltool.tree.capture import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings, Outcome, Worker
 from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import data_segments, layout_digest
 from voltool.tree.pool import OrderedPool
@@ -142,7 +142,7 @@ class Pipeline:
             base = todo.base.content if todo.base and todo.base.size <= fmt.CHUNK_SIZE else b""
             if todo.base and todo.base.state & fmt.STATE_UNKNOWN:
                 base = b""
-            runs[-1][2].append(tuple(SmallFile(todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout)))
+            runs[-1][2].append((todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout))
         return _Due(small=batch), marshal.dumps(("small", runs))
 
     def _large_tasks(self, todo: Todo, size: int) -> Iterator[Tuple[_Due, Optional[bytes]]]:
@@ -248,15 +248,16 @@ class Pipeline:
         lost: List[bytes] = []
         homes: List[bytes] = []
         for todo, fields in zip(batch, outcomes):
-            outcome = Outcome(*fields)
-            if outcome.status != READ:
+            status = fields[2]
+            if status != READ:
+                outcome = Outcome(*fields)
                 self._problem(todo, outcome.status, outcome.why)
                 if outcome.status != UNSTABLE:
                     lost.append(self._unknown(todo))
                     continue
-            if outcome.inode:
-                flags = SETTLED if outcome.settled else 0
-                homes.append(encode_home(outcome.inode, outcome.number, outcome.stamp, flags, outcome.layout))
+            number, inode, _status, stamp, settled, layout = fields[:6]
+            if inode:
+                homes.append(encode_home(inode, number, stamp, SETTLED if settled else 0, layout))
         self._stamps.add_many(homes)
         self._finals.add_many(records + lost)
         for frame in frames:

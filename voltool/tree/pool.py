@@ -18,7 +18,8 @@ import struct
 from types import TracebackType
 from typing import Callable, Deque, Dict, Iterator, List, Optional, Type
 
-from voltool.errors import AgentError, VoltoolError
+from voltool.errors import AgentError, VoltoolError, error_from_fields
+from voltool.leases import ignore_lease_breaks
 
 _HEAD = struct.Struct(">IB")
 _RESULT, _ERROR = 0, 1
@@ -161,9 +162,10 @@ class _Worker:
 
 
 def _serve(work: Callable[[bytes], bytes], tasks: int, results: int, parent: int) -> None:
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGIO, signal.SIGUSR1):
+    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(name, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_lease_breaks()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
@@ -191,9 +193,7 @@ class _Rebuild:
     def __init__(self, *fields: str) -> None:
         self._fields = fields
 
-    def __reduce__(self) -> object:
-        from voltool.errors import error_from_fields
-
+    def __reduce__(self) -> "tuple[Callable[..., VoltoolError], tuple[str, ...]]":
         return error_from_fields, self._fields
 
 

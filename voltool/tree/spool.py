@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 from types import TracebackType
-from typing import BinaryIO, Iterable, Iterator, List, Optional, Tuple, Type
+from typing import IO, Iterable, Iterator, List, Optional, Tuple, Type
 
 _LENGTH = struct.Struct(">I")
 #: What a record costs in memory beside its bytes (object header and list slot).
@@ -28,7 +28,7 @@ class SortedSpool:
         self._run_bytes = run_bytes
         self._records: List[bytes] = []
         self._size = 0
-        self._file: Optional[BinaryIO] = None
+        self._file: Optional[IO[bytes]] = None
         self._runs: List[Tuple[int, int]] = []
         self._sorted = True
         self.count = 0

@@ -74,7 +74,7 @@ def _from_plain(hint: Any, plain: Any) -> Any:
 
 
 def _dataclass_from_plain(cls: Type[T], plain: Any) -> T:
-    hints = _hints(cls)
+    hints = _hints(typing.cast("type", cls))
     unknown = set(plain) - set(hints)
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]}")
