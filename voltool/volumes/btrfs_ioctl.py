@@ -6,7 +6,6 @@ Functions take descriptors and raise OSError. Knows nothing of volumes. Source: 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import stat
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, Tuple
 
 from voltool.inodes import READ, WRITE, ioctl_number
-from voltool.volumes.filesystem import traits_of
+from voltool.volumes.traits import traits_of
 
 _MAGIC = 0x94
 #: descriptor, name (struct btrfs_ioctl_vol_args)
@@ -174,13 +173,4 @@ def _search(descriptor: int, objectid: int, kind: int) -> Iterator[Tuple[int, by
 
 
 def _ioctl(descriptor: int, code: int, argument: bytearray) -> None:
-    while True:
-        try:
-            fcntl.ioctl(descriptor, code, argument, True)  # noqa: FBT003 - fcntl takes it by position alone
-        except OSError as error:
-            if error.errno != errno.EINTR:
-                raise
-        else:
-            return
-
-
+    fcntl.ioctl(descriptor, code, argument, True)  # noqa: FBT003 - fcntl takes it by position alone

@@ -1,0 +1,1 @@
+"""Tests of volumes: records, drivers, what the kernel says has changed."""

@@ -1,0 +1,284 @@
+"""The driver for btrfs subvolumes: clones are read-only snapshots, changes come from the kernel. Ships to servers.
+
+A clone ``<area>/clones/<label>`` has its record ``<label>.json`` beside it. The record is written before the snapshot is
+made and removed after it is deleted, so a snapshot always has one; the snapshot's UUID and generation are added to it
+afterwards. No btrfs-progs are needed. See contract.py for what it promises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional
+
+from voltool import durable
+from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
+from voltool.model import Consistency, VolumeRecord
+from voltool.volumes import btrfs_ioctl as btrfs
+from voltool.volumes.btrfs_changes import SnapshotDelta, compare_snapshots
+from voltool.volumes.contract import ByteRange, Changes, Clone
+from voltool.volumes.records import AREA_NAME, area_of
+from voltool.volumes.showing import shown
+from voltool.volumes.traits import synchronize
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class _CloneRecord:
+    """What stands beside a snapshot. ``generation`` is -1 and ``uuid`` empty while the snapshot is being made."""
+
+    time_ns: int
+    boot_id: str
+    uuid: str = ""
+    generation: int = -1
+
+
+class BtrfsDriver:
+    """Subvolumes on btrfs. Remembers the last comparison, so that `changed_ranges` costs nothing after `changes`."""
+
+    name = "btrfs"
+
+    def __init__(self) -> None:
+        self._last: Optional[SnapshotDelta] = None
+
+    def adopt(self, path: bytes) -> None:
+        """Check that it is a subvolume without others inside, and that we may snapshot it."""
+        with _translated(path):
+            if not btrfs.is_subvolume(path):
+                raise RefusedError(
+                    "this is not a btrfs subvolume",
+                    where=shown(path),
+                    remedy="--driver directory, or make it one: btrfs subvolume create, then move the data in",
+                )
+        if os.geteuid() != 0:
+            raise _needs_root(path)
+        self._refuse_nested(path)
+
+    def clone(self, volume: VolumeRecord, label: str) -> Clone:
+        """Make a read-only snapshot."""
+        self.adopt(volume.path)
+        directory = _clones_directory(volume)
+        with _translated(volume.path):
+            durable.make_directory(directory)
+            if os.path.lexists(_join(directory, label)):
+                raise RefusedError("the clone exists already", where=shown(_join(directory, label)))
+            synchronize(volume.path)
+            intent = _CloneRecord(time.time_ns(), _boot_id())
+            _write_record(directory, label, intent)
+            try:
+                self._snapshot(volume.path, directory, label)
+            except BaseException:
+                durable.remove_file(_join(directory, label + ".json"))
+                raise
+        clone = self.find(volume, label)
+        if clone is None:
+            raise HostError("the snapshot that was just made is not there", where=shown(_join(directory, label)))
+        return clone
+
+    def find(self, volume: VolumeRecord, label: str) -> Optional[Clone]:
+        """The snapshot, if it is the one its record speaks of and nobody has changed it."""
+        directory = _clones_directory(volume)
+        path = _join(directory, label)
+        record = _read_record(directory, label)
+        if record is None:
+            return None
+        try:
+            if not btrfs.is_subvolume(path):
+                return None
+            info = _info(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _translate(error, path) from error
+        if not info.read_only:
+            return None
+        if not record.uuid:
+            # made by a process that died before it could note whom it made
+            record = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
+            with _translated(path):
+                _write_record(directory, label, record)
+        if (record.uuid, record.generation) != (info.uuid, info.generation):
+            return None
+        return Clone(label, path, record.time_ns, live=False, consistency=Consistency.SNAPSHOT, uuid=info.uuid)
+
+    def clones(self, volume: VolumeRecord) -> List[Clone]:
+        """All snapshots that are ours, by label. Also takes away records whose snapshot is gone."""
+        directory = _clones_directory(volume)
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _translate(error, directory) from error
+        labels = [os.fsdecode(name[:-5]) for name in names if name.endswith(b".json")]
+        return [clone for clone in (self.find(volume, label) for label in labels) if clone is not None]
+
+    def open(self, clone: Clone) -> int:
+        """The snapshot's root."""
+        with _translated(clone.path):
+            return os.open(clone.path, _OPEN)
+
+    def drop(self, volume: VolumeRecord, clone: Clone) -> None:
+        """Delete the snapshot, then its record."""
+        directory = _clones_directory(volume)
+        if clone.live or clone.path != _join(directory, clone.label):
+            raise RefusedError("this is not a clone of the volume", where=shown(clone.path))
+        destroy_clone(directory, clone.label)
+
+    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:
+        """From the stream of `send --no-data` with a parent."""
+        if self.find(volume, base.label) != base or self.find(volume, clone.label) != clone:
+            return None
+        delta = self._delta(base, clone)
+        if delta is None:
+            return None
+        own = AREA_NAME + b"/"
+        return Changes(
+            tuple((inode, path) for inode, path in delta.inodes if path != AREA_NAME and not path.startswith(own))
+        )
+
+    def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
+        """From the same stream."""
+        delta = self._delta(base, clone)
+        return None if delta is None else delta.ranges(path)
+
+    def _delta(self, base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
+        if self._last is None or (self._last.base, self._last.clone) != (base, clone):
+            self._last = compare_snapshots(base, clone)
+        return self._last
+
+    def _refuse_nested(self, path: bytes) -> None:
+        with _translated(path), _opened(path) as descriptor:
+            nested = btrfs.nested_subvolumes(descriptor)
+        others = [name for name in nested if not name.startswith(AREA_NAME + b"/")]
+        if others:
+            raise RefusedError(
+                "the volume has subvolumes inside, which a snapshot leaves out",
+                where=", ".join(shown(os.path.join(path, name)) for name in others[:10]),
+                why=f"{len(others)} nested subvolume{'s' if len(others) > 1 else ''}",
+                remedy="add each as a volume of its own and move it outside, or turn it into a directory",
+            )
+
+    def _snapshot(self, source: bytes, directory: bytes, label: str) -> None:
+        with _opened(source) as volume, _opened(directory) as clones:
+            try:
+                btrfs.create_snapshot(clones, label.encode(), volume)
+            except OSError as error:
+                if error.errno == errno.ETXTBSY:
+                    raise RefusedError(
+                        "the volume has an active swap file",
+                        where=shown(source),
+                        why="btrfs cannot snapshot a subvolume while it swaps to a file in it",
+                        remedy="swapoff the file, or move it to a subvolume of its own outside the volume",
+                    ) from error
+                raise
+        record = _read_record(directory, label)
+        info = _info(_join(directory, label))
+        if record is not None:
+            done = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
+            _write_record(directory, label, done)
+
+
+def destroy_clone(directory: bytes, label: str) -> None:
+    """Delete the snapshot ``label`` in a directory of clones, then its record. Idempotent. Also for `host clean`."""
+    path = _join(directory, label)
+    with _translated(path):
+        try:
+            with _opened(directory) as clones:
+                if btrfs.is_subvolume(path):
+                    btrfs.destroy_subvolume(clones, label.encode())
+        except FileNotFoundError:
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            durable.remove_file(_join(directory, label + ".json"))
+
+
+def _clones_directory(volume: VolumeRecord) -> bytes:
+    return os.path.join(area_of(volume.path, volume.uuid), b"clones")
+
+
+def _join(directory: bytes, label: str) -> bytes:
+    if not label or "/" in label or "\0" in label or label.startswith("."):
+        raise RefusedError("a clone cannot have this label", why=repr(label))
+    return os.path.join(directory, label.encode())
+
+
+def _write_record(directory: bytes, label: str, record: _CloneRecord) -> None:
+    content = {
+        "label": label,
+        "time_ns": record.time_ns,
+        "boot_id": record.boot_id,
+        "uuid": record.uuid,
+        "generation": record.generation,
+    }
+    durable.write_file(_join(directory, label + ".json"), json.dumps(content).encode() + b"\n")
+
+
+def _read_record(directory: bytes, label: str) -> Optional[_CloneRecord]:
+    try:
+        with open(_join(directory, label + ".json"), "rb") as file:
+            content: Dict[str, Any] = json.load(file)
+        return _CloneRecord(
+            int(content["time_ns"]), str(content["boot_id"]), str(content["uuid"]), int(content["generation"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _info(path: bytes) -> btrfs.Subvolume:
+    with _opened(path) as descriptor:
+        return btrfs.subvolume_info(descriptor)
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+@contextlib.contextmanager
+def _opened(path: bytes) -> Iterator[int]:
+    descriptor = os.open(path, _OPEN)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _translated(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: OSError, path: bytes) -> VoltoolError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(
+            "there is no room for a snapshot",
+            where=shown(path),
+            why=error.strerror or str(error),
+            remedy="free space, or run btrfs balance where data fills all chunks",
+        )
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return _needs_root(path)
+    return HostError(
+        "btrfs refused what voltool needs",
+        where=shown(path),
+        why=error.strerror or str(error),
+        remedy="dmesg may say more",
+    )
+
+
+def _needs_root(path: bytes) -> HostError:
+    return HostError(
+        "snapshots need root",
+        where=shown(path),
+        why=f"voltool runs there as user {os.geteuid()}",
+        remedy="log in as root, or set become = true for the host and allow sudo; --driver directory works without",
+    )

@@ -1,0 +1,46 @@
+"""Which drivers there are, and which fits a directory. Ships to servers. A new driver is one line here."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, Dict
+
+from voltool.errors import HostError, UsageError
+from voltool.volumes import btrfs_ioctl
+from voltool.volumes.btrfs import BtrfsDriver
+from voltool.volumes.contract import Driver
+from voltool.volumes.directory import DirectoryDriver
+from voltool.volumes.showing import shown
+
+AUTO = "auto"
+_DRIVERS: Dict[str, Callable[[], Driver]] = {
+    BtrfsDriver.name: BtrfsDriver,
+    DirectoryDriver.name: DirectoryDriver,
+}
+
+
+def driver_names() -> list[str]:
+    """The names of all drivers."""
+    return sorted(_DRIVERS)
+
+
+def driver_named(name: str) -> Driver:
+    """A driver by its name; UsageError with the names there are."""
+    try:
+        return _DRIVERS[name]()
+    except KeyError:
+        raise UsageError(
+            f"there is no driver {name!r}", remedy=f"one of: {AUTO}, {', '.join(driver_names())}"
+        ) from None
+
+
+def detect(path: bytes) -> str:
+    """The driver for ``auto``: btrfs for a subvolume that we may snapshot (as root), else directory."""
+    try:
+        if btrfs_ioctl.is_subvolume(path) and os.geteuid() == 0:
+            return BtrfsDriver.name
+    except OSError as error:
+        raise HostError(
+            "the directory cannot be looked at", where=shown(path), why=error.strerror or str(error)
+        ) from error
+    return DirectoryDriver.name
