@@ -3,9 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-SHIPPED := voltool/__init__.py voltool/errors.py voltool/model.py voltool/events.py voltool/durable.py \
-	$(wildcard voltool/inodes.py voltool/beneath.py voltool/leases.py) \
-	voltool/agent voltool/volumes voltool/tree voltool/dumpfile voltool/wire
+# What servers get: remote/ship.py's list (tests/test_house.py compares).
+SHIPPED := $(wildcard voltool/*.py) voltool/agent voltool/dumpfile voltool/tree voltool/volumes voltool/wire
 # What to pass on: make test PYTEST_ARGS="tests/tree -x", make bench BENCH_ARGS="--scale 0.1 dump restore"
 PYTEST_ARGS ?= -n auto
 BENCH_ARGS ?=
