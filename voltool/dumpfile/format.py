@@ -208,6 +208,9 @@ def unpack_records(payload: bytes, count: int, where: str = "") -> List[bytes]:
 OBJECT = struct.Struct(">QIIIQqIIIB32sHI")
 OBJECT_SIZE = 87
 assert OBJECT.size == OBJECT_SIZE
+#: The part of it from the inode flags on.
+OBJECT_REST = struct.Struct(">IIB32sHI")
+assert OBJECT_REST.size == OBJECT_SIZE - 40
 #: Where the byte of state bits is in an object record.
 STATE_OFFSET = 48
 

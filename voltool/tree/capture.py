@@ -23,7 +23,7 @@ from voltool.inodes import FlagReader
 from voltool.leases import lease_test
 from voltool.tree.blocks import BLOCK_HASH_SIZE, HOLE_HASH, BlockTable, short_hashes
 from voltool.tree.layout import data_segments, layout_digest, with_holes
-from voltool.tree.stamps import NO_LAYOUT, SECOND, STAMP, encode_stamp
+from voltool.tree.stamps import NO_LAYOUT, SECOND, SHARED, SIZE, encode_stamp
 from voltool.tree.walk import OPEN_DIRECTORY, TICK_NS, read_xattrs
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -140,7 +140,7 @@ class Worker:
                 moment = time.time_ns()
             else:
                 moment = settings.clone_time_ns
-            data = os.read(descriptor, int.from_bytes(stamp[24:32], "big") + 1)
+            data = os.read(descriptor, int.from_bytes(stamp[SIZE], "big") + 1)
             size = len(data)
             hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if size else 0
             segments = [(0, size)] if hole >= size else list(data_segments(descriptor, 0, size))
@@ -158,7 +158,7 @@ class Worker:
         settled = age > (TICK_NS if settings.live else FRESH_NS)
         content = fmt.hash_small(data)
         layout = layout_digest(segments, size) if hole < size else NO_LAYOUT
-        batch.records.append(_object(number, STAMP.unpack(after), size, flags, project, 0, content, xattrs))
+        batch.records.append(_object(number, after, size, flags, project, 0, content, xattrs))
         batch.outcomes.append((number, inode, READ, after, settled, layout, directory, name, ""))
         batch.read += size
         if content != base or layout != base_layout:
@@ -216,9 +216,8 @@ class Worker:
             time.sleep(PAUSE * (attempt + 1))
         content = fmt.hash_small(data)
         layout = layout_digest(segments, len(data))
-        fields = STAMP.unpack(after)
         bits = fmt.STATE_UNSETTLED if status == UNSTABLE else 0
-        record = _object(file.number, fields, len(data), flags, project, bits, content, xattrs)
+        record = _object(file.number, after, len(data), flags, project, bits, content, xattrs)
         inode = file.inode if opened.status.st_ino == file.inode else 0
         outcome = Outcome(file.number, inode, status, after, settled, layout, directory, file.name, _why(status))
         same = content == file.base and layout == file.layout
@@ -427,7 +426,7 @@ def _add_extents(
 
 def _object(
     number: int,
-    fields: Tuple[int, ...],
+    stamp: bytes,
     size: int,
     flags: int,
     project: int,
@@ -435,13 +434,10 @@ def _object(
     content: bytes,
     xattrs: bytes,
 ) -> bytes:
-    _ctime_s, _ctime_ns, mtime_s, mtime_ns, _size, mode, uid, gid, _links = fields
-    return (
-        fmt.OBJECT.pack(
-            number, mode, uid, gid, size, mtime_s, mtime_ns, flags, project, state, content, 0, len(xattrs)
-        )
-        + xattrs
-    )
+    shared = stamp[SHARED]
+    if stamp[SIZE] != size.to_bytes(8, "big"):
+        shared = shared[: SIZE.start] + size.to_bytes(8, "big") + shared[SIZE.stop :]
+    return number.to_bytes(8, "big") + shared + fmt.OBJECT_REST.pack(flags, project, state, content, 0, len(xattrs)) + xattrs
 
 
 def _lost(file: SmallFile, directory: int, status: int, why: str) -> Outcome:

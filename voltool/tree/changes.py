@@ -17,14 +17,13 @@ from voltool.model import ROOT_OBJECT
 from voltool.tree.classify import WORK, Classified
 from voltool.tree.dirtable import ROOT, DirTable
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import HOME_SIZE, NO_LAYOUT, SETTLED, STAMP_SIZE, encode_stamp
+from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
 from voltool.tree.walk import OPEN_DIRECTORY, OWN_DIRECTORY, encode_directory_attributes
 
 #: Above this many unsettled entries in the base a walk is as quick as looking each up.
 MAX_UNSETTLED = 20_000
 _FLAGS_AT = 16 + STAMP_SIZE
-_OWNERS = slice(36, 44)
 
 
 class _DoesNotFit(Exception):  # noqa: N818 - a signal within this module
@@ -153,7 +152,7 @@ class _Classification:
         layout = home[HOME_SIZE - 8 :] if home is not None else NO_LAYOUT
         stamp = encode_stamp(status)
         result = self._result
-        result.owners.add(stamp[_OWNERS])
+        result.owners.add(stamp[OWNERS])
         result.alive.add(self._numbers[inode])
         if stat.S_ISDIR(status.st_mode):
             directory, tail = self._index(path), self._attributes(path)
@@ -199,7 +198,7 @@ class _Classification:
             if number not in changed and number not in self._removed:
                 result.alive.add(number)
                 result.stamps.add(home)
-                result.owners.add(home[16:][_OWNERS])
+                result.owners.add(home[16:][OWNERS])
         gone = self._listed | self._removed
         for entry in self._base.entries:
             if int.from_bytes(entry[:8], "big") not in gone:
@@ -211,4 +210,4 @@ class _Classification:
 
 
 def _same_type(home: bytes, mode: int) -> bool:
-    return stat.S_IFMT(int.from_bytes(home[48:52], "big")) == stat.S_IFMT(mode)
+    return stat.S_IFMT(int.from_bytes(home[16:][MODE], "big")) == stat.S_IFMT(mode)

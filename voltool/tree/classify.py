@@ -19,7 +19,7 @@ from voltool.model import ROOT_OBJECT
 from voltool.tree.bitmap import Bitmap
 from voltool.tree.dirtable import DirTable
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import HOME_SIZE, NO_LAYOUT, SETTLED, STAMP, STAMP_SIZE
+from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SIZE, STAMP_SIZE
 from voltool.tree.state import BaseState
 from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult
 
@@ -30,8 +30,6 @@ assert WORK.size == WORK_SIZE
 
 _HOME_STAMP = slice(16, 16 + STAMP_SIZE)
 _HOME_FLAGS = 16 + STAMP_SIZE
-_MODE_AT = STAMP_AT + 32
-_OWNERS_AT = slice(STAMP_AT + 36, STAMP_AT + 44)
 _CACHED_DIRECTORIES = 256
 
 
@@ -121,9 +119,10 @@ class Classifier:
         homes = iter(self._stamps) if self._stamps else iter(())
         home = next(homes, None)
         for group in inode_groups(self._walk):
-            while home is not None and home[:8] < group.inode:
+            inode = group.inode
+            while home is not None and home[:8] < inode:
                 home = next(homes, None)
-            self._take(group, home if home is not None and home[:8] == group.inode else None)
+            self._take(group, home if home is not None and home[:8] == inode else None)
         if self._base and self._walk.fuzzy:
             self._keep_names_of_fuzzy(self._base)
         return self.result
@@ -166,8 +165,8 @@ class Classifier:
 
     def _take(self, group: Group, home: Optional[bytes]) -> None:
         sample = group.own or group.names[0]
-        mode = int.from_bytes(sample[_MODE_AT : _MODE_AT + 4], "big")
         stamp = sample[STAMP_AT:DIRECTORY_AT]
+        mode = int.from_bytes(stamp[MODE], "big")
         if stat.S_ISDIR(mode):
             number = self._take_directory(group)
             if not number:
@@ -176,7 +175,7 @@ class Classifier:
             number = self._number_of(group, home, mode)
             self._add_names(group.names, number)
         result = self.result
-        result.owners.add(sample[_OWNERS_AT])
+        result.owners.add(stamp[OWNERS])
         if (
             home is not None
             and self._unchanged_counts
@@ -203,7 +202,7 @@ class Classifier:
             directory = int.from_bytes(group.names[0][DIRECTORY_AT:SCAN_SIZE], "big")
         if stat.S_ISREG(mode):
             result.changed_files += 1
-            result.changed_bytes += STAMP.unpack(stamp)[4]
+            result.changed_bytes += int.from_bytes(stamp[SIZE], "big")
         result.changed.add(WORK.pack(number, inode, stamp, layout, directory) + tail)
 
     def _take_directory(self, group: Group) -> int:
@@ -236,7 +235,7 @@ class Classifier:
 
     def _number_of(self, group: Group, home: Optional[bytes], mode: int) -> int:
         if home is not None:
-            old_mode = int.from_bytes(home[16 + 32 : 16 + 36], "big")
+            old_mode = int.from_bytes(home[_HOME_STAMP][MODE], "big")
             if stat.S_IFMT(old_mode) == stat.S_IFMT(mode):
                 return self._claim(int.from_bytes(home[8:16], "big"))
             return self._new_number()
@@ -317,4 +316,4 @@ def _place(record: bytes) -> Tuple[int, bytes]:
 
 
 def _is_directory(stamp: bytes) -> bool:
-    return stat.S_ISDIR(int.from_bytes(stamp[32:36], "big"))
+    return stat.S_ISDIR(int.from_bytes(stamp[MODE], "big"))

@@ -13,7 +13,7 @@ from voltool.dumpfile.format import encode_xattrs
 from voltool.tree.capture import FRESH_NS
 from voltool.tree.classify import Work
 from voltool.tree.dirtable import DirTable
-from voltool.tree.stamps import STAMP, decode_stamp, encode_stamp
+from voltool.tree.stamps import decode_stamp, encode_stamp
 from voltool.tree.walk import OPEN_DIRECTORY, SCAN_SIZE, TICK_NS, decode_self
 
 
@@ -63,11 +63,11 @@ class Describer:
         except OSError as error:
             return Described(None, work.stamp, settled=False, why=error.strerror or str(error))
         stamp = encode_stamp(status)
-        fields = STAMP.unpack(stamp)
-        size = 0 if stat.S_ISLNK(status.st_mode) else fields[4]
+        fields = decode_stamp(stamp)
+        size = 0 if stat.S_ISLNK(status.st_mode) else fields.size
         record = fmt.encode_object(
             fmt.ObjectRecord(
-                work.number, fields[5], fields[6], fields[7], size, fields[2], fields[3], 0, 0, 0, fmt.NO_HASH,
+                work.number, fields.mode, fields.uid, fields.gid, size, fields.mtime_s, fields.mtime_ns, 0, 0, 0, fmt.NO_HASH,
                 os.fsencode(target), xattrs,
             )  # fmt: skip
         )

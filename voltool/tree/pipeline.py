@@ -22,7 +22,7 @@ from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import data_segments, layout_digest
 from voltool.tree.pool import OrderedPool
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import SETTLED, STAMP, decode_stamp, encode_home
+from voltool.tree.stamps import SETTLED, SIZE, decode_stamp, encode_home
 from voltool.tree.walk import OPEN_DIRECTORY
 
 #: How much of a large file one task covers, and how much a batch of small files holds (bytes, files).
@@ -117,7 +117,7 @@ class Pipeline:
         batch: List[Todo] = []
         size = 0
         for todo in todos:
-            file_size = decode_stamp(todo.stamp).size
+            file_size = int.from_bytes(todo.stamp[SIZE], "big")
             if file_size > fmt.CHUNK_SIZE:
                 if batch:
                     yield self._small_task(batch)
@@ -302,7 +302,7 @@ class Pipeline:
 
     def _large_record(self, large: _Large) -> bytes:
         todo, size = large.todo, large.size
-        fields = STAMP.unpack(large.after)
+        fields = decode_stamp(large.after)
         content = fmt.content_hash(size, _runs_with_gaps(large.runs, size))
         layout = layout_digest(large.segments, size)
         if large.settled or large.status == READ:
@@ -316,7 +316,8 @@ class Pipeline:
         state = fmt.STATE_UNSETTLED if large.status == UNSTABLE else 0
         return fmt.encode_object(
             fmt.ObjectRecord(
-                todo.number, fields[5], fields[6], fields[7], size, fields[2], fields[3], *large.attributes, state,
+                todo.number, fields.mode, fields.uid, fields.gid, size, fields.mtime_s, fields.mtime_ns,
+                *large.attributes, state,
                 content, b"", large.xattrs,
             )  # fmt: skip
         )

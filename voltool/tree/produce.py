@@ -21,7 +21,7 @@ from voltool.tree.classify import WORK, Classified, Work, decode_work
 from voltool.tree.describe import Describer
 from voltool.tree.pipeline import Pipeline, Todo
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import SETTLED, decode_stamp, encode_home
+from voltool.tree.stamps import MODE, SETTLED, SHARED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 
 
@@ -110,7 +110,7 @@ class Producer:
             describer.close()
 
     def _front_object(self, describer: Describer, work: Work, old: Optional[bytes]) -> Iterator[bytes]:
-        mode = decode_stamp(work.stamp).mode
+        mode = int.from_bytes(work.stamp[MODE], "big")
         if stat.S_ISREG(mode):
             self._todo.add(_encode_todo(work, old))
             yield _pending(work)
@@ -200,7 +200,7 @@ class Producer:
         assert self._base is not None
         layouts: Dict[int, bytes] = {}
         for home in self._classified.stamps:
-            if int.from_bytes(home[40:48], "big") > fmt.CHUNK_SIZE:
+            if int.from_bytes(home[16:][SIZE], "big") > fmt.CHUNK_SIZE:
                 layouts[int.from_bytes(home[8:16], "big")] = home[-8:]
         for old in self._base.objects:
             if int.from_bytes(old[20:28], "big") > fmt.CHUNK_SIZE:
@@ -242,12 +242,11 @@ def _encode_todo(work: Work, old: Optional[bytes]) -> bytes:
     return head + (old or b"") + len(head).to_bytes(4, "big")
 
 
+_PENDING_REST = fmt.OBJECT_REST.pack(0, 0, fmt.STATE_PENDING, fmt.NO_HASH, 0, 0)
+
+
 def _pending(work: Work) -> bytes:
-    stamp = decode_stamp(work.stamp)
-    return fmt.OBJECT.pack(
-        work.number, stamp.mode, stamp.uid, stamp.gid, stamp.size, stamp.mtime_s, stamp.mtime_ns, 0, 0,
-        fmt.STATE_PENDING, fmt.NO_HASH, 0, 0,
-    )  # fmt: skip
+    return work.number.to_bytes(8, "big") + work.stamp[SHARED] + _PENDING_REST
 
 
 def _nameless(work: Work) -> bytes:

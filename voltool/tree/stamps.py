@@ -12,10 +12,17 @@ import stat
 import struct
 from typing import Iterator, NamedTuple, Optional
 
-#: ctime s, ns, mtime s, ns, size (device number of a device), mode, uid, gid, links
-STAMP = struct.Struct(">qIqIQIIII")
+#: mode, uid, gid, size (device number of a device), mtime s, ns, ctime s, ns, links. The first six stand as in an object
+#: record of a regular file, so that they are copied there as they are.
+STAMP = struct.Struct(">IIIQqIqII")
 STAMP_SIZE = 48
 assert STAMP.size == STAMP_SIZE
+
+#: Parts of a stamp by position: the mode, the owners, the size, and what an object record shares with it.
+MODE = slice(0, 4)
+OWNERS = slice(4, 12)
+SIZE = slice(12, 20)
+SHARED = slice(0, 32)
 
 #: inode, object number, stamp, flags, layout digest
 HOME = struct.Struct(">QQ48sB8s")
@@ -32,14 +39,14 @@ SECOND = 1_000_000_000
 class Stamp(NamedTuple):
     """A decoded stamp; times in seconds and nanoseconds since the epoch."""
 
-    ctime_s: int
-    ctime_ns: int
-    mtime_s: int
-    mtime_ns: int
-    size: int
     mode: int
     uid: int
     gid: int
+    size: int
+    mtime_s: int
+    mtime_ns: int
+    ctime_s: int
+    ctime_ns: int
     links: int
 
     @property
@@ -61,7 +68,7 @@ def encode_stamp(status: os.stat_result) -> bytes:
     ctime_s, ctime_ns = divmod(status.st_ctime_ns, SECOND)
     mtime_s, mtime_ns = divmod(status.st_mtime_ns, SECOND)
     links = 0 if kind == stat.S_IFDIR else status.st_nlink
-    return STAMP.pack(ctime_s, ctime_ns, mtime_s, mtime_ns, size, mode, status.st_uid, status.st_gid, links)
+    return STAMP.pack(mode, status.st_uid, status.st_gid, size, mtime_s, mtime_ns, ctime_s, ctime_ns, links)
 
 
 def decode_stamp(data: bytes) -> Stamp:
