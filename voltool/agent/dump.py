@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import Callable, FrozenSet, Iterator, Optional
+from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 
 import voltool
 from voltool import durable
@@ -92,6 +92,7 @@ class _Dump:
         self._keeper = StateKeeper(os.path.join(home.area, b"states"))
         self._book = BaseBook(home.area)
         self._tmp = os.path.join(home.area, b"tmp")
+        self._compared: Optional[Clone] = None
 
     def run(self) -> messages.Message:
         """The whole conversation."""
@@ -182,7 +183,9 @@ class _Dump:
         return classified, problems
 
     def _walk(self, clone: Clone, root_fd: int) -> WalkResult:
-        mounts: FrozenSet[bytes] = frozenset(nested_mounts(self._record.path)) if clone.live else frozenset()
+        root = self._record.path.rstrip(b"/") + b"/"
+        nested = nested_mounts(self._record.path) if clone.live else []
+        mounts: FrozenSet[bytes] = frozenset(point[len(root) :] for point in nested)
         walker = Walker(
             root_fd,
             self._spool(),
@@ -204,7 +207,19 @@ class _Dump:
         changes = self._driver.changes(self._record, old, clone)
         if changes is None:
             return None
-        return classify_changes(root_fd, changes.inodes, base, self._spool)
+        classified = classify_changes(
+            root_fd, changes.inodes, base, self._spool, lambda inode: self._driver.path_of(clone, inode)
+        )
+        if classified is not None:
+            self._compared = old
+        return classified
+
+    def _changed_ranges(self, clone: Clone, path: bytes) -> Optional[List[Tuple[int, int]]]:
+        """Which bytes of a file changed since the base, where the file system has told."""
+        if self._compared is None:
+            return None
+        ranges = self._driver.changed_ranges(self._compared, clone, path)
+        return None if ranges is None else [(part.offset, part.length) for part in ranges]
 
     # ---------------------------------------------------------------------------------------------------- produce
 
@@ -236,6 +251,7 @@ class _Dump:
                 self._spool,
                 workers=self._request.workers or min(4, os.cpu_count() or 1),
                 advance=lambda size, files: self._pace.progress("dump", size, files),
+                changed_ranges=lambda path: self._changed_ranges(clone, path),
             ).produce(header)
         self._keep(clone, state, produced)
         self._conversation.send(messages.EndOfData())

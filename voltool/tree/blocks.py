@@ -109,6 +109,11 @@ class BlockTable:
             return chunk, b""
         return chunk, os.pread(self._descriptor, _SHORTS_A_CHUNK, self._shorts_at(index))
 
+    def run(self, first: int, stop: int) -> ChunkRun:
+        """The hashes of the chunks ``[first, stop)``."""
+        parts = [self.chunk(index) for index in range(first, stop)]
+        return first, [chunk for chunk, _shorts in parts], b"".join([shorts for _chunk, shorts in parts])
+
     def _shorts_at(self, index: int) -> int:
         return _HEAD_SIZE + self.chunks * _CHUNK_HASH_SIZE + index * _SHORTS_A_CHUNK
 

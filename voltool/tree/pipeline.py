@@ -5,6 +5,7 @@ Knows the order of a dump's data part and nothing of its front or end. Ships to 
 
 from __future__ import annotations
 
+import bisect
 import collections
 import marshal
 import os
@@ -24,6 +25,9 @@ from voltool.tree.pool import OrderedPool
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import SETTLED, SIZE, decode_stamp, encode_home
 from voltool.tree.walk import OPEN_DIRECTORY
+
+#: Which bytes (offset, length; sorted, disjoint) of the file at a path may differ from the base; None: nobody knows.
+ChangedRanges = Callable[[bytes], Optional[List[Tuple[int, int]]]]
 
 #: How much of a large file one task covers, and how much a batch of small files holds (bytes, files).
 PIECE = 4 << 20
@@ -64,11 +68,13 @@ class _Large:
 
 @dataclass
 class _Due:
-    """What is to be done when it is this item's turn: a small batch, a piece, frames ready, or a large file's end."""
+    """What is to be done when it is this item's turn: a small batch, a piece, frames ready, hashes of a piece that is as
+    in the base, or a large file's end."""
 
     small: Optional[List[Todo]] = None
     piece: Optional[Tuple[_Large, int]] = None
     frames: Optional[List[PackedFrame]] = None
+    kept: Optional[Tuple[_Large, ChunkRun]] = None
     end: Optional[_Large] = None
 
 
@@ -86,6 +92,7 @@ class Pipeline:
         stamps: SortedSpool,
         large: List[bytes],
         advance: Callable[[int, int], None],
+        changed_ranges: ChangedRanges,
     ) -> None:
         self._settings = settings
         self._table = table
@@ -94,6 +101,7 @@ class Pipeline:
         self._stamps = stamps
         self._large = large
         self._advance = advance
+        self._changed_ranges = changed_ranges
         self._pool = OrderedPool(Worker(settings).work, workers)
         self._due: Deque[_Due] = collections.deque()
         self._bytes = 0
@@ -152,9 +160,14 @@ class Pipeline:
         large.segments = self._segments(todo, path, size)
         base = BlockTable.open(os.path.join(self._settings.blocks, base_name)) if base_name else None
         position = 0
+        changed = self._changed_ranges(_join(path, todo.name)) if base is not None and base.blocks else None
         # A file that is one hole is looked at all the same: for its attributes, and to see it settled.
         for start, end in _pieces(large.segments or [(0, 1)], size):
             yield from self._gap(large, base, position, start)
+            if start and base is not None and _is_kept(changed, start, end, todo):
+                yield _Due(kept=(large, base.run(start // fmt.CHUNK_SIZE, -(-end // fmt.CHUNK_SIZE)))), None
+                position = end
+                continue
             task = ("piece", todo.number, path, todo.name, todo.inode, start, end, base_name, large.fresh)
             yield _Due(piece=(large, start)), marshal.dumps(task)
             position = end
@@ -228,8 +241,10 @@ class Pipeline:
             self._flush_ready()
 
     def _flush_ready(self) -> None:
-        while self._due and (self._due[0].frames is not None or self._due[0].end is not None):
+        while self._due and self._due[0].small is None and self._due[0].piece is None:
             due = self._due.popleft()
+            if due.kept is not None:
+                due.kept[0].runs.append(due.kept[1])
             for frame in due.frames or ():
                 self._writer.frame(frame)
             if due.end is not None:
@@ -326,7 +341,7 @@ class Pipeline:
         if status == VANISHED:
             return
         path = self._table.path(todo.directory)
-        path = path + b"/" + todo.name if path else todo.name
+        path = _join(path, todo.name)
         problem = Problem.UNSTABLE if status == UNSTABLE else Problem.UNREADABLE
         self.problems.append(FileProblem(problem, path, why))
 
@@ -341,6 +356,18 @@ class Pipeline:
                 fmt.STATE_UNKNOWN, base.content if base else fmt.NO_HASH, b"", base.xattrs if base else b"",
             )  # fmt: skip
         )
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _is_kept(changed: Optional[List[Tuple[int, int]]], start: int, end: int, todo: Todo) -> bool:
+    """Whether ``[start, end)`` is for certain as in the base: the file system says so, and the base had it all."""
+    if changed is None or todo.base is None or end > todo.base.size // fmt.CHUNK_SIZE * fmt.CHUNK_SIZE:
+        return False
+    at = bisect.bisect_left(changed, (end, 0))
+    return at == 0 or changed[at - 1][0] + changed[at - 1][1] <= start
 
 
 def _pieces(segments: List[Tuple[int, int]], size: int) -> Iterator[Tuple[int, int]]:

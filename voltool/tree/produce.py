@@ -19,7 +19,7 @@ from voltool.tree.blocks import block_file_name
 from voltool.tree.capture import CaptureSettings
 from voltool.tree.classify import WORK, Classified, Work, decode_work
 from voltool.tree.describe import Describer
-from voltool.tree.pipeline import Pipeline, Todo
+from voltool.tree.pipeline import ChangedRanges, Pipeline, Todo
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import MODE, SETTLED, SHARED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
@@ -48,6 +48,7 @@ class Producer:
         *,
         workers: int,
         advance: Callable[[int, int], None],
+        changed_ranges: ChangedRanges = lambda path: None,
     ) -> None:
         self._classified = classified
         self._base = base
@@ -57,6 +58,7 @@ class Producer:
         self._make_spool = make_spool
         self._workers = workers
         self._advance = advance
+        self._changed_ranges = changed_ranges
         self._finals = make_spool()
         self._todo = make_spool()
         self._hasher = fmt.StateHasher()
@@ -77,6 +79,7 @@ class Producer:
             stamps=self._classified.stamps,
             large=self._state.large,
             advance=self._advance,
+            changed_ranges=self._changed_ranges,
         )
         pipeline.run(self._todos())
         self._finish_objects()

@@ -147,6 +147,12 @@ class BtrfsDriver:
         delta = self._delta(base, clone)
         return None if delta is None else delta.ranges(path)
 
+    def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
+        """One of its paths, as the kernel has them."""
+        with _translated(clone.path), _opened(clone.path) as descriptor:
+            paths = btrfs.inode_paths(descriptor, inode)
+        return paths[0] if paths else None
+
     def _delta(self, base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
         if self._last is None or (self._last.base, self._last.clone) != (base, clone):
             self._last = compare_snapshots(base, clone)

@@ -82,6 +82,9 @@ class Driver(Protocol):
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
         """Which bytes of the regular file ``path`` (same inode in both) may differ; sorted, disjoint; None: compare."""
 
+    def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
+        """A path of ``inode`` in the clone, relative to its root; None: it has none, or nobody knows. Read-only."""
+
 
 class LeaseTest(Protocol):
     """Whether nobody has a file open for writing (fcntl F_SETLEASE, F_RDLCK)."""

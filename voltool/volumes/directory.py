@@ -62,6 +62,10 @@ class DirectoryDriver:
         """Not known: compare."""
         return None
 
+    def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:  # noqa: ARG002 - the contract's
+        """Unknown: only a walk finds it."""
+        return None
+
 
 def _cannot_read(path: bytes, error: OSError) -> HostError:
     return HostError(
