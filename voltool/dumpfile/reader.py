@@ -1,0 +1,209 @@
+"""Reads a dump that can be seeked in: header, trailer, index, records in order, and single frames found by the index.
+
+What it returns has been checked as far as one frame goes (checksums, caps, agreement with the index); whether records fit
+each other is for `chain`, `structure` and `verify`. Knows nothing of stores. Part of what is shipped to servers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from typing import Iterator, List, Optional, Protocol, Tuple
+
+from voltool.dumpfile import format as fmt
+from voltool.dumpfile.frames import (
+    Frame,
+    decode_data,
+    decode_payload,
+    decode_records,
+    overlay_content,
+    totals_of,
+)
+from voltool.dumpfile.header import decode_header
+from voltool.dumpfile.index import Index
+
+#: How many decoded record frames are kept for look-ups.
+_KEPT_FRAMES = 24
+#: How much is read at once when a whole dump is read.
+_READ_SIZE = 1 << 20
+
+
+class RandomAccess(Protocol):
+    """Bytes that can be read anywhere; a store's reader is one."""
+
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, fewer only at the end."""
+
+
+class DumpReader:
+    """One complete dump. ``name`` is how errors call it.
+
+    Opening reads the header, the trailer and the index and raises IntegrityError unless they agree. ``header``,
+    ``trailer``, ``totals``, ``index`` and ``name`` are then there.
+    """
+
+    def __init__(self, source: RandomAccess, name: str) -> None:
+        self.name = name
+        self._source = source
+        self._kept: OrderedDict[int, List[bytes]] = OrderedDict()
+        fmt.check_preamble(source.read_at(0, fmt.PREAMBLE_SIZE), name)
+        end = source.size - fmt.TRAILER_SIZE
+        self.trailer = fmt.decode_trailer(source.read_at(max(end, 0), fmt.TRAILER_SIZE), name)
+        self.totals = totals_of(self.trailer, source.size)
+        self.index = self._load_index(end)
+        self.header = decode_header(decode_payload(self.frame(0), name), name)
+
+    @property
+    def state_id(self) -> str:
+        """The state this dump (with its bases) restores to, as its trailer states it."""
+        return self.totals.state_id
+
+    def _load_index(self, end: int) -> Index:
+        index = Index(self.name)
+        offset = self.trailer.index_offset
+        for number in range(self.trailer.index_frames):
+            if not fmt.PREAMBLE_SIZE < offset < end:
+                break
+            frame = self._read_frame(offset)
+            if frame.header.type != fmt.INDEX or frame.header.number != self.trailer.frames + number:
+                raise fmt.damaged("its index is not where its trailer says", self.name)
+            index.add(decode_records(frame, self.name))
+            offset += fmt.FRAME_SIZE + frame.header.stored
+        if offset != end:
+            raise fmt.damaged("its index and its trailer do not agree", self.name)
+        index.finish(self.trailer)
+        return index
+
+    def _read_frame(self, offset: int, stored: Optional[int] = None) -> Frame:
+        if stored is None:
+            header = fmt.decode_frame_header(self._source.read_at(offset, fmt.FRAME_SIZE), self.name)
+            payload = self._source.read_at(offset + fmt.FRAME_SIZE, header.stored)
+        else:
+            data = self._source.read_at(offset, fmt.FRAME_SIZE + stored)
+            header = fmt.decode_frame_header(data[: fmt.FRAME_SIZE], self.name)
+            payload = data[fmt.FRAME_SIZE :]
+        fmt.check_payload(header, payload, self.name)
+        return Frame(header, payload)
+
+    def frame(self, position: int) -> Frame:
+        """Frame number ``position``, checked against its checksums and the index."""
+        entry = self.index.entry(position)
+        frame = self._read_frame(entry.offset, entry.stored)
+        header = frame.header
+        if (header.number, header.type, header.records, header.key, header.key2) != (
+            position,
+            entry.type,
+            entry.records,
+            entry.key,
+            entry.key2,
+        ):
+            raise fmt.damaged("its index does not describe its frames", self.name)
+        return frame
+
+    def raw(self) -> Iterator[bytes]:
+        """All bytes of the dump in order, in pieces, unchecked."""
+        for offset in range(0, self._source.size, _READ_SIZE):
+            data = self._source.read_at(offset, _READ_SIZE)
+            if len(data) != min(_READ_SIZE, self._source.size - offset):
+                raise fmt.damaged("it became shorter while it was read", self.name)
+            yield data
+
+    def records(self, kind: int) -> Iterator[bytes]:
+        """All records of a type as they stand in the dump, one frame in memory at a time."""
+        for position in self.index.of_type(kind):
+            yield from decode_records(self.frame(position), self.name)
+
+    def objects(self) -> Iterator[bytes]:
+        """The final object records (tombstones too), sorted by number: OBJECTS overlaid by CONTENT."""
+        return overlay_content(self.records(fmt.OBJECTS), self.records(fmt.CONTENT), self.name)
+
+    def entries(self) -> Iterator[bytes]:
+        """The entry records (tombstones too), sorted; IntegrityError where they are not."""
+        last = b""
+        for record in self.records(fmt.ENTRIES):
+            if len(record) < 18 or record[:-8] <= last:
+                raise fmt.damaged("its entry records are malformed or not in order", self.name)
+            last = record[:-8]
+            yield record
+
+    def object(self, number: int) -> Optional[bytes]:
+        """The final record (or tombstone) of object ``number``; None where this dump has none."""
+        record = self._find(fmt.OBJECTS, number)
+        if record is not None and record[fmt.STATE_OFFSET] & fmt.STATE_PENDING:
+            record = self._find(fmt.CONTENT, number)
+            if record is None:
+                raise fmt.damaged("the content of an object never came", self.name)
+        return record
+
+    def _find(self, kind: int, number: int) -> Optional[bytes]:
+        key = number.to_bytes(8, "big")
+        for nth in self.index.overlapping(kind, number):
+            records = self._kept_records(self.index.position_of(kind, nth))
+            at = bisect_left(records, key)
+            if at < len(records) and records[at][:8] == key:
+                return records[at]
+        return None
+
+    def entries_of(self, directory: int, name: Optional[bytes] = None) -> Iterator[bytes]:
+        """The entry records (tombstones too) of one directory, sorted; with ``name`` that one alone."""
+        prefix = directory.to_bytes(8, "big") + (name + b"\0" if name is not None else b"")
+        for nth in self.index.overlapping(fmt.ENTRIES, directory):
+            records = self._kept_records(self.index.position_of(fmt.ENTRIES, nth))
+            for at in range(bisect_left(records, prefix), len(records)):
+                if not records[at].startswith(prefix):
+                    break
+                yield records[at]
+
+    def _kept_records(self, position: int) -> List[bytes]:
+        records = self._kept.get(position)
+        if records is None:
+            records = decode_records(self.frame(position), self.name)
+            self._kept[position] = records
+            if len(self._kept) > _KEPT_FRAMES:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(position)
+        return records
+
+    def data_frames(self, number: int, offset: int = 0) -> Iterator[int]:
+        """Positions of the DATA frames that may hold bytes of object ``number`` from ``offset`` on, in order."""
+        frames = self.index.overlapping(fmt.DATA, number)
+        for nth in frames:
+            if nth + 1 in frames and self.index.key_of(fmt.DATA, nth) == number:
+                following = self.index.entry(self.index.position_of(fmt.DATA, nth + 1))
+                if following.key2 <= offset:
+                    continue
+            yield self.index.position_of(fmt.DATA, nth)
+
+    def extents(self, number: int, offset: int = 0) -> Iterator[Tuple[fmt.Extent, memoryview]]:
+        """The extents of object ``number`` with their bytes (of a hole: none), those before ``offset`` perhaps left out.
+
+        One frame in memory at a time. IntegrityError unless they ascend without overlap.
+        """
+        end = 0
+        for position in self.data_frames(number, offset):
+            extents, raw = decode_data(self.frame(position), self.name)
+            for extent, data in fmt.iter_extents_with_data(raw, extents):
+                if extent.number != number:
+                    continue
+                if extent.offset < end:
+                    raise fmt.damaged("the extents of an object overlap or are not in order", self.name)
+                end = extent.offset + extent.length
+                yield extent, data
+
+    def begins_fresh(self, number: int) -> Optional[bool]:
+        """Whether this dump's data of object ``number`` is a whole version; None where it has no data of it."""
+        for extent, _data in self.extents(number):
+            return bool(extent.flags & fmt.EXTENT_FRESH)
+        return None
+
+    def chunk_runs(self, number: int) -> Iterator[Tuple[int, List[bytes]]]:
+        """(index of the first chunk, chunk hashes) of object ``number``, in order."""
+        for nth in self.index.overlapping(fmt.CHUNKS, number):
+            frame = self.frame(self.index.position_of(fmt.CHUNKS, nth))
+            for record in decode_records(frame, self.name):
+                owner, first, hashes = fmt.decode_chunk_run(record, self.name)
+                if owner == number:
+                    yield first, hashes
