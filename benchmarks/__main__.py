@@ -77,7 +77,7 @@ def _run_set(name: str, options: argparse.Namespace, work: str) -> Iterator[str]
         jobs = [job for job in options.job if kind == "ext4" or job in {"dump", "incremental"}]
         if not jobs:
             continue
-        with LoopFilesystem(kind, size) as filesystem, _place(kind, filesystem, work) as place:
+        with LoopFilesystem(kind, size) as filesystem, _place(name, kind, filesystem, work) as place:
             data = datasets.build(name, place.data, options.scale)
             place.quietly(contenders.VOLTOOL, "volume", "add", "bench", f"local:{place.data}")
             for job in jobs:
@@ -88,13 +88,13 @@ def _run_set(name: str, options: argparse.Namespace, work: str) -> Iterator[str]
 
 
 @contextlib.contextmanager
-def _place(kind: str, filesystem: LoopFilesystem, work: str) -> Iterator[Place]:
-    out = os.path.join(work, f"out-{kind}")
+def _place(name: str, kind: str, filesystem: LoopFilesystem, work: str) -> Iterator[Place]:
+    out = os.path.join(work, f"out-{name}-{kind}")
     data = os.path.join(filesystem.path, "data")
     for directory in (out, data):
         os.makedirs(directory, exist_ok=True)
     try:
-        with Site(Path(work, f"site-{kind}")) as site:
+        with Site(Path(work, f"site-{name}-{kind}")) as site:
             environment = {
                 **site.environment,
                 "RESTIC_PASSWORD": "benchmark",
@@ -104,7 +104,8 @@ def _place(kind: str, filesystem: LoopFilesystem, work: str) -> Iterator[Place]:
             }
             yield Place(kind, str(filesystem.path), data, out, environment, site)
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        for directory in (out, os.path.join(work, f"site-{name}-{kind}")):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _compare(

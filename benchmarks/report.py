@@ -63,7 +63,8 @@ def _render_row(row: Row, data: DataSet, reference: float | None) -> str:
     relative = f"{row.seconds / reference:.2f}" if reference else ""
     output = f"{row.output / MB:,.1f}" if row.output else ""
     rate = f"{data.files / row.seconds:,.0f} | {data.bytes / MB / row.seconds:,.0f}"
-    return f"| {row.name} | {row.seconds:.2f} | {relative} | {rate} | {cpu:.2f} | {memory / MB:,.0f} | {output} |"
+    name = row.name.replace("|", "\\|")
+    return f"| {name} | {row.seconds:.2f} | {relative} | {rate} | {cpu:.2f} | {memory / MB:,.0f} | {output} |"
 
 
 def replace_between_markers(page: str, text: str) -> str:
