@@ -24,9 +24,10 @@ def interruptible() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    interrupt = _Interrupt()
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -34,11 +35,18 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise InterruptedByUser(
-        "interrupted",
-        why=f"by {signal.Signals(number).name}",
-        remedy="the same command again: it begins anew or goes on where it was",
-    )
+class _Interrupt:
+    """The handler: raises once. It stays in place, since an ignored signal would be inherited by child processes."""
+
+    def __init__(self) -> None:
+        self._raised = False
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._raised:
+            return
+        self._raised = True
+        raise InterruptedByUser(
+            "interrupted",
+            why=f"by {signal.Signals(number).name}",
+            remedy="the same command again: it begins anew or goes on where it was",
+        )

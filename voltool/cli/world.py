@@ -10,8 +10,10 @@ import socket
 from voltool.backup.ports import World
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.cli.invocation import Invocation
+from voltool.cli.prompt import asker
 from voltool.config.paths import catalog_path
 from voltool.remote.connect import HostSettings, RemoteHosts
+from voltool.ssh.secrets import Secrets
 from voltool.stores.opening import StoreOpener
 
 
@@ -24,14 +26,20 @@ def build_world(invocation: Invocation) -> World:
         return HostSettings(
             transport=section.transport,
             become=section.become,
-            python=section.python,
+            python=section.python or "",
             connect_timeout=section.connect_timeout,
         )
 
     catalog = SqliteCatalog(catalog_path(invocation.state))
     invocation.closing.callback(catalog.close)
     caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
-    hosts = RemoteHosts(host_settings, invocation.output, caller)
+    hosts = RemoteHosts(
+        host_settings,
+        invocation.output,
+        caller,
+        secrets=Secrets(ask=asker()),
+        ask_become_password=invocation.ask_become_pass,
+    )
     return World(
         hosts=hosts,
         stores=StoreOpener(settings.min_free),

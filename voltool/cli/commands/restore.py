@@ -26,7 +26,6 @@ def restore(
     workers: Workers = None,
 ) -> int:
     """Restore a dump with all it rests on. The target appears only when it is complete."""
-    from voltool.backup.restore import restore as restore_dump
     from voltool.cli import display
     from voltool.cli.choose import choose
     from voltool.cli.json_lines import problem_object
@@ -38,6 +37,8 @@ def restore(
     settings = invocation.settings
     rate = settings.bandwidth if bandwidth is None else parse_bytes(bandwidth)
     dump = choose(invocation, word, at)
+    from voltool.backup.restore import restore as restore_dump
+
     outcome = restore_dump(
         invocation.world,
         dump,
