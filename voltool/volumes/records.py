@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import stat
@@ -70,7 +71,7 @@ class VolumeHome:
 
         The number is read anew: the record may be older than the lock.
         """
-        current = _read_record(self.area) or self.record
+        current = read_record(self.area) or self.record
         self.save(dataclasses.replace(current, sequence=current.sequence + 1))
         return self.record.sequence
 
@@ -132,9 +133,9 @@ def open_home(state_directory: bytes, uuid: str, path: bytes) -> VolumeHome:
             shown(entry.area),
             "its file system is not mounted, or the directory was moved",
         )
-    _check_own_directory(os.path.dirname(entry.area))
-    _check_own_directory(entry.area)
-    record = _read_record(entry.area)
+    check_own_directory(os.path.dirname(entry.area))
+    check_own_directory(entry.area)
+    record = read_record(entry.area)
     if record is None or record.uuid != uuid:
         raise _not_found("the volume's own record is lost", shown(entry.area), "volume.json is missing or unreadable")
     return VolumeHome(record, entry.area)
@@ -142,7 +143,7 @@ def open_home(state_directory: bytes, uuid: str, path: bytes) -> VolumeHome:
 
 def read_left_record(path: bytes, uuid: str) -> Optional[VolumeRecord]:
     """The record that an area at ``path`` still holds, registered on this host or not; None where there is none."""
-    return _read_record(area_of(path, uuid))
+    return read_record(area_of(path, uuid))
 
 
 def list_entries(state_directory: bytes) -> List[RegistryEntry]:
@@ -188,6 +189,34 @@ def drop_entry(state_directory: bytes, entry: RegistryEntry) -> None:
     durable.remove_file(_entry_path(state_directory, entry.uuid, forgotten=entry.forgotten))
 
 
+def move_area(old: bytes, new: bytes) -> None:
+    """Take an area to where its volume is now. Raises OSError: EXDEV on another file system, EEXIST where one is."""
+    _make_own_directory(os.path.dirname(new))
+    durable.rename_with_flags(old, new, durable.RENAME_NOREPLACE)
+    durable.fsync_directory(os.path.dirname(new))
+    durable.fsync_directory(os.path.dirname(old))
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(old))  # only if nothing else of voltool is there
+
+
+def remember_area(state_directory: bytes, path: bytes) -> None:
+    """Note that something of voltool lies at ``path`` (an area, staging), so that `host clean` finds it. Idempotent."""
+    durable.make_directory(_places(state_directory))
+    name = hashlib.sha256(path).hexdigest()[:32].encode() + _SUFFIX
+    content = {"format": _FORMAT, "path": os.fsdecode(path)}
+    durable.write_file(os.path.join(_places(state_directory), name), json.dumps(content).encode() + b"\n")
+
+
+def remembered_areas(state_directory: bytes) -> List[bytes]:
+    """What `remember_area` noted, whether it still exists or not; sorted."""
+    try:
+        names = os.listdir(_places(state_directory))
+    except FileNotFoundError:
+        return []
+    contents = [_read_json(os.path.join(_places(state_directory), name)) for name in names if name.endswith(_SUFFIX)]
+    return sorted(os.fsencode(content["path"]) for content in contents if content and "path" in content)
+
+
 def leftovers(area: bytes) -> List[bytes]:
     """Clones, states and spools in an area: paths that exist, sorted."""
     left: List[bytes] = []
@@ -199,6 +228,10 @@ def leftovers(area: bytes) -> List[bytes]:
 
 def _registry(state_directory: bytes) -> bytes:
     return os.path.join(state_directory, b"volumes")
+
+
+def _places(state_directory: bytes) -> bytes:
+    return os.path.join(state_directory, b"places")
 
 
 def _entry_path(state_directory: bytes, uuid: str, *, forgotten: bool = False) -> bytes:
@@ -232,7 +265,8 @@ def _read_entry(path: bytes) -> Optional[RegistryEntry]:
         return None
 
 
-def _read_record(area: bytes) -> Optional[VolumeRecord]:
+def read_record(area: bytes) -> Optional[VolumeRecord]:
+    """The record in an area; None where there is none that can be read."""
     content = _read_json(os.path.join(area, RECORD_NAME))
     if content is None or content.get("format") != _FORMAT:
         return None
@@ -247,11 +281,14 @@ def _make_own_directory(path: bytes) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
         durable.fsync_directory(os.path.dirname(path))
-    _check_own_directory(path)
+    check_own_directory(path)
 
 
-def _check_own_directory(path: bytes) -> None:
-    """`.voltool` may lie in a directory where others write: only one that is ours and closed to them is used."""
+def check_own_directory(path: bytes) -> None:
+    """Raise RefusedError unless the directory is ours and closed to others; OSError where it is not there.
+
+    `.voltool` may lie in a directory where others write, who could have made one for us.
+    """
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode):
         why = "it is not a directory"
