@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,10 @@ class Sshd:
         self.log_file = directory / "sshd.log"
         self.known_hosts_file = directory / "known_hosts"
         self.config_file = directory / "ssh_config"
-        self._authorized = directory / "authorized_keys"
+        # Read with the rights of who logs in, who may not enter the test's directory.
+        self._public = Path(tempfile.mkdtemp(prefix="voltool-test-sshd-"))
+        self._public.chmod(0o755)
+        self._authorized = self._public / "authorized_keys"
         shutil.copy(directory / "user_key.pub", self._authorized)
         self._authorized.chmod(0o644)
         self._options = tuple(options)
@@ -112,6 +116,7 @@ class Sshd:
             self.kill_sessions()
             self._process.terminate()
         self._process.wait(timeout=10)
+        shutil.rmtree(self._public, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -196,8 +201,17 @@ def throwaway_user(shell: str = "/bin/sh") -> Iterator[tuple[str, str]]:
         subprocess.run(["chpasswd"], input=f"{name}:{password}", text=True, check=True)
         yield name, password
     finally:
+        _remove_user(name)
+
+
+def _remove_user(name: str) -> None:
+    for _attempt in range(50):  # userdel refuses while a process of the account is still ending
         subprocess.run(["pkill", "-KILL", "-u", name], check=False)
-        subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
+        done = subprocess.run(["userdel", "--remove", name], check=False, capture_output=True, text=True)
+        if done.returncode in (0, 6):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the account {name} stays: {done.stderr}")
 
 
 def _free_port() -> int:

@@ -177,7 +177,6 @@ def ssh_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     process.wait()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # paramiko.Agent leaves its socket to the collector
 def test_a_key_of_the_agent_is_used_without_asking(sshd: Sshd, tmp_path: Path, ssh_agent: Path) -> None:
     key = generate_key(tmp_path / "key")
     sshd.authorize(tmp_path / "key.pub")

@@ -30,6 +30,8 @@ def authenticate(transport: paramiko.Transport, destination: Destination, secret
         attempt.run()
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise attempt.failure(str(error) or "the connection was closed") from None
+    finally:
+        attempt.close()
 
 
 class _Attempt:
@@ -41,6 +43,12 @@ class _Attempt:
         self._secrets = secrets
         self._tried: list[str] = []
         self._allowed: list[str] = []
+        self._agent: paramiko.Agent | None = None
+
+    def close(self) -> None:
+        """Let go of the agent, whose keys are of no use after this."""
+        if self._agent is not None:
+            self._agent.close()
 
     def run(self) -> None:
         """Try what the server allows until it is content."""
@@ -111,7 +119,8 @@ class _Attempt:
             return []
         with _agent_socket(socket_path):
             try:
-                return list(paramiko.Agent().get_keys())
+                self._agent = paramiko.Agent()
+                return list(self._agent.get_keys())
             except (paramiko.SSHException, OSError, EOFError):
                 return []
 
