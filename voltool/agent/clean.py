@@ -16,7 +16,6 @@ from voltool.agent.host import HostState
 from voltool.errors import RefusedError
 from voltool.events import Notice
 from voltool.volumes import records
-from voltool.volumes.mounts import read_mounts
 from voltool.volumes.removal import remove_tree
 from voltool.volumes.showing import shown
 from voltool.wire import messages
@@ -60,10 +59,9 @@ def _refuse_living(entries: Sequence[records.RegistryEntry]) -> None:
 
 
 def _own_directories(host: HostState, areas: Sequence[bytes]) -> List[bytes]:
-    """Every `.voltool` that we know of: of areas, of remembered places, at the root of each mounted file system."""
+    """Every `.voltool` that we know of: of areas and of remembered places."""
     found = {os.path.dirname(area) for area in areas}
     found |= {os.path.dirname(place) for place in records.remembered_areas(host.directory)}
-    found |= {os.path.join(mount.point, records.AREA_NAME) for mount in read_mounts()}
     return sorted(path for path in found if _is_ours(path))
 
 
