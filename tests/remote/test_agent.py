@@ -245,8 +245,9 @@ def becoming(server: Sshd, answers: dict[str, str] | None = None, way: str = "pa
 Allow = Callable[[str], tuple[str, str]]
 
 
+@pytest.mark.usefixtures("verbs")
 class TestSudo:
-    def test_without_a_password(self, tmp_path: Path, sudoer: Allow, verbs: None) -> None:
+    def test_without_a_password(self, tmp_path: Path, sudoer: Allow) -> None:
         user, _ = sudoer("ALL=(root) NOPASSWD: ALL")
         state = tmp_path / "state"
         with Sshd(tmp_path / "server", user=user, environment={"VOLTOOL_STATE_DIR": str(state)}) as server:
@@ -292,7 +293,7 @@ class TestSudo:
                     lambda _host: HostSettings(become=True), Recorder(), "me", ask_become_password=True
                 ).connect(server.name).__enter__()
 
-    def test_nothing_is_left_running(self, tmp_path: Path, sudoer: Allow, verbs: None) -> None:
+    def test_nothing_is_left_running(self, tmp_path: Path, sudoer: Allow) -> None:
         user, _ = sudoer("ALL=(root) NOPASSWD: ALL")
         marker = tmp_path / "marker"
         with Sshd(tmp_path / "server", user=user, environment={"VOLTOOL_STATE_DIR": str(tmp_path / "state")}) as server:
