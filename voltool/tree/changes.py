@@ -161,7 +161,8 @@ class _Classification:
             directory = self._index(parent)
         if stat.S_ISREG(status.st_mode):
             result.changed_files += 1
-            result.changed_bytes += status.st_size
+            sparse = status.st_size > fmt.CHUNK_SIZE
+            result.changed_bytes += min(status.st_size, status.st_blocks * 512) if sparse else status.st_size
         result.changed.add(WORK.pack(self._numbers[inode], inode, stamp, layout, directory) + tail)
 
     def _index(self, path: bytes) -> int:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from voltool.dumpfile.format import decode_entry, encode_entry
+from voltool.dumpfile.format import CHUNK_SIZE, decode_entry, encode_entry
 from voltool.model import ROOT_OBJECT
 from voltool.tree.bitmap import Bitmap
 from voltool.tree.dirtable import DirTable
@@ -202,7 +202,8 @@ class Classifier:
             directory = int.from_bytes(group.names[0][DIRECTORY_AT:SCAN_SIZE], "big")
         if stat.S_ISREG(mode):
             result.changed_files += 1
-            result.changed_bytes += int.from_bytes(stamp[SIZE], "big")
+            size = int.from_bytes(stamp[SIZE], "big")
+            result.changed_bytes += self._walk.sparse.get(inode, size) if size > CHUNK_SIZE else size
         result.changed.add(WORK.pack(number, inode, stamp, layout, directory) + tail)
 
     def _take_directory(self, group: Group) -> int:

@@ -14,10 +14,10 @@ import stat
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import Callable, FrozenSet, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
 
 from voltool.beneath import open_beneath
-from voltool.dumpfile.format import encode_xattrs
+from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
 from voltool.inodes import get_flags
 from voltool.model import FileProblem, Problem
 from voltool.tree.dirtable import ROOT, DirTable
@@ -76,7 +76,7 @@ def _compile(globs: List[bytes]) -> Optional[Pattern[str]]:
 @dataclass
 class WalkResult:
     """What a walk found. ``spool`` holds scan records; ``fuzzy`` are inodes of directories that never became quiet or
-    could not be listed; ``newest_ns`` the clock when it ended."""
+    could not be listed; ``sparse`` the allocated bytes of large files with holes, by inode."""
 
     table: DirTable
     spool: SortedSpool
@@ -85,6 +85,14 @@ class WalkResult:
     fuzzy: Set[int] = field(default_factory=set)
     problems: List[FileProblem] = field(default_factory=list)
     skipped_mounts: List[bytes] = field(default_factory=list)
+    sparse: Dict[int, int] = field(default_factory=dict)
+
+    def add_file(self, status: os.stat_result) -> None:
+        """Count the bytes that reading a regular file will give: of a large one no holes."""
+        size = status.st_size
+        if size > CHUNK_SIZE and status.st_blocks * 512 < size:
+            size = self.sparse[status.st_ino] = status.st_blocks * 512
+        self.file_bytes += size
 
 
 class DirAttributes(NamedTuple):
@@ -210,7 +218,7 @@ class Walker:
                         continue
                     self._found_directory(index, name, inode)
                 elif mode & 0o170000 == stat.S_IFREG:
-                    result.file_bytes += status.st_size
+                    result.add_file(status)
                 records.append(pack(inode, NAME, encode_stamp(status), index) + name)
         result.entries += len(records)
         result.spool.add_many(records)
