@@ -16,6 +16,7 @@ from tests.dumpfile.model import CHUNK, State, Thing
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import Merge, merge
 from voltool.dumpfile.selection import Selection
+from voltool.dumpfile.verify import verify_chain
 
 DIRECTORY = stat.S_IFDIR | 0o755
 FILE = stat.S_IFREG | 0o644
@@ -77,8 +78,8 @@ class History:
         thing = rng.choice([Thing(DIRECTORY), Thing(FILE, self.content()), Thing(FILE, self.content()),
                             Thing(stat.S_IFLNK | 0o777, target=b"t"), Thing(stat.S_IFIFO | 0o600)])  # fmt: skip
         number, self.next_number = self.next_number, self.next_number + rng.randint(1, 3)
-        self.objects[number] = thing
         self.entries[rng.choice(self._directories()), b"n%d" % number] = number
+        self.objects[number] = thing
 
     def write(self) -> None:
         for number in self.rng.sample(self._files(), min(2, len(self._files()))):
@@ -237,3 +238,13 @@ def part_of(state: State, paths: list[list[bytes]]) -> State:
 def test_a_lone_dump_passes_through_as_it_is(seed: int) -> None:
     history = history_of(seed, [0], 20)
     assert b"".join(merge(history.chain(0))) == history.dumps[0].data
+
+
+@FEW
+@given(**HISTORIES)
+def test_every_chain_is_found_whole(seed: int, levels: list[int], steps: int) -> None:
+    history = history_of(seed, levels, steps)
+    for at in range(len(history.dumps)):
+        seen: list[tuple[int, int]] = []
+        verify_chain(history.chain(at), lambda read, files: seen.append((read, files)))  # noqa: B023 - called at once
+        assert seen[-1][0] == sum(reader.totals.stored_bytes for reader in history.chain(at).readers)

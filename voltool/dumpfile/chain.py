@@ -145,7 +145,7 @@ class Chain:
             record = self._decode(versions[at])
             if record is None or not has_content(record):
                 break
-            while at + 1 < len(versions) and _same_content(versions[at + 1].record, record):
+            while at + 1 < len(versions) and same_content(versions[at + 1].record, record):
                 at += 1
             limit = min(limit, record.size)
             reader = self.readers[versions[at].dump]
@@ -204,7 +204,8 @@ class Chain:
         return sorted(owners.values())
 
 
-def _same_content(older: bytes, record: fmt.ObjectRecord) -> bool:
+def same_content(older: bytes, record: fmt.ObjectRecord) -> bool:
+    """Whether an older record of an object is of a file with the very content of ``record``: then it is inherited."""
     if fmt.is_object_tombstone(older):
         return False
     other = fmt.decode_object(older)
