@@ -179,7 +179,7 @@ class Mutator:
         """a/b becomes b/a: the child becomes the parent of its parent."""
         child = self.directory()
         parent = child.parent
-        if child == self.root or parent == self.root:
+        if self.root in (child, parent):
             return
         name = parent.name
         moved = parent.parent / f"inside-out-{self.new_name()}"
