@@ -80,9 +80,7 @@ class Stream:
     def state_id(self) -> str:
         finals = {file.final.number: file.final for file in self.files}
         objects = sorted(self.objects, key=lambda one: one.number)
-        return fmt.state_id(
-            [fmt.encode_object(finals.get(one.number, one)) for one in objects], sorted(self.entries)
-        )
+        return fmt.state_id([fmt.encode_object(finals.get(one.number, one)) for one in objects], sorted(self.entries))
 
     def encode(self, resume_after: int = 0, state_id: str | None = None) -> bytes:
         """The bytes of the dump; data of objects up to ``resume_after`` is left out."""

@@ -63,7 +63,10 @@ class Applied:
 
 
 class Applier:
-    """`feed` it the stream, then `finish`; always `close` it. Raises VoltoolError; staging stays until it is published."""
+    """`feed` it the stream, then `finish`; always `close` it. Staging stays until the tree is published.
+
+    Every method raises VoltoolError.
+    """
 
     def __init__(self, staging: Staging, settings: ApplySettings, reporter: Reporter) -> None:
         self._staging = staging
@@ -96,17 +99,16 @@ class Applier:
         """The highest object number whose data is safe here: the stream may leave it out."""
         return self._progress.resume_after
 
-    def feed(self, data: "bytes | bytearray | memoryview") -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes of the stream."""
-        for frame in self._decoder.feed(data):
-            try:
+        try:
+            for frame in self._decoder.feed(data):
                 self._frame(frame)
-            except OSError as error:
-                raise translate(error, "to the staging directory") from error
+        except OSError as error:
+            raise translate(error, "to the staging directory") from error
 
     def finish(self) -> Applied:
-        """The stream is complete: check it as a whole, assemble, publish. Raises VoltoolError; nothing is published then
-        that was not checked."""
+        """The stream is complete: check it as a whole, assemble, publish."""
         trailer = self._decoder.finish()
         try:
             self._begin_content().finish()
@@ -134,7 +136,6 @@ class Applier:
         if self._pool is not None:
             if not self._finished:
                 with contextlib.suppress(VoltoolError, OSError):
-                    self._collect(wait=False)
                     self._checkpoint()
             self._pool.close()
             self._pool = None
@@ -258,7 +259,7 @@ class Applier:
             task, kept = self._in_flight.popleft()
             self._completed += 1
             self._files += result.files
-            self._bytes += result.bytes
+            self._bytes += result.size
             self._losses.merge(result.losses)
             if task.last:
                 self._done = (task.last, kept)

@@ -48,7 +48,7 @@ class DirectorySpool:
 
     def __init__(self, temporary: bytes) -> None:
         self._spool = SortedSpool(temporary, run_bytes=8 << 20)
-        self.root: "bytes | None" = None
+        self.root: bytes | None = None
 
     def add(self, depth: int, parent: int, name: bytes, record: bytes) -> None:
         """Add one directory with its final record."""

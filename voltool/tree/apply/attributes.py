@@ -48,7 +48,7 @@ _FS_IOC_ENABLE_VERITY = inodes.ioctl_number(inodes.WRITE, ord("f"), 133, 128)
 _FULL_BLOCKS = 64
 
 
-def record_times(record: ObjectRecord, now_ns: int) -> "tuple[int, int]":
+def record_times(record: ObjectRecord, now_ns: int) -> tuple[int, int]:
     """Access and change time to set: access times are not kept, so the moment of the restore."""
     return now_ns, record.mtime_s * SECOND + record.mtime_ns
 
@@ -146,7 +146,7 @@ class Attributes:
         self._losses.attribute("owner", record.number)
 
     def _xattr(
-        self, where: "int | bytes", record: ObjectRecord, name: bytes, value: bytes, *, follow_symlinks: bool
+        self, where: int | bytes, record: ObjectRecord, name: bytes, value: bytes, *, follow_symlinks: bool
     ) -> None:
         if name.startswith(_SHADOWS):
             return

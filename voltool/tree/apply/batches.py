@@ -6,6 +6,7 @@ needs but the names of files, which all workers read from one file.
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import stat
@@ -24,10 +25,10 @@ PackedData = Tuple[int, int, int, bytes]
 
 
 class Result(NamedTuple):
-    """What a task came to: files and bytes made, losses (see `Losses.take`), and for a check whether it held."""
+    """What a task came to: files made, bytes of content written, losses (see `Losses.take`), and for a check whether it held."""
 
     files: int
-    bytes: int
+    size: int
     losses: bytes
     held: bool
 
@@ -225,10 +226,8 @@ class Worker:
 
 def make_missing(staging: int, path: bytes) -> None:
     """mkdir, which another worker may just have done."""
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700, dir_fd=staging)
-    except FileExistsError:
-        pass
 
 
 def extend(descriptor: int, size: int) -> bool:
@@ -247,11 +246,11 @@ def write_pieces(descriptor: int, pieces: Sequence[Piece]) -> None:
             write_at(descriptor, part, extent.offset)
 
 
-def _by_object(packed: PackedData) -> "list[tuple[int, list[Piece]]]":
+def _by_object(packed: PackedData) -> list[tuple[int, list[Piece]]]:
     codec, raw_length, count, payload = packed
     raw = codecs.decompress(codec, payload, raw_length)
     extents = fmt.decode_extents(raw, count)
-    grouped: "list[tuple[int, list[Any]]]" = []
+    grouped: list[tuple[int, list[Any]]] = []
     last = 0
     for piece in fmt.iter_extents_with_data(raw, extents):
         number = piece[0].number

@@ -127,12 +127,14 @@ class FileMaker:
     def _link(self, record: ObjectRecord, names: Sequence[Name]) -> None:
         first = self.path(names[0])
         for name in names[1:]:
-            try:
-                os.link(
-                    first, self.path(name), src_dir_fd=self._staging, dst_dir_fd=self._staging, follow_symlinks=False
-                )
-            except OSError as error:
-                self._cannot(error, record.number, "a hard link")
+            self._link_one(record, first, self.path(name))
+
+    def _link_one(self, record: ObjectRecord, first: bytes, other: bytes) -> None:
+        staging = self._staging
+        try:
+            os.link(first, other, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
+        except OSError as error:
+            self._cannot(error, record.number, "a hard link")
 
     # ------------------------------------------------------------------------------------------------- large files
 
@@ -214,7 +216,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
         written += os.pwrite(descriptor, data[written:], offset + written)
 
 
-def _assemble(record: ObjectRecord, pieces: Sequence[Piece]) -> "tuple[bytes, List[Tuple[int, memoryview]]]":
+def _assemble(record: ObjectRecord, pieces: Sequence[Piece]) -> tuple[bytes, List[Tuple[int, memoryview]]]:
     """The logical bytes of a small file, for its hash, and the parts that are data."""
     if len(pieces) == 1:
         (extent, part) = pieces[0]
@@ -253,7 +255,7 @@ def check_chunks(descriptor: int, first: int, hashes: bytes, size: int) -> bool:
     return True
 
 
-def _with_gaps(runs: Sequence[Tuple[int, bytes]], count: int) -> "Iterable[Tuple[int, int, bytes]]":
+def _with_gaps(runs: Sequence[Tuple[int, bytes]], count: int) -> Iterable[Tuple[int, int, bytes]]:
     """(first chunk, how many, hashes) for all ``count`` chunks in order; hashes empty where no run is."""
     at = 0
     for first, hashes in runs:
@@ -269,7 +271,7 @@ def _with_gaps(runs: Sequence[Tuple[int, bytes]], count: int) -> "Iterable[Tuple
         yield at, count - at, b""
 
 
-def _root_runs(parts: Iterable[Tuple[int, int, bytes]]) -> "Iterable[Tuple[bytes, int]]":
+def _root_runs(parts: Iterable[Tuple[int, int, bytes]]) -> Iterable[Tuple[bytes, int]]:
     for _first, count, hashes in parts:
         if not hashes:
             yield fmt.ZERO_CHUNK, count

@@ -50,22 +50,23 @@ class Owners:
             return value
         parts = [value[:4]]
         for tag, permissions, number in _ACL_ENTRY.iter_unpack(value[4:]):
-            if tag == _ACL_USER:
-                number = self.user(number)
-            elif tag == _ACL_GROUP:
-                number = self.group(number)
-            parts.append(_ACL_ENTRY.pack(tag, permissions, number))
+            parts.append(_ACL_ENTRY.pack(tag, permissions, self._acl_number(tag, number)))
         return b"".join(parts)
 
+    def _acl_number(self, tag: int, number: int) -> int:
+        if tag == _ACL_USER:
+            return self.user(number)
+        return self.group(number) if tag == _ACL_GROUP else number
 
-def _user(name: bytes) -> "int | None":
+
+def _user(name: bytes) -> int | None:
     try:
         return pwd.getpwnam(os.fsdecode(name)).pw_uid
     except (KeyError, ValueError):
         return None
 
 
-def _group(name: bytes) -> "int | None":
+def _group(name: bytes) -> int | None:
     try:
         return grp.getgrnam(os.fsdecode(name)).gr_gid
     except (KeyError, ValueError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Callable, Iterator, List, Tuple
+from typing import Iterator, List, Tuple
 
 from voltool import durable
 from voltool.errors import RefusedError, VoltoolError
@@ -89,15 +89,16 @@ def _moves(source: int, destination: int, path: Tuple[bytes, ...], *, merge: boo
                 where=shown(b"/".join([*path, name])),
                 remedy="another target, or move what is there out of the way",
             )
-        yield from _inside(source, destination, name, lambda a, b, p=(*path, name): _moves(a, b, p, merge=merge))
+        yield from _moves_below(source, destination, (*path, name))
 
 
-def _inside(source: int, destination: int, name: bytes, walk: Callable[[int, int], Iterator[_Move]]) -> Iterator[_Move]:
-    below = os.open(name, _OPEN, dir_fd=source)
+def _moves_below(source: int, destination: int, path: Tuple[bytes, ...]) -> Iterator[_Move]:
+    """Both sides have the directory ``path``: what is in it."""
+    below = os.open(path[-1], _OPEN, dir_fd=source)
     try:
-        other = os.open(name, _OPEN, dir_fd=destination)
+        other = os.open(path[-1], _OPEN, dir_fd=destination)
         try:
-            yield from walk(below, other)
+            yield from _moves(below, other, path, merge=True)
         finally:
             os.close(other)
     finally:

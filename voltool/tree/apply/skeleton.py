@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 import tempfile
-from typing import BinaryIO, Callable, Iterator, List, Optional, Tuple
+from typing import IO, Callable, Iterator, List, Optional, Tuple
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import Frame, decode_records
@@ -38,7 +38,7 @@ class Skeleton:
     """Objects, names and directories of the stream; its temporary files lie (unnamed) in ``temporary``."""
 
     def __init__(self, temporary: bytes) -> None:
-        self._files: List[BinaryIO] = []
+        self._files: List[IO[bytes]] = []
         self._temporary = temporary
         self.objects = FrameSpool(self._file())
         self.names = NameTable(self._file())
@@ -46,6 +46,7 @@ class Skeleton:
         self._by_child = SortedSpool(temporary)
         self._directory_names = self._open()
         self._specials = self._open()
+        self._special_batches = 0
         self._last_object = 0
         self._last_entry = b""
         self._cursor = 0
@@ -53,8 +54,8 @@ class Skeleton:
         self.object_count = 0
         self.file_count = 0
 
-    def _open(self) -> BinaryIO:
-        file = tempfile.TemporaryFile(dir=os.fsdecode(self._temporary), buffering=1 << 18)
+    def _open(self) -> IO[bytes]:
+        file = tempfile.TemporaryFile(dir=os.fsdecode(self._temporary), buffering=1 << 18)  # noqa: SIM115 - see close
         self._files.append(file)
         return file
 
@@ -132,14 +133,14 @@ class Skeleton:
                 made.append(record)
                 self._add_directory(record, names)
             else:
-                special.append((record, [tuple(name) for name in names]))
+                special.append((record, [(name.directory, name.name) for name in names]))
                 special_bytes += len(record) + 64 * len(names)
                 self.file_count += 1
             if len(made) >= _TASK_OBJECTS:
                 directories(made)
                 made = []
             if len(special) >= _TASK_OBJECTS or special_bytes > _TASK_BYTES:
-                marshal.dump(special, self._specials)
+                self._keep_specials(special)
                 special, special_bytes = [], 0
         self._by_child.close()
         self.names.flush()
@@ -147,16 +148,17 @@ class Skeleton:
         if made:
             directories(made)
         if special:
-            marshal.dump(special, self._specials)
+            self._keep_specials(special)
+
+    def _keep_specials(self, special: List[Special]) -> None:
+        marshal.dump(special, self._specials)
+        self._special_batches += 1
 
     def specials(self) -> Iterator[List[Special]]:
         """Symlinks, devices, fifos, sockets in batches; their directories must have been made."""
         self._specials.seek(0)
-        while True:
-            try:
-                yield marshal.load(self._specials)  # noqa: S302 - our own unnamed file
-            except EOFError:
-                return
+        for _batch in range(self._special_batches):
+            yield marshal.load(self._specials)  # noqa: S302 - our own unnamed file
 
     def _joined(self) -> Iterator[Tuple[bytes, List[Name]]]:
         entries = iter(self._by_child)

@@ -7,6 +7,7 @@ Part of what is shipped to servers.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import enum
@@ -63,9 +64,12 @@ class StagingKey:
 
 @dataclass(frozen=True)
 class Progress:
-    """The durable record. ``resume_after``: the highest object whose data is safe; ``content_bytes``: how much of the
-    kept CONTENT frames belongs to those objects; ``files`` and ``data_bytes`` count them. ``root_inode``: the finished tree's root, set before it is published;
-    ``sealed``: names in the root (hex) and the +i, +a they get once they are published."""
+    """The durable record of how far a restore has come.
+
+    ``resume_after``: the highest object whose data is safe; ``content_bytes``: how much of the kept CONTENT frames belongs
+    to those objects; ``files`` and ``data_bytes`` count them. ``root_inode``: the finished tree's root, set before it is
+    published; ``sealed``: names in the root (hex) and the +i, +a they get once they are published.
+    """
 
     phase: Phase = Phase.DATA
     resume_after: int = 0
@@ -250,10 +254,8 @@ def _make_area(area: bytes) -> None:
 
 def make_private(directory: int, name: bytes) -> None:
     """A directory of 0700 that inherits nothing; one that exists is left as it is, but for that. Raises OSError."""
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=directory)
-    except FileExistsError:
-        pass
     descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=directory)
     try:
         strip(descriptor)
@@ -264,10 +266,8 @@ def make_private(directory: int, name: bytes) -> None:
 def strip(descriptor: int) -> None:
     """Take off what a directory may have inherited: ACLs, group and setgid, flags, project."""
     for name in _ACLS:
-        try:
+        with contextlib.suppress(OSError):  # it has none, or the file system has none
             os.removexattr(descriptor, name)
-        except OSError:
-            continue  # it has none, or the file system has none
     if os.fstat(descriptor).st_gid != os.getegid():
         os.chown(descriptor, -1, os.getegid())
     os.chmod(descriptor, 0o700)

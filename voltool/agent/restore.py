@@ -1,0 +1,84 @@
+"""The verb StartRestore: a dump stream off the wire becomes a tree at its target. Ships to servers.
+
+Joins the conversation and `tree.apply`; the order of messages stands in `wire.messages.StartRestore`. What goes wrong
+leaves staging as it is: the same restore goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from voltool.agent.host import HostState
+from voltool.errors import AgentError, UsageError
+from voltool.events import Notice
+from voltool.tree.apply.applier import Applier, ApplySettings
+from voltool.tree.apply.staging import Staging, StagingKey, open_staging, stale
+from voltool.volumes import records
+from voltool.volumes.showing import shown
+from voltool.wire import messages
+from voltool.wire.conversation import Conversation
+
+_MOST_WORKERS = 4
+
+
+def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:
+    """Handle `StartRestore`. Raises RefusedError (the target has content), SpaceError, IntegrityError, BusyError, ..."""
+    key = StagingKey(_resolve(request.target), request.volume_uuid, request.state_id, request.selection)
+    with contextlib.ExitStack() as stack:
+        staging = open_staging(key, into_existing=request.into_existing)
+        stack.callback(staging.close)
+        records.remember_area(host.directory, staging.path)
+        _tell_about_staging(staging, conversation)
+        settings = ApplySettings(
+            key=key,
+            numeric_owner=request.numeric_owner,
+            workers=request.workers or _workers(),
+            subject=request.volume_uuid,
+        )
+        applier = Applier(staging, settings, conversation)
+        stack.callback(applier.close)
+        conversation.send(messages.RestoreReady(applier.resume_after))
+        _receive(conversation, applier, request.bandwidth)
+        applied = applier.finish()
+    return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
+
+
+def _receive(conversation: Conversation, applier: Applier, bandwidth: int) -> None:
+    """Feed what comes until `EndOfData`, no faster than ``bandwidth`` bytes/s (0: as fast as it comes)."""
+    due = time.monotonic()
+    while True:
+        item = conversation.receive()
+        if isinstance(item, messages.EndOfData):
+            return
+        if not isinstance(item, bytes):
+            raise AgentError("something else came where a dump should", why=type(item).__name__)
+        applier.feed(item)
+        if bandwidth:
+            now = time.monotonic()
+            due = max(due, now - 1.0) + len(item) / bandwidth
+            if due > now:
+                time.sleep(due - now)
+
+
+def _resolve(target: bytes) -> bytes:
+    """The target's own path: links in its parents are followed, the last component is not."""
+    if not target.startswith(b"/") or b"\0" in target:
+        raise UsageError("a target must be an absolute path", where=shown(target))
+    target = os.path.normpath(target)
+    if target.startswith(b"//"):
+        target = target[1:]
+    parent, name = os.path.split(target)
+    return os.path.join(os.path.realpath(parent), name) if name else parent
+
+
+def _tell_about_staging(staging: Staging, conversation: Conversation) -> None:
+    if not staging.fresh:
+        conversation.report(Notice("info", f"an interrupted restore to {shown(staging.target)} goes on"))
+    for path in stale(staging):
+        conversation.report(Notice("info", f"{shown(path)} is left of another restore; voltool host clean removes it"))
+
+
+def _workers() -> int:
+    return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0))))
