@@ -338,8 +338,9 @@ class TestConversation:
         for way in WAYS:
             with hosts(sshd, way).connect(name_of(sshd, way)) as session:
                 session.send(CheckHost((b"no_space",)))
-                with pytest.raises(SpaceError, match="full"):
+                with pytest.raises(SpaceError, match="full") as caught:
                     send_for_ever(session)
+                assert caught.value.where == ("/srv" if way == LOCAL else f"{sshd.name}: /srv")
                 assert "user" in facts(ask(session, "facts"))
 
     def test_an_agent_that_talks_while_it_listens_does_not_lock_up(self, sshd: Sshd) -> None:

@@ -21,9 +21,15 @@ from voltool.remote.ship import ShippedAgent, build_agent, shipped_files
 
 
 def test_the_same_sources_give_the_same_agent() -> None:
+    build_agent.cache_clear()
     first = build_agent()
     build_agent.cache_clear()
     assert build_agent() == first
+
+
+def test_paramiko_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, voltool.remote.connect; sys.exit('paramiko' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_only_the_agents_part_is_shipped() -> None:

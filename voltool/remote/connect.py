@@ -79,7 +79,7 @@ class RemoteHosts:
         except BaseException:
             stream.close()
             raise
-        return AgentSession(stream, decoder, frames, self.reporter, host)
+        return AgentSession(stream, decoder, frames, self.reporter, host, local=host == LOCAL)
 
     def _explained(self, host: str, error: HostError, answer: bootstrap.PasswordAnswer | None) -> HostError:
         if answer is None or not answer.wrong:

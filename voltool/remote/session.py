@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,14 @@ class AgentSession:
     """
 
     def __init__(
-        self, stream: Stream, decoder: FrameDecoder, frames: Iterable[WireFrame], reporter: Reporter, host: str
+        self,
+        stream: Stream,
+        decoder: FrameDecoder,
+        frames: Iterable[WireFrame],
+        reporter: Reporter,
+        host: str,
+        *,
+        local: bool = False,
     ) -> None:
         self._stream = stream
         self._decoder = decoder
@@ -34,6 +42,7 @@ class AgentSession:
         self._waiting: collections.deque[Any] = collections.deque()
         self._reporter = reporter
         self._host = host
+        self._local = local
         self.agent: messages.HelloReply
 
     def greet(self, caller: str) -> None:
@@ -102,9 +111,15 @@ class AgentSession:
                 self._reporter.report(messages.event_of(message))
             elif isinstance(message, messages.Failure):
                 self._waiting.clear()
-                messages.raise_failure(message)
+                messages.raise_failure(dataclasses.replace(message, where=self._place(message.where)))
             else:
                 self._waiting.append(message)
+
+    def _place(self, where: str) -> str:
+        """Where on which host, since the agent speaks of its own paths alone."""
+        if self._local:
+            return where
+        return f"{self._host}: {where}" if where else self._host
 
     def _broken(self) -> AgentError:
         status = self._stream.exit_status(1.0)
