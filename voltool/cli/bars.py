@@ -55,6 +55,7 @@ class Bars:
             leave=False,
             dynamic_ncols=True,
             mininterval=0.2,
+            miniters=0,
             bar_format=_FORMAT if total_bytes else _FORMAT_OPEN,
         )
 
