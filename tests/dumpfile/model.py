@@ -200,9 +200,7 @@ class Batches:
         if extents:
             raw = fmt.encode_data(extents, parts)
             codec = self._rng.choice([fmt.CODEC_NONE, fmt.CODEC_LZ4, fmt.CODEC_ZLIB])
-            self._writer.frame(
-                pack_frame(fmt.DATA, raw, len(extents), codec, extents[0].number, extents[0].offset)
-            )
+            self._writer.frame(pack_frame(fmt.DATA, raw, len(extents), codec, extents[0].number, extents[0].offset))
 
     def _large(self, number: int, data: bytes) -> None:
         old = self._old(number)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.dumpfile import model
 from tests.dumpfile.model import CHUNK, State, Thing
+from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import Merge, merge
 from voltool.dumpfile.selection import Selection
@@ -89,7 +90,10 @@ class History:
     def touch(self) -> None:
         number = self.rng.choice(list(self.objects))
         thing = self.objects[number]
-        self.objects[number] = dataclasses.replace(thing, mtime=thing.mtime + 1, xattrs=b"x" * self.rng.randrange(3))
+        self.objects[number] = dataclasses.replace(thing, mtime=thing.mtime + 1, xattrs=self.xattrs())
+
+    def xattrs(self) -> bytes:
+        return fmt.encode_xattrs([(b"user.n%d" % at, self.rng.randbytes(at)) for at in range(self.rng.randrange(3))])
 
     def lose(self) -> None:
         number, self.next_number = self.next_number, self.next_number + 1
@@ -97,7 +101,9 @@ class History:
         self.entries[1, b"lost%d" % number] = number
 
     def delete(self) -> None:
-        names = [key for key, child in self.entries.items() if child not in {directory for directory, _ in self.entries}]
+        names = [
+            key for key, child in self.entries.items() if child not in {directory for directory, _ in self.entries}
+        ]
         if names:
             child = self.entries.pop(self.rng.choice(names))
             if child not in self.entries.values():

@@ -31,7 +31,9 @@ _READ_SIZE = 1 << 20
 class RandomAccess(Protocol):
     """Bytes that can be read anywhere; a store's reader is one."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many there are."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes, fewer only at the end."""
