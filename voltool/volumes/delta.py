@@ -14,8 +14,8 @@ from typing import Dict, Iterator, List, Optional, Protocol, Set, Tuple
 from voltool.volumes.contract import ByteRange
 from voltool.volumes.send_stream import Attribute, Command, Kind, UnexpectedStream
 
-#: Beyond this many objects in the picture (some 500 bytes each) scanning and comparing is no slower, and flat.
-MAX_NODES = 150_000
+#: Beyond this many objects in the picture (some 1.2 KB each) scanning and comparing is no slower, and flat.
+MAX_NODES = 60_000
 #: Beyond this many ranges a file counts as changed anywhere.
 _MAX_RANGES = 65_536
 
