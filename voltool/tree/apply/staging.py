@@ -16,16 +16,18 @@ import json
 import os
 import shutil
 import stat
+import time
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from voltool import durable, inodes
-from voltool.errors import HostError, NotFoundError, RefusedError
+from voltool.errors import BusyError, HostError, NotFoundError, RefusedError
 from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import translate
 
 AREA = b".voltool"
 _PREFIX = b"staging-"
+_LOCK_PATIENCE = 3.0
 _LOST_AND_FOUND = b"lost+found"
 _ACLS = (b"system.posix_acl_default", b"system.posix_acl_access")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,7 +98,7 @@ class Staging:
             os.path.join(path, b"lock"), what=f"the restore to {shown(target)}", owner="voltool restore"
         )
         try:
-            self._lock.acquire()
+            self._acquire()
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -106,6 +108,19 @@ class Staging:
         if self.fresh:
             self.save(self.progress)
         make_private(self.descriptor, b"dirs")
+
+    def _acquire(self) -> None:
+        """Workers of a restore that was just killed hold the lock until they are gone too: they may still write."""
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                self._lock.acquire()
+            except BusyError:  # noqa: PERF203 - it waits in any case
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def save(self, progress: Progress) -> None:
         """Make ``progress`` durable; what it promises must be on disk already (`sync`)."""
