@@ -35,8 +35,6 @@ def dump(
     workers: Workers = None,
 ) -> int:
     """Dump volumes: in full (level 0) or what changed since the last dump of a lower level."""
-    from voltool.backup.dump import dump_volume
-
     invocation = begin(context, "dump")
     given: dict[str, object] = {
         "level": level,
@@ -48,24 +46,29 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    world = invocation.world
-    first = not world.catalog.dumps()
+    first = not dry_run and not invocation.world.catalog.dumps()
     for name in dict.fromkeys(names):
-        try:
-            volume = world.catalog.volume(name)
-            options = _options(invocation, name, store, given)
-            if first and not dry_run:
-                _say_where(invocation, options.store, store)
-                first = False
-            _warn_of_excludes(invocation, name, volume.excludes)
-            outcome = dump_volume(world, volume, options)
-        except InterruptedByUser:
-            raise
-        except VoltoolError as error:
-            invocation.failed(error, name)
-        else:
-            _show(invocation, name, options, outcome)
+        _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
     return invocation.finish()
+
+
+def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[str, object], *, first: bool) -> None:
+    """One volume; what fails is noted, and the others go on."""
+    from voltool.backup.dump import dump_volume
+
+    try:
+        volume = invocation.world.catalog.volume(name)
+        options = _options(invocation, name, store, given)
+        if first:
+            _say_where(invocation, options.store, store)
+        _warn_of_excludes(invocation, name, volume.excludes)
+        outcome = dump_volume(invocation.world, volume, options)
+    except InterruptedByUser:
+        raise
+    except VoltoolError as error:
+        invocation.failed(error, name)
+    else:
+        _show(invocation, name, options, outcome)
 
 
 def _options(invocation: Invocation, name: str, store: str | None, given: dict[str, object]) -> DumpOptions:

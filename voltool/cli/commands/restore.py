@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voltool.cli.invocation import begin
+from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import At, Bandwidth, DumpWord, Place, Workers
+
+if TYPE_CHECKING:
+    from voltool.backup.restore import RestoreOutcome
+    from voltool.cli.location import Location
+    from voltool.model import StoredDump
 
 
 def restore(
@@ -26,9 +31,7 @@ def restore(
     workers: Workers = None,
 ) -> int:
     """Restore a dump with all it rests on. The target appears only when it is complete."""
-    from voltool.cli import display
     from voltool.cli.choose import choose
-    from voltool.cli.json_lines import problem_object
     from voltool.cli.location import parse_location
     from voltool.config.quantity import parse_bytes
 
@@ -49,6 +52,14 @@ def restore(
         workers=settings.workers if workers is None else workers,
         bandwidth=rate,
     )
+    _show(invocation, dump, location, outcome)
+    return invocation.finish()
+
+
+def _show(invocation: Invocation, dump: StoredDump, location: Location, outcome: RestoreOutcome) -> None:
+    from voltool.cli import display
+    from voltool.cli.json_lines import problem_object
+
     for problem in outcome.problems:
         invocation.output.notice("warning", f"{problem.problem.value}: {display.escape(problem.path)}: {problem.why}")
     invocation.output.summary(
@@ -65,4 +76,3 @@ def restore(
         "seconds": round(outcome.seconds, 3),
         "problems": [problem_object(problem) for problem in outcome.problems],
     }
-    return invocation.finish()
