@@ -105,21 +105,22 @@ class _Dump:
             self._stack.callback(os.close, root_fd)
             classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
             self._conversation.send(
-                messages.ScanTotals(
-                    classified.entries.count, classified.changed_files, classified.changed_bytes
-                )
+                messages.ScanTotals(classified.entries.count, classified.changed_files, classified.changed_bytes)
             )
             if self._request.dry_run:
                 self._driver.drop(self._record, clone)
                 return messages.Done()
-            if not isinstance(self._conversation.receive(), messages.Proceed):
-                raise AgentError("the dump was called off")
+            self._await_proceed()
             return self._produce(clone, root_fd, classified, base, problems, traits)
         except BaseException:
             self._driver.drop(self._record, clone)
             raise
         finally:
             shutil.rmtree(self._tmp, ignore_errors=True)
+
+    def _await_proceed(self) -> None:
+        if not isinstance(self._conversation.receive(), messages.Proceed):
+            raise AgentError("the dump was called off")
 
     def _begin(self) -> None:
         if self._book.pending is not None:
@@ -136,7 +137,7 @@ class _Dump:
                 self._driver.drop(self._record, clone)
         return self._driver.clone(self._record, self._request.dump_id)
 
-    def _open_bases(self) -> "tuple[Optional[BaseState], Optional[BaseState]]":
+    def _open_bases(self) -> tuple[Optional[BaseState], Optional[BaseState]]:
         """The base of the dump, and at level 0 the state whose object numbers go on."""
         wanted = self._request.base_state_id
         if wanted is None:
@@ -168,10 +169,10 @@ class _Dump:
         numbering: Optional[BaseState],
         base: Optional[BaseState],
         traits: FilesystemTraits,
-    ) -> "tuple[Classified, tuple[FileProblem, ...]]":
+    ) -> tuple[Classified, tuple[FileProblem, ...]]:
         self._conversation.report(PhaseStarted(self._record.name, "scan"))
         classified = self._from_changes(clone, root_fd, base)
-        problems: "tuple[FileProblem, ...]" = ()
+        problems: tuple[FileProblem, ...] = ()
         if classified is None:
             walk = self._walk(clone, root_fd)
             problems = tuple(walk.problems)
@@ -229,7 +230,7 @@ class _Dump:
         root_fd: int,
         classified: Classified,
         base: Optional[BaseState],
-        problems: "tuple[FileProblem, ...]",
+        problems: tuple[FileProblem, ...],
         traits: FilesystemTraits,
     ) -> messages.Message:
         name = self._record.name

@@ -58,7 +58,7 @@ class _Taker:
         self._hasher = hasher
         self._large: Dict[int, bytes] = {}
         self._current = 0
-        self._runs: List["tuple[int, List[bytes], bytes]"] = []
+        self._runs: List[tuple[int, List[bytes], bytes]] = []
         self.next_number = 2
 
     def take(self, kind: int, records: List[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -21,10 +22,8 @@ _REPORT_EVERY = 0.1
 def be_nice(nice: int, *, idle_io: bool) -> None:
     """Lower this process's (and its workers') priority; what the host refuses is left as it is."""
     if nice:
-        try:
+        with contextlib.suppress(OSError):
             os.nice(nice)
-        except OSError:
-            pass
     number = _IOPRIO_SET.get(platform.machine())
     if idle_io and number is not None:
         ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE)

@@ -33,7 +33,7 @@ from voltool.errors import (
     VoltoolError,
 )
 from voltool.events import Notice
-from voltool.model import DumpResult, FileProblem, KnownVolume, Problem, StoredDump
+from voltool.model import DumpResult, DumpTotals, FileProblem, KnownVolume, Problem, StoredDump
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages
@@ -225,20 +225,26 @@ class _Job:
             self._receive(writer, decoder)
             decoder.finish()
             result = self._expect(self._conversation.receive(), messages.DumpReply).result
-            if decoder.totals is None or decoder.totals.state_id != result.totals.state_id:
-                raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
-            if self._base is not None and not _is_there(self._store, self._base):
-                raise VoltoolError(
-                    "the base of the dump has gone meanwhile",
-                    where=f"{self._store.url}/{self._base.file}",
-                    remedy="dump again: another base is chosen, or a full dump is made",
-                )
+            totals = self._check(decoder, result)
             writer.publish()
         except BaseException:
             if writer is not None:
                 writer.abandon()
             raise
-        return replace(result, totals=decoder.totals), file
+        return replace(result, totals=totals), file
+
+    def _check(self, decoder: FrameDecoder, result: DumpResult) -> DumpTotals:
+        """The trailer says what the agent said, and the base is still there."""
+        totals = decoder.totals
+        if totals is None or totals.state_id != result.totals.state_id:
+            raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
+        if self._base is not None and not _is_there(self._store, self._base):
+            raise VoltoolError(
+                "the base of the dump has gone meanwhile",
+                where=f"{self._store.url}/{self._base.file}",
+                remedy="dump again: another base is chosen, or a full dump is made",
+            )
+        return totals
 
     def _receive(self, writer: StoreWriter, decoder: FrameDecoder) -> None:
         while True:
@@ -270,6 +276,7 @@ class _Job:
             return False
         path = os.fsdecode(problem.path)
         return any(
-            fnmatch.fnmatchcase(path, os.fsdecode(glob)) or fnmatch.fnmatchcase(os.path.basename(path), os.fsdecode(glob))
+            fnmatch.fnmatchcase(path, os.fsdecode(glob))
+            or fnmatch.fnmatchcase(os.path.basename(path), os.fsdecode(glob))
             for glob in self._options.unstable_ok
         )

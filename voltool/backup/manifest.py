@@ -67,6 +67,6 @@ def _runs(number: int, hashes: dict[int, bytes]) -> Iterator[bytes]:
     indexes = sorted(hashes)
     start = 0
     for at in range(1, len(indexes) + 1):
-        if at == len(indexes) or indexes[at] != indexes[at - 1] + 1 or at - start >= 8192:  # noqa: PLR2004 - 256 KiB
+        if at == len(indexes) or indexes[at] != indexes[at - 1] + 1 or at - start >= 8192:
             yield fmt.encode_chunk_run(number, indexes[start], [hashes[index] for index in indexes[start:at]])
             start = at

@@ -27,7 +27,7 @@ class Lz4(NamedTuple):
     decompress: Callable[[bytes, int], bytes]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def find_lz4() -> Optional[Lz4]:
     """The lz4 of this machine; None where there is none."""
     return _lz4_package() or _lz4_library()

@@ -143,7 +143,10 @@ def check_payload(header: FrameHeader, payload: bytes, where: str = "") -> None:
 def damaged(why: str, where: str = "") -> IntegrityError:
     """The error for bytes that are not as a voltool wrote them."""
     return IntegrityError(
-        "the dump is damaged", where=where, why=why, remedy="another copy of this dump, or an older point in time (--at)"
+        "the dump is damaged",
+        where=where,
+        why=why,
+        remedy="another copy of this dump, or an older point in time (--at)",
     )
 
 
@@ -261,7 +264,7 @@ def decode_object(data: bytes, where: str = "") -> ObjectRecord:
     middle = OBJECT_SIZE + target_length
     if len(data) != middle + xattr_length:
         raise damaged("an object record has a wrong length", where)
-    record = ObjectRecord(*fixed, data[OBJECT_SIZE:middle], data[middle:])
+    record = ObjectRecord._make([*fixed, data[OBJECT_SIZE:middle], data[middle:]])
     if record.mtime_ns > 999_999_999 or record.state & ~KNOWN_STATES or record.number == 0:
         raise damaged("an object record has a value out of range", where)
     return record

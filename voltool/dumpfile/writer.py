@@ -128,9 +128,7 @@ class DumpWriter:
             entries_in_part = [
                 bytes(part[i : i + fmt.INDEX_ENTRY_SIZE]) for i in range(0, len(part), fmt.INDEX_ENTRY_SIZE)
             ]
-            self.frame(
-                pack_frame(fmt.INDEX, fmt.pack_records(entries_in_part), len(entries_in_part), self._codec)
-            )
+            self.frame(pack_frame(fmt.INDEX, fmt.pack_records(entries_in_part), len(entries_in_part), self._codec))
         trailer = fmt.Trailer(
             state_id=bytes.fromhex(state_id),
             objects=objects,

@@ -27,9 +27,7 @@ _MAGIC_CHUNKS = b"vtchunks"
 _HEAD_SIZE = 16
 
 
-def short_hashes(
-    blocks: Sequence[bytes], key: bytes, segments: Sequence[Tuple[int, int]], at: int, stop: int
-) -> bytes:
+def short_hashes(blocks: Sequence[bytes], key: bytes, segments: Sequence[Tuple[int, int]], at: int, stop: int) -> bytes:
     """The kept hashes of a chunk ``[at, stop)`` with block hashes ``blocks`` and data in ``segments``."""
     blake2b = hashlib.blake2b
     shorts = [blake2b(block, digest_size=BLOCK_HASH_SIZE, key=key).digest() for block in blocks]
@@ -90,7 +88,7 @@ class BlockTable:
         self.blocks = blocks
 
     @classmethod
-    def open(cls, path: bytes) -> "BlockTable":
+    def open(cls, path: bytes) -> BlockTable:
         """Open; a missing or foreign file reads as one without chunks: everything counts as changed."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -162,7 +162,7 @@ class Worker:
         batch.outcomes.append((number, inode, READ, after, settled, layout, directory, name, ""))
         batch.read += size
         if content != base or layout != base_layout:
-            _add_extents(batch.extents, batch.parts, number, segments, after, data)
+            _add_extents(batch.extents, batch.parts, number, segments, data)
         return True
 
     def _read_restless(self, path: bytes, directory: int, file: SmallFile, batch: _Batch) -> None:
@@ -173,7 +173,7 @@ class Worker:
         batch.records.append(record)
         batch.read += len(data)
         if segments is not None:
-            _add_extents(batch.extents, batch.parts, file.number, segments, outcome.stamp, data)
+            _add_extents(batch.extents, batch.parts, file.number, segments, data)
 
     def _small_frames(
         self, extents: List[fmt.Extent], parts: List[bytes], records: List[bytes]
@@ -186,9 +186,7 @@ class Worker:
             )
         if records:
             key = int.from_bytes(records[0][:8], "big")
-            frames.append(
-                pack_frame(fmt.CONTENT, fmt.pack_records(records), len(records), self._settings.codec, key)
-            )
+            frames.append(pack_frame(fmt.CONTENT, fmt.pack_records(records), len(records), self._settings.codec, key))
         return [tuple(frame) for frame in frames]
 
     def _small_file(
@@ -273,7 +271,7 @@ class Worker:
         """A descriptor of a directory, cached; raises OSError."""
         descriptor = self._directories.get(path)
         if descriptor is None:
-            if len(self._directories) >= 64:  # noqa: PLR2004 - descriptors kept open
+            if len(self._directories) >= 64:
                 os.close(self._directories.pop(next(iter(self._directories))))
             root = self._settings.root_fd
             descriptor = open_beneath(root, path, OPEN_DIRECTORY) if path else os.dup(root)
@@ -344,14 +342,14 @@ class Worker:
             while done < length:
                 count = os.preadv(descriptor, [part[done:]], offset + done)
                 if not count:
-                    part[done:] = bytes(length - done)  # truncated meanwhile: its stamp has changed, and it is read again
+                    part[done:] = bytes(
+                        length - done
+                    )  # truncated meanwhile: its stamp has changed, and it is read again
                     break
                 done += count
         return view
 
-    def _hash_chunk(
-        self, view: memoryview, segments: List[Tuple[int, int]], at: int, stop: int
-    ) -> Tuple[bytes, bytes]:
+    def _hash_chunk(self, view: memoryview, segments: List[Tuple[int, int]], at: int, stop: int) -> Tuple[bytes, bytes]:
         if not segments:
             return fmt.ZERO_CHUNK, HOLE_HASH * (-(-(stop - at) // fmt.BLOCK_SIZE))
         blocks = fmt.block_hashes(view)
@@ -411,7 +409,7 @@ def _clip(segments: List[Tuple[int, int]], at: int, stop: int) -> List[Tuple[int
 
 
 def _add_extents(
-    extents: List[fmt.Extent], parts: List[bytes], number: int, segments: List[Tuple[int, int]], stamp: bytes, data: bytes
+    extents: List[fmt.Extent], parts: List[bytes], number: int, segments: List[Tuple[int, int]], data: bytes
 ) -> None:
     if not data:
         return
@@ -437,11 +435,26 @@ def _object(
     shared = stamp[SHARED]
     if stamp[SIZE] != size.to_bytes(8, "big"):
         shared = shared[: SIZE.start] + size.to_bytes(8, "big") + shared[SIZE.stop :]
-    return number.to_bytes(8, "big") + shared + fmt.OBJECT_REST.pack(flags, project, state, content, 0, len(xattrs)) + xattrs
+    return (
+        number.to_bytes(8, "big")
+        + shared
+        + fmt.OBJECT_REST.pack(flags, project, state, content, 0, len(xattrs))
+        + xattrs
+    )
 
 
 def _lost(file: SmallFile, directory: int, status: int, why: str) -> Outcome:
-    return Outcome(file.number, file.inode, status, file.stamp, False, NO_LAYOUT, directory, file.name, why)
+    return Outcome(
+        number=file.number,
+        inode=file.inode,
+        status=status,
+        stamp=file.stamp,
+        settled=False,
+        layout=NO_LAYOUT,
+        directory=directory,
+        name=file.name,
+        why=why,
+    )
 
 
 def _why(status: int) -> str:

@@ -101,14 +101,19 @@ class Classifier:
     """One classification. ``unchanged_counts``: False for a level 0 dump, which reads everything but keeps numbers."""
 
     def __init__(
-        self, walk: WalkResult, base: Optional[BaseState], make_spool: Callable[[], SortedSpool], *, unchanged_counts: bool
+        self,
+        walk: WalkResult,
+        base: Optional[BaseState],
+        make_spool: Callable[[], SortedSpool],
+        *,
+        unchanged_counts: bool,
     ) -> None:
         self._walk = walk
         self._base = base
         self._stamps = base.stamps if base else None
         self._unchanged_counts = unchanged_counts
         self._numbers = array("Q", bytes(8 * len(walk.table)))
-        self._names: "OrderedDict[int, Dict[bytes, int]]" = OrderedDict()
+        self._names: OrderedDict[int, Dict[bytes, int]] = OrderedDict()
         self.result = Classified(walk.table, make_spool(), make_spool(), make_spool())
         if base:
             self.result.next_number = base.next_number
@@ -303,9 +308,7 @@ class Classifier:
 
     def _names_in(self, index: int) -> Iterator[bytes]:
         wanted = index.to_bytes(4, "big")
-        return (
-            record for record in self._walk.spool if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] == wanted
-        )
+        return (record for record in self._walk.spool if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] == wanted)
 
 
 def _children(base: BaseState, directory: int) -> List[Tuple[bytes, int]]:

@@ -43,9 +43,20 @@ class Describer:
         state = fmt.STATE_FUZZY if fuzzy else 0
         record = fmt.encode_object(
             fmt.ObjectRecord(
-                work.number, stamp.mode, stamp.uid, stamp.gid, 0, stamp.mtime_s, stamp.mtime_ns, flags, project,
-                state, fmt.NO_HASH, b"", xattrs,
-            )  # fmt: skip
+                work.number,
+                stamp.mode,
+                stamp.uid,
+                stamp.gid,
+                0,
+                stamp.mtime_s,
+                stamp.mtime_ns,
+                flags,
+                project,
+                state,
+                fmt.NO_HASH,
+                b"",
+                xattrs,
+            )
         )
         return Described(record, work.stamp, not fuzzy and self._settled(stamp.ctime))
 
@@ -55,7 +66,7 @@ class Describer:
             directory = self._directory(work.directory)
             status = os.stat(work.tail, dir_fd=directory, follow_symlinks=False)
             if stat.S_IFMT(status.st_mode) != stat.S_IFMT(decode_stamp(work.stamp).mode):
-                raise FileNotFoundError
+                return Described(None, work.stamp, settled=False)
             target = os.readlink(work.tail, dir_fd=directory) if stat.S_ISLNK(status.st_mode) else b""
             xattrs = _xattrs_by_name(directory, work.tail)
         except FileNotFoundError:
@@ -67,9 +78,20 @@ class Describer:
         size = 0 if stat.S_ISLNK(status.st_mode) else fields.size
         record = fmt.encode_object(
             fmt.ObjectRecord(
-                work.number, fields.mode, fields.uid, fields.gid, size, fields.mtime_s, fields.mtime_ns, 0, 0, 0, fmt.NO_HASH,
-                os.fsencode(target), xattrs,
-            )  # fmt: skip
+                work.number,
+                fields.mode,
+                fields.uid,
+                fields.gid,
+                size,
+                fields.mtime_s,
+                fields.mtime_ns,
+                0,
+                0,
+                0,
+                fmt.NO_HASH,
+                os.fsencode(target),
+                xattrs,
+            )
         )
         return Described(record, stamp, stamp == work.stamp and self._settled(status.st_ctime_ns))
 

@@ -220,7 +220,9 @@ class Pipeline:
         except OSError:
             return [(0, size)]  # the worker meets the same error and names it
         try:
-            return list(data_segments(descriptor, 0, size)) if stat.S_ISREG(os.fstat(descriptor).st_mode) else [(0, size)]
+            return (
+                list(data_segments(descriptor, 0, size)) if stat.S_ISREG(os.fstat(descriptor).st_mode) else [(0, size)]
+            )
         finally:
             os.close(descriptor)
 
@@ -303,10 +305,7 @@ class Pipeline:
         todo = large.todo
         if large.status != READ:
             self._problem(todo, large.status, large.why)
-        if large.status in (VANISHED, UNREADABLE):
-            record = self._unknown(todo)
-        else:
-            record = self._large_record(large)
+        record = self._unknown(todo) if large.status in (VANISHED, UNREADABLE) else self._large_record(large)
         self._finals.add(record)
         chunk_records = [
             fmt.encode_chunk_run(todo.number, first, chunks) for first, chunks, _shorts in large.runs if any(chunks)
@@ -331,10 +330,19 @@ class Pipeline:
         state = fmt.STATE_UNSETTLED if large.status == UNSTABLE else 0
         return fmt.encode_object(
             fmt.ObjectRecord(
-                todo.number, fields.mode, fields.uid, fields.gid, size, fields.mtime_s, fields.mtime_ns,
-                *large.attributes, state,
-                content, b"", large.xattrs,
-            )  # fmt: skip
+                todo.number,
+                fields.mode,
+                fields.uid,
+                fields.gid,
+                size,
+                fields.mtime_s,
+                fields.mtime_ns,
+                *large.attributes,
+                state,
+                content,
+                b"",
+                large.xattrs,
+            )
         )
 
     def _problem(self, todo: Todo, status: int, why: str) -> None:
@@ -351,10 +359,20 @@ class Pipeline:
         stamp = decode_stamp(todo.stamp)
         return fmt.encode_object(
             fmt.ObjectRecord(
-                todo.number, stamp.mode, stamp.uid, stamp.gid, base.size if base else stamp.size,
-                stamp.mtime_s, stamp.mtime_ns, base.flags if base else 0, base.project if base else 0,
-                fmt.STATE_UNKNOWN, base.content if base else fmt.NO_HASH, b"", base.xattrs if base else b"",
-            )  # fmt: skip
+                todo.number,
+                stamp.mode,
+                stamp.uid,
+                stamp.gid,
+                base.size if base else stamp.size,
+                stamp.mtime_s,
+                stamp.mtime_ns,
+                base.flags if base else 0,
+                base.project if base else 0,
+                fmt.STATE_UNKNOWN,
+                base.content if base else fmt.NO_HASH,
+                b"",
+                base.xattrs if base else b"",
+            )
         )
 
 
@@ -395,4 +413,3 @@ def _runs_with_gaps(runs: List[ChunkRun], size: int) -> Iterator[Tuple[bytes, in
     total = -(-size // fmt.CHUNK_SIZE)
     if total > position:
         yield fmt.ZERO_CHUNK, total - position
-

@@ -8,10 +8,11 @@ Threads gain less: most of the time goes to small system calls that hold the int
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import fcntl
 import os
-import pickle  # noqa: S403 - only for an exception, from our own forked child through a private pipe
+import pickle
 import select
 import signal
 import struct
@@ -193,15 +194,13 @@ class _Rebuild:
     def __init__(self, *fields: str) -> None:
         self._fields = fields
 
-    def __reduce__(self) -> "tuple[Callable[..., VoltoolError], tuple[str, ...]]":
+    def __reduce__(self) -> tuple[Callable[..., VoltoolError], tuple[str, ...]]:
         return error_from_fields, self._fields
 
 
 def _widen(descriptor: int) -> None:
-    try:
+    with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, 1 << 20)
-    except OSError:
-        pass
 
 
 def _write(descriptor: int, head: bytes, payload: bytes) -> None:
@@ -214,7 +213,7 @@ def _write(descriptor: int, head: bytes, payload: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _read_message(descriptor: int) -> "tuple[int, bytes]":
+def _read_message(descriptor: int) -> tuple[int, bytes]:
     head = _read_exactly(descriptor, _HEAD.size)
     length, kind = _HEAD.unpack(head)
     return kind, _read_exactly(descriptor, length)

@@ -5,6 +5,7 @@ Takes what a classification found and drives the pipeline. Knows nothing of driv
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -48,7 +49,7 @@ class Producer:
         *,
         workers: int,
         advance: Callable[[int, int], None],
-        changed_ranges: ChangedRanges = lambda path: None,
+        changed_ranges: ChangedRanges,
     ) -> None:
         self._classified = classified
         self._base = base
@@ -213,8 +214,7 @@ class Producer:
 
     def _write_stamps(self) -> None:
         with open(os.path.join(self._state.directory, b"stamps"), "wb", buffering=1 << 20) as file:
-            for record in self._classified.stamps:
-                file.write(record)
+            file.writelines(self._classified.stamps)
             file.flush()
             os.fsync(file.fileno())
 
@@ -256,9 +256,20 @@ def _nameless(work: Work) -> bytes:
     """A symlink or special file that vanished before it was described: unknown, and left out by restore."""
     stamp = decode_stamp(work.stamp)
     return fmt.OBJECT.pack(
-        work.number, stamp.mode, stamp.uid, stamp.gid, 0, stamp.mtime_s, stamp.mtime_ns, 0, 0,
-        fmt.STATE_UNKNOWN, fmt.NO_HASH, 0, 0,
-    )  # fmt: skip
+        work.number,
+        stamp.mode,
+        stamp.uid,
+        stamp.gid,
+        0,
+        stamp.mtime_s,
+        stamp.mtime_ns,
+        0,
+        0,
+        fmt.STATE_UNKNOWN,
+        fmt.NO_HASH,
+        0,
+        0,
+    )
 
 
 def _entry_tombstone(entry: bytes) -> bytes:
@@ -270,14 +281,9 @@ def _owner_records(owners: Iterable[bytes]) -> List[bytes]:
     groups = {int.from_bytes(pair[4:], "big") for pair in owners}
     records = []
     for user in users:
-        try:
-            records.append(fmt.encode_owner(b"u", user, pwd.getpwuid(user).pw_name.encode("utf-8", "surrogateescape")))
-        except KeyError:
-            continue
+        with contextlib.suppress(KeyError):
+            records.append(fmt.encode_owner(b"u", user, os.fsencode(pwd.getpwuid(user).pw_name)))
     for group in groups:
-        try:
-            records.append(fmt.encode_owner(b"g", group, grp.getgrgid(group).gr_name.encode("utf-8", "surrogateescape")))
-        except KeyError:
-            continue
+        with contextlib.suppress(KeyError):
+            records.append(fmt.encode_owner(b"g", group, os.fsencode(grp.getgrgid(group).gr_name)))
     return records
-

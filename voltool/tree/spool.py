@@ -53,7 +53,9 @@ class SortedSpool:
 
     def _spill(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=os.fsdecode(self._directory), buffering=1 << 20)
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close()
+                dir=os.fsdecode(self._directory), buffering=1 << 20
+            )
         self._records.sort()
         file = self._file
         start = file.seek(0, os.SEEK_END)

@@ -51,7 +51,7 @@ class Stamp(NamedTuple):
 
     @property
     def ctime(self) -> int:
-        """ctime in nanoseconds."""
+        """The ctime in nanoseconds."""
         return self.ctime_s * SECOND + self.ctime_ns
 
 

@@ -100,18 +100,18 @@ class StateKeeper:
                 key = file.read()
         except FileNotFoundError:
             key = b""
-        if len(key) != 32:  # noqa: PLR2004 - the length of a BLAKE2b key we use
+        if len(key) != 32:
             key = os.urandom(32)
             durable.write_file(path, key)
         return key
 
     def ids(self) -> List[str]:
         """The ids of all states kept."""
-        found = []
-        for name in sorted(os.listdir(self.directory)):
-            if len(name) == 64 and os.path.exists(os.path.join(self.directory, name, b"meta")):  # noqa: PLR2004
-                found.append(os.fsdecode(name))
-        return found
+        return [
+            os.fsdecode(name)
+            for name in sorted(os.listdir(self.directory))
+            if len(name) == 64 and os.path.exists(os.path.join(self.directory, name, b"meta"))
+        ]
 
     def open(self, state_id: str) -> Optional[BaseState]:
         """The state, or None when it is not there or cannot be read."""
@@ -128,7 +128,7 @@ class StateKeeper:
         """Drop every other state, what was left unfinished, and the block files that no state uses. Idempotent."""
         for name in os.listdir(self.directory):
             unfinished = name.startswith(_NEW)
-            if unfinished or (len(name) == 64 and os.fsdecode(name) not in wanted):  # noqa: PLR2004
+            if unfinished or (len(name) == 64 and os.fsdecode(name) not in wanted):
                 shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
         used: Set[bytes] = set()
         for state_id in self.ids():

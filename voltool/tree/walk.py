@@ -134,7 +134,7 @@ class Walker:
         live: bool,
         excludes: Sequence[bytes] = (),
         mounts: FrozenSet[bytes] = frozenset(),
-        tick: Callable[[int, int], None] = lambda entries, size: None,
+        tick: Callable[[int, int], None],
     ) -> None:
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
@@ -143,7 +143,7 @@ class Walker:
         self._mounts = mounts
         self._tick = tick
         self._result = WalkResult(DirTable(), spool)
-        self._known: Optional["dict[int, int]"] = None
+        self._known: Optional[dict[int, int]] = None
         self._stack: List[int] = []
 
     def walk(self) -> WalkResult:
@@ -175,7 +175,9 @@ class Walker:
         try:
             status = os.fstat(descriptor)
             if status.st_ino != table.inodes[index] or status.st_dev != self._device:
-                table.live[index] = 0  # replaced since its parent was listed; the parent has changed, and will be listed again
+                table.live[index] = (
+                    0  # replaced since its parent was listed; the parent has changed, and will be listed again
+                )
                 return
             table.stamps[index] = _quiet_stamp(status)
             self._emit_self(index, status, descriptor)
@@ -191,7 +193,9 @@ class Walker:
             result.table.live[index] = 0
             return
         result.fuzzy.add(result.table.inodes[index])
-        result.problems.append(FileProblem(Problem.UNREADABLE, path, f"the directory cannot be listed: {error.strerror}"))
+        result.problems.append(
+            FileProblem(Problem.UNREADABLE, path, f"the directory cannot be listed: {error.strerror}")
+        )
 
     def _emit_self(self, index: int, status: os.stat_result, descriptor: int) -> None:
         record = SCAN.pack(status.st_ino, SELF, encode_stamp(status), index)
@@ -278,7 +282,11 @@ class Walker:
         table = self._result.table
         changed = []
         for index in range(len(table)):
-            if not table.live[index] or table.inodes[index] & FOREIGN_INODE or table.inodes[index] in self._result.fuzzy:
+            if (
+                not table.live[index]
+                or table.inodes[index] & FOREIGN_INODE
+                or table.inodes[index] in self._result.fuzzy
+            ):
                 continue
             try:
                 status = self._stat(table.path(index))

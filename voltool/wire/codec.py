@@ -34,7 +34,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(cls: type) -> Dict[str, Any]:
     return typing.get_type_hints(cls)
 
@@ -77,7 +77,7 @@ def _dataclass_from_plain(cls: Type[T], plain: Any) -> T:
     hints = _hints(typing.cast("type", cls))
     unknown = set(plain) - set(hints)
     if unknown:
-        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]}")
+        raise ValueError(f"{cls.__name__} has no field {min(unknown)}")
     return cls(**{name: _from_plain(hints[name], value) for name, value in plain.items()})
 
 

@@ -175,7 +175,7 @@ class StartDump:
     dump without data (data frames, `EndOfData`); agent: `ScanTotals` → CLI: `Proceed` (or it hangs up);
     agent: data frames, `EndOfData`, `DumpReply`. With ``dry_run`` it ends after `ScanTotals` with `Done`.
 
-    ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0–19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
+    ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     """
 
     uuid: str
@@ -298,7 +298,17 @@ Message = Union[
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]
 
-__all__ = ["KNOWN", "DumpHeader", "Message", "decode", "encode", "event_of", "failure_of", "raise_failure", "wrap_event"]
+__all__ = [
+    "KNOWN",
+    "DumpHeader",
+    "Message",
+    "decode",
+    "encode",
+    "event_of",
+    "failure_of",
+    "raise_failure",
+    "wrap_event",
+]
 
 
 def encode(message: Message) -> bytes:
