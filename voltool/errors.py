@@ -142,7 +142,7 @@ def _tree(root: Type[VoltoolError]) -> Iterable[Type[VoltoolError]]:
 
 def error_from_fields(kind: str, what: str, where: str, why: str, remedy: str) -> VoltoolError:
     """Rebuild an error that crossed the wire; an unknown ``kind`` becomes a plain `VoltoolError`."""
-    by_kind: Dict[str, Type[VoltoolError]] = {cls.kind: cls for cls in _tree(VoltoolError)}
+    by_kind: Dict[str, Type[VoltoolError]] = {cls.kind: cls for cls in _tree(VoltoolError) if "kind" in vars(cls)}
     return by_kind.get(kind, VoltoolError)(what, where=where, why=why, remedy=remedy)
 
 
