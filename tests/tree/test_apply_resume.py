@@ -21,6 +21,7 @@ from voltool.events import PhaseStarted
 from voltool.tree.apply import applier
 from voltool.tree.apply.assemble import Assembler
 from voltool.tree.apply.finish import Finisher
+from voltool.tree.apply.staging import load_progress
 
 KINDS = ("ext4", "xfs", "btrfs")
 
@@ -51,6 +52,18 @@ def _resume_point(stream: Stream, target: Path) -> int:
     return seen[0]
 
 
+def _wait_for_progress(place: Path, last: int) -> int:
+    """Until staging's record says more than ``last``: the point where a new run would go on."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for staging in place.glob(".voltool/staging-*"):
+            progress = load_progress(os.fsencode(staging))
+            if progress is not None and progress.resume_after > last:
+                return progress.resume_after
+        time.sleep(0.005)
+    raise AssertionError("the restore makes no progress")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_9_at_many_points_then_it_goes_on(kind: str) -> None:
     """Killed five times; each time nothing is at the target, and the last run does not need all data again."""
@@ -61,13 +74,15 @@ def test_kill_9_at_many_points_then_it_goes_on(kind: str) -> None:
         stream = stream_of(source)
         stream.batch = 64 << 10
         try:
+            point = 0
             for _attempt in range(5):
-                pid = _start(stream, target, pause=0.01, workers=2)
-                time.sleep(0.3 + chance.random() * 0.7)
+                pid = _start(stream, target, pause=0.03, workers=2)
+                point = _wait_for_progress(filesystem.path, point)
+                time.sleep(chance.random() * 0.1)
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 assert not target.exists()
-            assert _resume_point(stream, target) > 0
+            assert _resume_point(stream, target) >= point
             applied = apply(stream, target, workers=2)
             assert applied.problems == ()
             assert judge.compare(source, target) == []
