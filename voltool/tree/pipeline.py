@@ -161,15 +161,18 @@ class Pipeline:
         base = BlockTable.open(os.path.join(self._settings.blocks, base_name)) if base_name else None
         position = 0
         changed = self._changed_ranges(_join(path, todo.name)) if base is not None and base.blocks else None
+        # One piece is always read: with it come the attributes.
+        asked = False
         # A file that is one hole is looked at all the same: for its attributes, and to see it settled.
         for start, end in _pieces(large.segments or [(0, 1)], size):
             yield from self._gap(large, base, position, start)
-            if start and base is not None and _is_kept(changed, start, end, todo):
+            if asked and base is not None and _is_kept(changed, start, end, todo):
                 yield _Due(kept=(large, base.run(start // fmt.CHUNK_SIZE, -(-end // fmt.CHUNK_SIZE)))), None
                 position = end
                 continue
             task = ("piece", todo.number, path, todo.name, todo.inode, start, end, base_name, large.fresh)
             yield _Due(piece=(large, start)), marshal.dumps(task)
+            asked = True
             position = end
         yield from self._gap(large, base, position, size)
         if base is not None:
