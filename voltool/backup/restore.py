@@ -75,7 +75,7 @@ def restore(
             total_bytes=merge.total_bytes,
         )
         with world.hosts.connect(target_host) as conversation:
-            reply = _converse(conversation, request, opened, merge, selection, bandwidth)
+            reply = _converse(conversation, request, opened, merge, selection)
         return RestoreOutcome(
             dump_ids=opened.dump_ids,
             target=f"{target_host}:{os.fsdecode(target_path)}",
@@ -93,7 +93,6 @@ def _converse(
     opened: OpenedChain,
     merge: Merge,
     selection: Selection | None,
-    bandwidth: int,
 ) -> RestoreReply:
     conversation.send(request)
     ready = conversation.receive()
@@ -101,7 +100,7 @@ def _converse(
         raise AgentError("the agent does not follow the protocol", where=os.fsdecode(request.target))
     if ready.resume_after:
         merge = Merge(opened.chain, resume_after=ready.resume_after, selection=selection)
-    _send(conversation, merge, bandwidth)
+    _send(conversation, merge)
     conversation.send(EndOfData())
     reply = conversation.receive()
     if not isinstance(reply, RestoreReply):
@@ -109,20 +108,14 @@ def _converse(
     return reply
 
 
-def _send(conversation: Conversation, merge: Merge, bandwidth: int) -> None:
-    """Send the stream, no faster than ``bandwidth`` bytes/s."""
-    began = time.monotonic()
-    sent = 0
+def _send(conversation: Conversation, merge: Merge) -> None:
+    """Send the stream; the agent takes it no faster than it was told to."""
     waiting = bytearray()
     for piece in merge.stream():
         waiting += piece
-        if len(waiting) < _SEND:
-            continue
-        conversation.send_data(waiting)
-        sent += len(waiting)
-        waiting = bytearray()
-        if bandwidth:
-            time.sleep(max(0.0, sent / bandwidth - (time.monotonic() - began)))
+        if len(waiting) >= _SEND:
+            conversation.send_data(waiting)
+            waiting = bytearray()
     conversation.send_data(waiting)
 
 
