@@ -43,6 +43,8 @@ ROUNDS = 5
 FOREIGN_INODE = 1 << 63
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWN_DIRECTORY = ".voltool"
+#: XFS shows each ACL a second time under this name; other file systems do not have it.
+_SHADOW = "trusted.SGI_ACL_"
 
 
 class Excluder:
@@ -117,7 +119,7 @@ def encode_directory_attributes(descriptor: int) -> bytes:
 
 def read_xattrs(descriptor: int) -> bytes:
     """The xattr block of an open inode. Raises OSError."""
-    names = os.listxattr(descriptor)
+    names = [name for name in os.listxattr(descriptor) if not name.startswith(_SHADOW)]
     if not names:
         return b""
     return encode_xattrs([(os.fsencode(name), os.getxattr(descriptor, name)) for name in names])
