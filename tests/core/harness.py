@@ -30,7 +30,7 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import merge
 from voltool.dumpfile.reader import DumpReader
-from voltool.events import Event, Notice, Silent
+from voltool.events import Event, Notice, PhaseEnded, Silent
 from voltool.model import FileProblem, KnownVolume, StoredDump
 from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
@@ -156,12 +156,16 @@ class ForkHosts:
 
 @dataclass
 class Recorder:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps what it is told. ``after_scan`` is called when an agent has scanned and waits to go on."""
 
     events: list[Event] = field(default_factory=list)
+    after_scan: Inject | None = None
 
     def report(self, event: Event) -> None:
         self.events.append(event)
+        if isinstance(event, PhaseEnded) and event.phase == "scan" and self.after_scan is not None:
+            act, self.after_scan = self.after_scan, None
+            act()
 
     def notices(self) -> list[str]:
         """The texts of all notices."""
@@ -210,9 +214,12 @@ class Rig:
             if area.exists()
         )
 
-    def dump(self, level: int = 0, *, inject: Inject | None = None, **options: object) -> StoredDump:
-        """Dump at ``level``; ``options`` are fields of DumpOptions."""
+    def dump(
+        self, level: int = 0, *, inject: Inject | None = None, after_scan: Inject | None = None, **options: object
+    ) -> StoredDump:
+        """Dump at ``level``; ``after_scan`` is done between scan and reading; ``options`` are fields of DumpOptions."""
         self.hosts.inject = inject or self.inject
+        self.reporter.after_scan = after_scan
         self.outcome = dump_volume(self.world, self.volume, replace(self.options, level=level, **options))  # type: ignore[arg-type]
         assert self.outcome.dump is not None
         return self.outcome.dump

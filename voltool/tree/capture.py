@@ -199,8 +199,11 @@ class Worker:
                 return None, _lost(file, directory, VANISHED, "it vanished"), None, b""
             except OSError as error:
                 return None, _lost(file, directory, UNREADABLE, error.strerror or str(error)), None, b""
+            grown = opened.status.st_size > fmt.CHUNK_SIZE
             try:
-                data, segments = self._read_small(opened.descriptor, opened.status.st_size)
+                # Too large now to be hashed and packed as a small file: what the scan saw of it is kept, and said so.
+                wanted = int.from_bytes(file.stamp[SIZE], "big") if grown else opened.status.st_size
+                data, segments = self._read_small(opened.descriptor, wanted)
                 flags, project = self._flags.read(opened.descriptor, self._device)
                 xattrs = read_xattrs(opened.descriptor)
                 after = encode_stamp(os.fstat(opened.descriptor))
@@ -208,8 +211,8 @@ class Worker:
                 return None, _lost(file, directory, UNREADABLE, error.strerror or str(error)), None, b""
             finally:
                 os.close(opened.descriptor)
-            settled, status = self._judge(opened, after)
-            if status == READ or attempt == ATTEMPTS - 1:
+            settled, status = (False, UNSTABLE) if grown else self._judge(opened, after)
+            if status == READ or grown or attempt == ATTEMPTS - 1:
                 break
             time.sleep(PAUSE * (attempt + 1))
         content = fmt.hash_small(data)

@@ -302,13 +302,20 @@ class Classifier:
             while pending:
                 directory, name, child = pending.pop()
                 if not self.result.alive.add(child):
-                    continue  # it is elsewhere now
+                    if not _is_directory_object(base, child):
+                        self.result.entries.add(encode_entry(directory, name, child))  # another name of it
+                    continue  # a directory is elsewhere now
                 self.result.entries.add(encode_entry(directory, name, child))
                 pending.extend((child, below, grandchild) for below, grandchild in _children(base, child))
 
     def _names_in(self, index: int) -> Iterator[bytes]:
         wanted = index.to_bytes(4, "big")
         return (record for record in self._walk.spool if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] == wanted)
+
+
+def _is_directory_object(base: BaseState, number: int) -> bool:
+    record = base.object(number)
+    return record is None or stat.S_ISDIR(int.from_bytes(record[8:12], "big"))
 
 
 def _children(base: BaseState, directory: int) -> List[Tuple[bytes, int]]:

@@ -10,6 +10,7 @@ import collections
 import marshal
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Tuple
 
@@ -23,8 +24,8 @@ from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import data_segments, layout_digest
 from voltool.tree.pool import OrderedPool
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import SETTLED, SIZE, decode_stamp, encode_home
-from voltool.tree.walk import OPEN_DIRECTORY
+from voltool.tree.stamps import SETTLED, SIZE, decode_stamp, encode_home, encode_stamp
+from voltool.tree.walk import OPEN_DIRECTORY, TICK_NS
 
 #: Which bytes (offset, length; sorted, disjoint) of the file at a path may differ from the base; None: nobody knows.
 ChangedRanges = Callable[[bytes], Optional[List[Tuple[int, int]]]]
@@ -157,7 +158,7 @@ class Pipeline:
         base_name = self._base_blocks(todo)
         large = _Large(todo, size, fresh=not base_name)
         path = self._table.path(todo.directory)
-        large.segments = self._segments(todo, path, size)
+        self._look(large, path)
         base = BlockTable.open(os.path.join(self._settings.blocks, base_name)) if base_name else None
         position = 0
         changed = self._changed_ranges(_join(path, todo.name)) if base is not None and base.blocks else None
@@ -210,7 +211,10 @@ class Pipeline:
         name = block_file_name(todo.number, base.content, todo.layout)
         return name if os.path.exists(os.path.join(self._settings.blocks, name)) else b""
 
-    def _segments(self, todo: Todo, path: bytes, size: int) -> List[Tuple[int, int]]:
+    def _look(self, large: _Large, path: bytes) -> None:
+        """Where the file has data, and the stamp it has now: what is read later must belong to the same stamp."""
+        todo, size = large.todo, large.size
+        large.segments = [(0, size)]
         try:
             directory = open_beneath(self._settings.root_fd, path, OPEN_DIRECTORY) if path else self._settings.root_fd
             try:
@@ -221,11 +225,16 @@ class Pipeline:
                 if path:
                     os.close(directory)
         except OSError:
-            return [(0, size)]  # the worker meets the same error and names it
+            return  # the worker meets the same error and names it
         try:
-            return (
-                list(data_segments(descriptor, 0, size)) if stat.S_ISREG(os.fstat(descriptor).st_mode) else [(0, size)]
-            )
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return
+            large.before = encode_stamp(status)
+            large.settled = not self._settings.live or time.time_ns() - status.st_ctime_ns > TICK_NS
+            if status.st_size != size:
+                large.status, large.why = UNSTABLE, "its size changed while it was dumped"
+            large.segments = list(data_segments(descriptor, 0, size))
         finally:
             os.close(descriptor)
 
@@ -274,6 +283,7 @@ class Pipeline:
                 self._problem(todo, outcome.status, outcome.why)
                 if outcome.status != UNSTABLE:
                     lost.append(self._unknown(todo))
+                    self._remember_unread(todo, outcome.status)
                     continue
             number, inode, _status, stamp, settled, layout = fields[:6]
             if inode:
@@ -294,10 +304,10 @@ class Pipeline:
         if status in (VANISHED, UNREADABLE):
             large.status, large.why = status, why
             return
-        if large.before and (before != large.before or after != large.after):
-            status, why = UNSTABLE, "it changed while it was read"
         large.before, large.after = large.before or before, after
-        large.settled = large.settled and settled and before == after
+        if before != large.before or after != large.before:
+            status, why = UNSTABLE, "it changed while it was read"
+        large.settled = large.settled and settled
         if status == UNSTABLE:
             large.status, large.why = status, why
         large.attributes, large.xattrs = attributes, xattrs
@@ -308,7 +318,11 @@ class Pipeline:
         todo = large.todo
         if large.status != READ:
             self._problem(todo, large.status, large.why)
-        record = self._unknown(todo) if large.status in (VANISHED, UNREADABLE) else self._large_record(large)
+        if large.status in (VANISHED, UNREADABLE):
+            record = self._unknown(todo)
+            self._remember_unread(todo, large.status)
+        else:
+            record = self._large_record(large)
         self._finals.add(record)
         chunk_records = [
             fmt.encode_chunk_run(todo.number, first, chunks) for first, chunks, _shorts in large.runs if any(chunks)
@@ -322,14 +336,14 @@ class Pipeline:
         fields = decode_stamp(large.after)
         content = fmt.content_hash(size, _runs_with_gaps(large.runs, size))
         layout = layout_digest(large.segments, size)
-        if large.settled or large.status == READ:
-            name = block_file_name(todo.number, content, layout)
-            path = os.path.join(self._settings.blocks, name)
-            if not os.path.exists(path):
-                write_block_file(path, size, large.runs)
-            self._large.append(name)
-            flags = SETTLED if large.settled else 0
-            self._stamps.add(encode_home(todo.inode, todo.number, large.after, flags, layout))
+        # The hashes are those of the bytes in the dump, so they serve next time whether the file was at rest or not.
+        name = block_file_name(todo.number, content, layout)
+        path = os.path.join(self._settings.blocks, name)
+        if not os.path.exists(path):
+            write_block_file(path, size, large.runs)
+        self._large.append(name)
+        flags = SETTLED if large.settled and large.status == READ else 0
+        self._stamps.add(encode_home(todo.inode, todo.number, large.after, flags, layout))
         state = fmt.STATE_UNSETTLED if large.status == UNSTABLE else 0
         return fmt.encode_object(
             fmt.ObjectRecord(
@@ -355,6 +369,11 @@ class Pipeline:
         path = _join(path, todo.name)
         problem = Problem.UNSTABLE if status == UNSTABLE else Problem.UNREADABLE
         self.problems.append(FileProblem(problem, path, why))
+
+    def _remember_unread(self, todo: Todo, status: int) -> None:
+        """An unsettled stamp binds the inode to its object: next time, too, it has the base's last good content."""
+        if status == UNREADABLE:
+            self._stamps.add(encode_home(todo.inode, todo.number, todo.stamp, 0, todo.layout))
 
     def _unknown(self, todo: Todo) -> bytes:
         """Content unknown: today's attributes, the base's last good content; never an empty file, never a deletion."""

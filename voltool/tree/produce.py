@@ -128,6 +128,7 @@ class Producer:
             record = old or _nameless(work)
             if described.why:
                 self._problems.append(FileProblem(Problem.UNREADABLE, self._path(work), described.why))
+                self._classified.stamps.add(encode_home(work.inode, work.number, work.stamp, 0))
         else:
             flags = SETTLED if described.settled else 0
             self._classified.stamps.add(encode_home(work.inode, work.number, described.stamp, flags))
