@@ -24,7 +24,7 @@ from tests.core.operations import Operation, apply, operations
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from voltool.model import StoredDump
-from voltool.tree import capture, describe
+from voltool.tree import opening
 from voltool.tree.walk import TICK_NS
 
 EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
@@ -98,7 +98,7 @@ def _dump(rig: Rig, step: DumpNow) -> StoredDump:
 
     def settle_sooner() -> None:
         if step.hasty:
-            capture.FRESH_NS = describe.FRESH_NS = TICK_NS
+            opening.FRESH_NS = TICK_NS
 
     dump = rig.dump(step.level, inject=settle_sooner)
     assert dump.problems == ()

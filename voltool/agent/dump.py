@@ -19,11 +19,11 @@ from voltool.agent.pace import Pace, be_nice
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile.writer import DumpWriter
 from voltool.errors import AgentError
-from voltool.events import PhaseEnded, PhaseStarted
+from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
-from voltool.tree.capture import CaptureSettings
 from voltool.tree.changes import classify_changes
 from voltool.tree.classify import Classified, Classifier
+from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
 from voltool.tree.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
@@ -32,12 +32,15 @@ from voltool.volumes.contract import Clone, Driver
 from voltool.volumes.mounts import nested_mounts
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
+from voltool.volumes.showing import shown
 from voltool.volumes.traits import FilesystemTraits, traits_of
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
 #: What is gathered before it goes over the wire.
 _WIRE_BLOCK = 1 << 20
+#: How many mounts inside a volume a notice names.
+_NAMED = 10
 
 
 def dump(request: messages.StartDump, conversation: Conversation, host: HostState) -> messages.Message:
@@ -176,6 +179,7 @@ class _Dump:
         if classified is None:
             walk = self._walk(clone, root_fd)
             problems = tuple(walk.problems)
+            self._name_mounts(walk.skipped_mounts)
             if numbering is not None and not traits.stable_inodes:
                 numbering.forget_stamps()
             classified = Classifier(walk, numbering, self._spool, unchanged_counts=base is not None).classify()
@@ -196,6 +200,15 @@ class _Dump:
             tick=lambda entries, size: self._pace.progress("scan", size, entries),
         )
         return walker.walk()
+
+    def _name_mounts(self, skipped: List[bytes]) -> None:
+        """What is mounted in the volume is no part of it; nothing is left out silently."""
+        if not skipped:
+            return
+        names = ", ".join(shown(path) for path in sorted(skipped)[:_NAMED])
+        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        message = f"{self._record.name}: not dumped, since other file systems are mounted or subvolumes lie there: {names}{more}"
+        self._conversation.report(Notice("warning", message))
 
     def _from_changes(self, clone: Clone, root_fd: int, base: Optional[BaseState]) -> Optional[Classified]:
         """The fast way, where the file system itself knows what changed."""

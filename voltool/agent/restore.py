@@ -35,7 +35,8 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
             key=key,
             numeric_owner=request.numeric_owner,
             workers=request.workers or _workers(),
-            subject=request.volume_uuid,
+            subject=request.volume_name,
+            total_bytes=request.total_bytes,
         )
         applier = Applier(staging, settings, conversation)
         stack.callback(applier.close)

@@ -73,6 +73,7 @@ def restore(
             workers=workers,
             bandwidth=bandwidth,
             total_bytes=merge.total_bytes,
+            volume_name=dump.header.volume_name,
         )
         with world.hosts.connect(target_host) as conversation:
             reply = _converse(conversation, request, opened, merge, selection)

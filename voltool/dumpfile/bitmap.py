@@ -17,12 +17,15 @@ class Bitmap:
     def __init__(self) -> None:
         self._pages: Dict[int, bytearray] = {}
 
-    def add(self, number: int) -> None:
-        """Put ``number`` into the set."""
+    def add(self, number: int) -> bool:
+        """Put ``number`` into the set; whether it was not there."""
         page = self._pages.get(number >> _SHIFT)
         if page is None:
             page = self._pages[number >> _SHIFT] = bytearray(_PAGE_BYTES)
-        page[(number & _MASK) >> 3] |= 1 << (number & 7)
+        at, bit = (number & _MASK) >> 3, 1 << (number & 7)
+        new = not page[at] & bit
+        page[at] |= bit
+        return new
 
     def __contains__(self, number: int) -> bool:
         page = self._pages.get(number >> _SHIFT)

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
+from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.format import CHUNK_SIZE, decode_entry, encode_entry
 from voltool.model import ROOT_OBJECT
-from voltool.tree.bitmap import Bitmap
 from voltool.tree.dirtable import DirTable
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SIZE, STAMP_SIZE

@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Tuple
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import encode_xattrs
-from voltool.tree.capture import FRESH_NS
+from voltool.tree import opening
 from voltool.tree.classify import Work
 from voltool.tree.dirtable import DirTable
 from voltool.tree.stamps import decode_stamp, encode_stamp
@@ -98,7 +98,7 @@ class Describer:
     def _settled(self, ctime_ns: int) -> bool:
         if self._live:
             return time.time_ns() - ctime_ns > TICK_NS
-        return self._clone_time_ns - ctime_ns > FRESH_NS
+        return self._clone_time_ns - ctime_ns > opening.FRESH_NS
 
     def _directory(self, index: int) -> int:
         if self._cached[0] != index:

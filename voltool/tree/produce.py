@@ -17,10 +17,11 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
 from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
 from voltool.tree.blocks import block_file_name
-from voltool.tree.capture import CaptureSettings
 from voltool.tree.classify import WORK, Classified, Work, decode_work
 from voltool.tree.describe import Describer
-from voltool.tree.pipeline import ChangedRanges, Pipeline, Todo
+from voltool.tree.opening import CaptureSettings
+from voltool.tree.pipeline import Pipeline
+from voltool.tree.planning import ChangedRanges, Todo
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import MODE, SETTLED, SHARED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter

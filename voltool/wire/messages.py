@@ -247,7 +247,7 @@ class StartRestore:
     ``into_existing`` (``--only``): the target may be a directory with content where nothing collides.
     ``volume_uuid`` and ``state_id`` name what is restored: an interrupted restore of the same to the same target goes on.
     ``selection`` distinguishes different ``--only`` selections (a digest; empty: everything). ``total_bytes`` is what
-    files will hold when all is restored, for the progress events.
+    files will hold when all is restored, and ``volume_name`` the subject, for the progress events.
     """
 
     target: bytes
@@ -259,6 +259,7 @@ class StartRestore:
     workers: int = 0
     bandwidth: int = 0
     total_bytes: int = 0
+    volume_name: str = ""
 
 
 @dataclass(frozen=True)

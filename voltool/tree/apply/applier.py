@@ -45,12 +45,13 @@ _KEPT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class ApplySettings:
-    """How to apply. ``workers`` 0: in this process; ``subject`` names the volume in events."""
+    """How to apply. ``workers`` 0: in this process; ``subject`` names the volume in events, ``total_bytes`` is theirs too."""
 
     key: StagingKey
     numeric_owner: bool = False
     workers: int = 2
     subject: str = ""
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class Applier:
         )
         for records in self._kept.batches():
             self._finals.overlay(records)
-        self._reporter.report(PhaseStarted(self._settings.subject, PHASE, total_files=self._skeleton.file_count))
+        self._reporter.report(PhaseStarted(self._settings.subject, PHASE, self._settings.total_bytes, self._skeleton.file_count))
         return self._content
 
     def _make_directories(self, records: List[bytes]) -> None:

@@ -1,0 +1,150 @@
+"""How a worker opens a regular file, what it reads beside the content, and whether the reading was settled. Ships to
+servers.
+
+*Settled* (live trees): the lease test succeeds just before the read, the stamp is equal after it, and the ctime is older
+than that moment by more than a tick. Only what is settled may compare as unchanged next time.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from voltool.beneath import open_beneath
+from voltool.dumpfile import format as fmt
+from voltool.inodes import FlagReader
+from voltool.leases import lease_test
+from voltool.tree.stamps import SECOND, SHARED, SIZE, encode_stamp
+from voltool.tree.walk import OPEN_DIRECTORY, TICK_NS, read_xattrs
+
+_OPEN_ANY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+OPEN_QUIET = _OPEN_ANY | os.O_NOATIME
+#: In a frozen image an entry whose ctime is younger than this before the clone may still lack data that was on its way.
+FRESH_NS = 60 * SECOND
+
+#: How a file's reading ended.
+READ, VANISHED, UNREADABLE, UNSTABLE = 0, 1, 2, 3
+
+
+_CACHED_DIRECTORIES = 64
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What all workers share. ``clone_time_ns`` matters for frozen images; ``key`` keys the block hashes."""
+
+    root_fd: int
+    live: bool
+    clone_time_ns: int
+    codec: int
+    key: bytes
+    leases: bool
+    blocks: bytes
+
+
+class Opened(NamedTuple):
+    """An open file: its status at that moment, and what the lease test said (None: not tested, or it says nothing)."""
+
+    descriptor: int
+    status: os.stat_result
+    lease: Optional[bool]
+    opened_ns: int
+
+
+class Attributes(NamedTuple):
+    """What is read through the descriptor after the content; ``stamp`` last of all."""
+
+    flags: int
+    project: int
+    xattrs: bytes
+    stamp: bytes
+    status: os.stat_result
+
+
+class Opener:
+    """Opens files of one tree; caches directories' descriptors."""
+
+    def __init__(self, settings: CaptureSettings) -> None:
+        self.settings = settings
+        self._directories: Dict[bytes, int] = {}
+        self._flags = FlagReader()
+        self._device = os.fstat(settings.root_fd).st_dev
+
+    def open(self, directory_fd: int, name: bytes, inode: int) -> Opened:
+        """Open ``name``, which was ``inode`` when it was scanned. Raises OSError; FileNotFoundError also for what is no
+        regular file any more."""
+        try:
+            descriptor = os.open(name, OPEN_QUIET, dir_fd=directory_fd)
+        except PermissionError:
+            descriptor = os.open(name, _OPEN_ANY, dir_fd=directory_fd)
+        settings = self.settings
+        lease = lease_test(descriptor) if settings.live and settings.leases else None
+        opened_ns = time.time_ns() if settings.live else settings.clone_time_ns
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError
+        if status.st_ino != inode:
+            lease = None  # replaced by another file since the scan: its content counts, but nothing is settled
+        return Opened(descriptor, status, lease, opened_ns)
+
+    def judge(self, opened: Opened, after: bytes) -> Tuple[bool, int]:
+        """After the read: whether it was settled, and READ or UNSTABLE."""
+        age = opened.opened_ns - opened.status.st_ctime_ns
+        if not self.settings.live:
+            return age > FRESH_NS, READ
+        still = encode_stamp(opened.status) == after
+        if opened.lease is None:
+            return False, READ if still else UNSTABLE
+        settled = still and opened.lease and age > TICK_NS
+        if settled or (still and opened.lease):
+            return settled, READ
+        return False, UNSTABLE
+
+    def directory(self, path: bytes) -> int:
+        """A descriptor of a directory, cached; raises OSError."""
+        descriptor = self._directories.get(path)
+        if descriptor is None:
+            if len(self._directories) >= _CACHED_DIRECTORIES:
+                os.close(self._directories.pop(next(iter(self._directories))))
+            root = self.settings.root_fd
+            descriptor = open_beneath(root, path, OPEN_DIRECTORY) if path else os.dup(root)
+            self._directories[path] = descriptor
+        return descriptor
+
+    def attributes(self, descriptor: int) -> Attributes:
+        """Everything but the content of an open file. Raises OSError."""
+        flags, project = self._flags.read(descriptor, self._device)
+        xattrs = read_xattrs(descriptor)
+        status = os.fstat(descriptor)
+        return Attributes(flags, project, xattrs, encode_stamp(status), status)
+
+
+def encode_file(
+    number: int,
+    stamp: bytes,
+    size: int,
+    flags: int,
+    project: int,
+    state: int,
+    content: bytes,
+    xattrs: bytes,
+) -> bytes:
+    """The object record of a regular file with that stamp; ``size`` is what was read of it."""
+    shared = stamp[SHARED]
+    if stamp[SIZE] != size.to_bytes(8, "big"):
+        shared = shared[: SIZE.start] + size.to_bytes(8, "big") + shared[SIZE.stop :]
+    return (
+        number.to_bytes(8, "big")
+        + shared
+        + fmt.OBJECT_REST.pack(flags, project, state, content, 0, len(xattrs))
+        + xattrs
+    )
+
+
+def reason_of(status: int) -> str:
+    """What to tell of a file that ended with that status."""
+    return "it was being written to while it was read" if status == UNSTABLE else ""
