@@ -41,6 +41,8 @@ TICK_NS = 20_000_000
 ROUNDS = 5
 #: Inode numbers of what is mounted inside the volume belong to another file system; these stand for them.
 FOREIGN_INODE = 1 << 63
+#: Names of one directory that are held in memory before they go to the spool.
+_NAMES_AT_ONCE = 8192
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWN_DIRECTORY = ".voltool"
 #: XFS shows each ACL a second time under this name; other file systems do not have it.
@@ -140,6 +142,7 @@ class Walker:
     ) -> None:
         self._root_fd = root_fd
         self._device = os.fstat(root_fd).st_dev
+        self._devices: Dict[int, int] = {}
         self._live = live
         self._excluder = Excluder(excludes)
         self._mounts = mounts
@@ -218,18 +221,32 @@ class Walker:
                 except FileNotFoundError:
                     continue
                 mode, inode = status.st_mode, status.st_ino
-                if mode & 0o170000 == directory_mode:
-                    if status.st_dev != self._device or (self._mounts and _join(path, name) in self._mounts):
+                if self._mounts and _join(path, name) in self._mounts:
+                    self._foreign(index, path, name, status)
+                    continue
+                if status.st_dev != self._device:
+                    if mode & 0o170000 == directory_mode:
                         self._foreign(index, path, name, status)
                         continue
+                    inode = self._synthetic(status)
+                if mode & 0o170000 == directory_mode:
                     self._found_directory(index, name, inode)
                 elif mode & 0o170000 == stat.S_IFREG:
                     result.add_file(status)
                 records.append(pack(inode, NAME, encode_stamp(status), index) + name)
+                if len(records) >= _NAMES_AT_ONCE:
+                    result.entries += len(records)
+                    result.spool.add_many(records)
+                    records = []
         result.entries += len(records)
         result.spool.add_many(records)
 
     def _foreign(self, index: int, path: bytes, name: bytes, status: os.stat_result) -> None:
+        """What is mounted here: a directory is dumped empty, without what is in it; a file mounted over a file not at all,
+        since its inode number belongs to another file system, or to another file of this one."""
+        if not stat.S_ISDIR(status.st_mode):
+            self._result.skipped_mounts.append(_join(path, name))
+            return
         table = self._result.table
         inode = FOREIGN_INODE | len(table)
         own = table.add(index, name, inode)
@@ -239,6 +256,12 @@ class Walker:
         self._result.entries += 1
         self._result.skipped_mounts.append(_join(path, name))
         table.stamps[own] = -1
+
+    def _synthetic(self, status: os.stat_result) -> int:
+        """An inode number for a file of another device than its directory: an overlay takes its files from several, each
+        with numbers of its own."""
+        device = self._devices.setdefault(status.st_dev, len(self._devices) + 1)
+        return FOREIGN_INODE | (device & 0x7FFF) << 48 | status.st_ino & 0xFFFF_FFFF_FFFF
 
     def _found_directory(self, parent: int, name: bytes, inode: int) -> None:
         table = self._result.table
