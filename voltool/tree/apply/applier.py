@@ -189,7 +189,13 @@ class Applier:
             self._kept.append(frame)
         else:
             self._kept.append_records(fresh)
-        content.content([record for record in fresh if not is_omitted(record)])
+        complete = []
+        for record in fresh:
+            if is_omitted(record):
+                content.omit(record)
+            else:
+                complete.append(record)
+        content.content(complete)
         self._between_batches()
 
     def _begin_content(self) -> ContentReader:

@@ -129,6 +129,20 @@ class ContentReader:
         while self._data and self._data[0][0] <= last:
             self._stored -= len(self._data.popleft()[1][3])
 
+    def omit(self, record: bytes) -> None:
+        """The file could not be read to its end: what has come of it is void, and there will be no file."""
+        key = record[:8]
+        number = int.from_bytes(key, "big")
+        self._data = collections.deque(item for item in self._data if item[0] != number)
+        self._chunks = [chunk for chunk in self._chunks if chunk[:8] != key]
+        self._stored = sum(len(packed[3]) for _key, packed in self._data) + sum(map(len, self._chunks))
+        stream = self._stream
+        if stream is not None and stream.number == number:
+            self._drain()
+            self.close()
+            if stream.descriptor >= 0:
+                self._maker.remove(self._maker.path(stream.names[0]))
+
     def finish(self) -> None:
         """No more frames come. IntegrityError where something was left unfinished."""
         if self._data or self._chunks or self._stream is not None:
