@@ -19,7 +19,7 @@ from voltool.dumpfile.format import CHUNK_SIZE, decode_entry, encode_entry
 from voltool.model import ROOT_OBJECT
 from voltool.tree.dirtable import DirTable
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SIZE, STAMP_SIZE
+from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SHARED, SIZE, STAMP_SIZE
 from voltool.tree.state import BaseState
 from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult
 
@@ -27,6 +27,9 @@ from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResul
 WORK = struct.Struct(">QQ48s8sI")
 WORK_SIZE = 76
 assert WORK.size == WORK_SIZE
+#: Where in a work record the mode stands, and what an object record takes over as it is.
+WORK_MODE = slice(16 + MODE.start, 16 + MODE.stop)
+WORK_SHARED = slice(16 + SHARED.start, 16 + SHARED.stop)
 
 _HOME_STAMP = slice(16, 16 + STAMP_SIZE)
 _HOME_FLAGS = 16 + STAMP_SIZE

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
@@ -33,8 +33,7 @@ BATCH_BYTES = 1 << 20
 BATCH_FILES = 256
 
 
-@dataclass(frozen=True)
-class Todo:
+class Todo(NamedTuple):
     """A regular file to be read. ``base`` is its record in the base, or None."""
 
     number: int

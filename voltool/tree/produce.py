@@ -17,13 +17,13 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
 from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
 from voltool.tree.blocks import block_file_name
-from voltool.tree.classify import WORK, Classified, Work, decode_work
+from voltool.tree.classify import WORK, WORK_MODE, WORK_SHARED, WORK_SIZE, Classified, Work, decode_work
 from voltool.tree.describe import Describer
 from voltool.tree.opening import CaptureSettings
 from voltool.tree.pipeline import Pipeline
 from voltool.tree.planning import ChangedRanges, Todo
 from voltool.tree.spool import SortedSpool
-from voltool.tree.stamps import MODE, SETTLED, SHARED, SIZE, decode_stamp, encode_home
+from voltool.tree.stamps import MODE, SETTLED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 
 
@@ -110,17 +110,16 @@ class Producer:
                     if number not in alive:
                         yield fmt.encode_object_tombstone(number)
                     continue
-                yield from self._front_object(describer, decode_work(work_record), old)
+                if stat.S_ISREG(int.from_bytes(work_record[WORK_MODE], "big")):
+                    self._todo.add(work_record + (old or b"") + len(work_record).to_bytes(4, "big"))
+                    yield work_record[:8] + work_record[WORK_SHARED] + _PENDING_REST
+                else:
+                    yield from self._front_object(describer, decode_work(work_record), old)
         finally:
             describer.close()
 
     def _front_object(self, describer: Describer, work: Work, old: Optional[bytes]) -> Iterator[bytes]:
-        mode = int.from_bytes(work.stamp[MODE], "big")
-        if stat.S_ISREG(mode):
-            self._todo.add(_encode_todo(work, old))
-            yield _pending(work)
-            return
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(int.from_bytes(work.stamp[MODE], "big")):
             described = describer.directory(work, fuzzy=work.number in self._classified.fuzzy)
         else:
             described = describer.special(work)
@@ -177,12 +176,11 @@ class Producer:
     def _todos(self) -> Iterator[Todo]:
         for record in self._todo:
             split = int.from_bytes(record[-4:], "big")
-            work = decode_work(record[:split])
-            old = record[split:-4]
-            base = fmt.decode_object(old) if old else None
+            number, inode, stamp, layout, directory = WORK.unpack_from(record)
+            base = fmt.decode_object(record[split:-4]) if len(record) > split + 4 else None
             if base is not None and not stat.S_ISREG(base.mode):
                 base = None
-            yield Todo(work.number, work.inode, work.stamp, work.layout, work.directory, work.tail, base)
+            yield Todo(number, inode, stamp, layout, directory, record[WORK_SIZE:split], base)
 
     # --------------------------------------------------------------------------------------------------------- end
 
@@ -242,16 +240,7 @@ def _joined(
         old = next(olds, None)
 
 
-def _encode_todo(work: Work, old: Optional[bytes]) -> bytes:
-    head = WORK.pack(work.number, work.inode, work.stamp, work.layout, work.directory) + work.tail
-    return head + (old or b"") + len(head).to_bytes(4, "big")
-
-
 _PENDING_REST = fmt.OBJECT_REST.pack(0, 0, fmt.STATE_PENDING, fmt.NO_HASH, 0, 0)
-
-
-def _pending(work: Work) -> bytes:
-    return work.number.to_bytes(8, "big") + work.stamp[SHARED] + _PENDING_REST
 
 
 def _nameless(work: Work) -> bytes:
