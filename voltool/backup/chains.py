@@ -49,8 +49,12 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
         )
     with contextlib.ExitStack() as stack:
         readers = []
+        swept: set[str] = set()
         for part in dumps:
             store = world.stores.open(part.store)
+            if part.store not in swept:  # pins of the killed go with the next run, whatever it is
+                swept.add(part.store)
+                store.sweep()
             stack.enter_context(store.pin(part.file, purpose))
             source = store.open(part.file)
             stack.callback(source.close)
