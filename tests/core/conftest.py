@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def ext4() -> Iterator[Path]:
-    with LoopFilesystem("ext4", 3 << 30) as filesystem:
+    with LoopFilesystem("ext4", 3 << 30, mkfs_options=["-i", "4096"]) as filesystem:
         yield filesystem.path
 
 
