@@ -26,7 +26,7 @@ MIB = 1 << 20
 #: From, to: what the judge must overlook since the target cannot hold it, and the objects that it cannot hold at all.
 FOREIGN: dict[tuple[str, str], tuple[list[str], set[bytes]]] = {
     ("ext4", "xfs"): (["flags:DTcP"], {b"types/large-numbers", b"types/longest"}),
-    ("ext4", "btrfs"): (["flags:DTxPc", "project"], set()),
+    ("ext4", "btrfs"): (["flags:DTxPc", "project", "xattrs:btrfs."], set()),
     ("xfs", "ext4"): (["project", "xattrs:user.large"], set()),
     ("xfs", "btrfs"): (["flags:xP", "project"], set()),
     ("btrfs", "ext4"): (["flags:cmC", "xattrs:btrfs."], set()),
