@@ -85,17 +85,15 @@ class HomeStamps:
     """A sorted file of home stamp records, mapped into memory."""
 
     def __init__(self, path: bytes) -> None:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            self._map: Optional[mmap.mmap] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else None
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        size = os.fstat(self._fd).st_size
+        self._map: Optional[mmap.mmap] = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ) if size else None
         self.count = size // HOME_SIZE
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._map is None:
-            return
         step = HOME_SIZE * 4096
         for start in range(0, self.count * HOME_SIZE, step):
-            block = self._map[start : start + step]
+            block = os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
             for at in range(0, len(block), HOME_SIZE):
                 yield block[at : at + HOME_SIZE]
 
@@ -120,3 +118,7 @@ class HomeStamps:
         if self._map is not None:
             self._map.close()
             self._map = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self.count = 0
