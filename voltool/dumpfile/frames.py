@@ -233,10 +233,13 @@ def totals_of(trailer: fmt.Trailer, stored_bytes: int) -> DumpTotals:
     return DumpTotals(trailer.state_id.hex(), trailer.entries, trailer.objects, trailer.data_bytes, stored_bytes)
 
 
-def overlay_content(objects: Iterator[bytes], content: Iterator[bytes], where: str = "") -> Iterator[bytes]:
+def overlay_content(
+    objects: Iterator[bytes], content: Iterator[bytes], where: str = "", *, differences: bool = False
+) -> Iterator[bytes]:
     """The final object records of one dump: its OBJECTS records, each PENDING one replaced by its CONTENT record.
 
-    Both come sorted by number; that, and that no record stays pending, is checked (IntegrityError).
+    Both come sorted by number; that, and that no record stays pending, is checked (IntegrityError). With ``differences``
+    (a dump above level 0) CONTENT may have records of files that the base has, too.
     """
     last = b""
     final = next(content, None)
@@ -245,6 +248,9 @@ def overlay_content(objects: Iterator[bytes], content: Iterator[bytes], where: s
         if key <= last:
             raise fmt.damaged("its object records are not in order", where)
         last = key
+        while differences and final is not None and final[:8] < key:
+            yield final
+            final = _next_in_order(content, final[:8], where)
         if final is not None and final[:8] <= key:
             if final[:8] != key:
                 raise fmt.damaged("it has content of an object it does not have", where)
@@ -254,8 +260,11 @@ def overlay_content(objects: Iterator[bytes], content: Iterator[bytes], where: s
             if len(record) < fmt.OBJECT_SIZE or record[fmt.STATE_OFFSET] & fmt.STATE_PENDING:
                 raise fmt.damaged("the content of an object never came", where)
             yield record
-    if final is not None:
+    if final is not None and not differences:
         raise fmt.damaged("it has content of an object it does not have", where)
+    while final is not None:
+        yield final
+        final = _next_in_order(content, final[:8], where)
 
 
 def _next_in_order(content: Iterator[bytes], last: bytes, where: str) -> Optional[bytes]:

@@ -119,7 +119,9 @@ class DumpReader:
 
     def objects(self) -> Iterator[bytes]:
         """The final object records (tombstones too), sorted by number: OBJECTS overlaid by CONTENT."""
-        return overlay_content(self.records(fmt.OBJECTS), self.records(fmt.CONTENT), self.name)
+        return overlay_content(
+            self.records(fmt.OBJECTS), self.records(fmt.CONTENT), self.name, differences=self.header.level > 0
+        )
 
     def entries(self) -> Iterator[bytes]:
         """The entry records (tombstones too), sorted; IntegrityError where they are not."""
@@ -133,6 +135,8 @@ class DumpReader:
     def object(self, number: int) -> Optional[bytes]:
         """The final record (or tombstone) of object ``number``; None where this dump has none."""
         record = self._find(fmt.OBJECTS, number)
+        if record is None and self.header.level > 0:
+            return self._find(fmt.CONTENT, number)
         if record is not None and record[fmt.STATE_OFFSET] & fmt.STATE_PENDING:
             record = self._find(fmt.CONTENT, number)
             if record is None:

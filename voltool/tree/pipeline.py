@@ -76,6 +76,7 @@ class Pipeline:
             if due.small is not None:
                 self._take_small(due.small, frames, *rest)
             elif due.piece is not None:
+                due.piece[0].sent = due.piece[0].sent or bool(frames)
                 for frame in frames:
                     self._writer.frame(PackedFrame(*frame))
                 self._take_piece(due.piece[0], due.piece[1], chunks, *rest)
@@ -87,8 +88,10 @@ class Pipeline:
             due = self._due.popleft()
             if due.kept is not None:
                 due.kept[0].runs.append(due.kept[1])
-            for frame in due.frames or ():
-                self._writer.frame(frame)
+            if due.frames is not None:
+                due.frames[0].sent = True
+                for frame in due.frames[1]:
+                    self._writer.frame(frame)
             if due.end is not None:
                 self._end_large(due.end)
 
@@ -151,6 +154,8 @@ class Pipeline:
             self._remember_unread(todo, large.status)
         else:
             record = self._large_record(large)
+        if record == todo.old and not large.sent:
+            return  # it was only looked at again
         self._finals.add(record)
         chunk_records = [
             fmt.encode_chunk_run(todo.number, first, chunks) for first, chunks, _shorts in large.runs if any(chunks)

@@ -34,7 +34,7 @@ BATCH_FILES = 256
 
 
 class Todo(NamedTuple):
-    """A regular file to be read. ``base`` is its record in the base, or None."""
+    """A regular file to be read. ``base`` is its record in the base, or None; ``old`` the bytes of that, or empty."""
 
     number: int
     inode: int
@@ -43,6 +43,7 @@ class Todo(NamedTuple):
     directory: int
     name: bytes
     base: Optional[fmt.ObjectRecord]
+    old: bytes
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Large:
     xattrs: bytes = b""
     runs: List[ChunkRun] = field(default_factory=list)
     segments: List[Tuple[int, int]] = field(default_factory=list)
+    sent: bool = False
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Due:
 
     small: Optional[List[Todo]] = None
     piece: Optional[Tuple[Large, int]] = None
-    frames: Optional[List[PackedFrame]] = None
+    frames: Optional[Tuple[Large, List[PackedFrame]]] = None
     kept: Optional[Tuple[Large, ChunkRun]] = None
     end: Optional[Large] = None
 
@@ -113,7 +115,7 @@ class Planner:
             base = todo.base.content if todo.base and todo.base.size <= fmt.CHUNK_SIZE else b""
             if todo.base and todo.base.state & fmt.STATE_UNKNOWN:
                 base = b""
-            runs[-1][2].append((todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout))
+            runs[-1][2].append((todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout, todo.old))
         return Due(small=batch), marshal.dumps(("small", runs))
 
     def _large_tasks(self, todo: Todo, size: int) -> Iterator[Tuple[Due, Optional[bytes]]]:
@@ -163,7 +165,7 @@ class Planner:
             raw = fmt.encode_data(part, [])
             frames.append(pack_frame(fmt.DATA, raw, len(part), self._settings.codec, number, part[0].offset))
         if frames:
-            yield Due(frames=frames), None
+            yield Due(frames=(large, frames)), None
 
     def _base_blocks(self, todo: Todo) -> bytes:
         """The name of the base's block file, empty where the whole file must be sent."""

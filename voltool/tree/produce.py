@@ -112,7 +112,8 @@ class Producer:
                     continue
                 if stat.S_ISREG(int.from_bytes(work_record[WORK_MODE], "big")):
                     self._todo.add(work_record + (old or b"") + len(work_record).to_bytes(4, "big"))
-                    yield work_record[:8] + work_record[WORK_SHARED] + _PENDING_REST
+                    if old is None:
+                        yield work_record[:8] + work_record[WORK_SHARED] + _PENDING_REST
                 else:
                     yield from self._front_object(describer, decode_work(work_record), old)
         finally:
@@ -177,10 +178,9 @@ class Producer:
         for record in self._todo:
             split = int.from_bytes(record[-4:], "big")
             number, inode, stamp, layout, directory = WORK.unpack_from(record)
-            base = fmt.decode_object(record[split:-4]) if len(record) > split + 4 else None
-            if base is not None and not stat.S_ISREG(base.mode):
-                base = None
-            yield Todo(number, inode, stamp, layout, directory, record[WORK_SIZE:split], base)
+            old = record[split:-4]
+            base = fmt.decode_object(old) if old else None
+            yield Todo(number, inode, stamp, layout, directory, record[WORK_SIZE:split], base, old)
 
     # --------------------------------------------------------------------------------------------------------- end
 

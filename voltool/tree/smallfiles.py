@@ -22,7 +22,8 @@ PAUSE = 0.03
 
 
 class SmallFile(NamedTuple):
-    """One file of a batch. ``base`` is the base's content hash (empty: send it in any case), ``layout`` its layout."""
+    """One file of a batch. ``base`` is the base's content hash (empty: send it in any case), ``layout`` its layout,
+    ``old`` its whole record: what turns out to be as it was leaves no trace in the dump."""
 
     number: int
     name: bytes
@@ -30,6 +31,7 @@ class SmallFile(NamedTuple):
     inode: int
     base: bytes
     layout: bytes
+    old: bytes
 
 
 class Outcome(NamedTuple):
@@ -79,7 +81,7 @@ class SmallFileReader:
 
         False (and nothing done) when it is not, or is not certain: then `_read_restless` looks closely.
         """
-        number, name, stamp, inode, base, base_layout = fields
+        number, name, stamp, inode, base, base_layout, old = fields
         settings = self._settings
         try:
             descriptor = os.open(name, OPEN_QUIET, dir_fd=self._opener.directory(path))
@@ -108,11 +110,14 @@ class SmallFileReader:
         settled = age > (TICK_NS if settings.live else opening.FRESH_NS)
         content = fmt.hash_small(data)
         layout = layout_digest(segments, size) if hole < size else NO_LAYOUT
-        batch.records.append(encode_file(number, after, size, found.flags, found.project, 0, content, found.xattrs))
+        record = encode_file(number, after, size, found.flags, found.project, 0, content, found.xattrs)
         batch.outcomes.append((number, inode, READ, after, settled, layout, directory, name, ""))
         batch.read += size
-        if content != base or layout != base_layout:
+        sent = content != base or layout != base_layout
+        if sent:
             _add_extents(batch.extents, batch.parts, number, segments, data)
+        if sent or record != old:
+            batch.records.append(record)
         return True
 
     def _read_restless(self, path: bytes, directory: int, file: SmallFile, batch: _Batch) -> None:
@@ -120,8 +125,9 @@ class SmallFileReader:
         batch.outcomes.append(tuple(outcome))
         if record is None:
             return
-        batch.records.append(record)
         batch.read += len(data)
+        if segments is not None or record != file.old:
+            batch.records.append(record)
         if segments is not None:
             _add_extents(batch.extents, batch.parts, file.number, segments, data)
 
