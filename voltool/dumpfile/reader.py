@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from typing import Iterator, List, Optional, Protocol, Tuple
+from typing import Dict, Iterator, List, Optional, Protocol, Tuple
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import (
@@ -50,6 +50,7 @@ class DumpReader:
         self.name = name
         self._source = source
         self._kept: OrderedDict[int, List[bytes]] = OrderedDict()
+        self._data_objects: Tuple[int, Dict[int, bool]] = (-1, {})
         fmt.check_preamble(source.read_at(0, fmt.PREAMBLE_SIZE), name)
         end = source.size - fmt.TRAILER_SIZE
         self.trailer = fmt.decode_trailer(source.read_at(max(end, 0), fmt.TRAILER_SIZE), name)
@@ -201,9 +202,24 @@ class DumpReader:
 
     def begins_fresh(self, number: int) -> Optional[bool]:
         """Whether this dump's data of object ``number`` is a whole version; None where it has no data of it."""
-        for extent, _data in self.extents(number):
-            return bool(extent.flags & fmt.EXTENT_FRESH)
+        for position in self.data_frames(number):
+            fresh = self._first_extents(position).get(number)
+            if fresh is not None:
+                return fresh
         return None
+
+    def _first_extents(self, position: int) -> Dict[int, bool]:
+        """Of a DATA frame: the objects in it, and whether the first extent of each there begins a whole version.
+
+        Kept for the frame asked for last: objects are asked for in order.
+        """
+        if self._data_objects[0] != position:
+            extents, _raw = decode_data(self.frame(position), self.name)
+            firsts: Dict[int, bool] = {}
+            for extent in extents:
+                firsts.setdefault(extent.number, bool(extent.flags & fmt.EXTENT_FRESH))
+            self._data_objects = (position, firsts)
+        return self._data_objects[1]
 
     def chunk_runs(self, number: int) -> Iterator[Tuple[int, List[bytes]]]:
         """(index of the first chunk, chunk hashes) of object ``number``, in order."""
