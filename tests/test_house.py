@@ -117,3 +117,10 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 def test_modules_say_what_they_are_for(path: Path) -> None:
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_map_of_the_code_names_what_is_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_]*(?:\.py|\.md|(?=`))|[a-z_]+\.py)", page))
+    assert len(named) > 30
+    assert [path for path in sorted(named) if not (PACKAGE / path).exists() and not (ROOT / path).exists()] == []
