@@ -54,8 +54,8 @@ def _copy(
     os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
     if kind != stat.S_IFLNK:
         os.chmod(target, stat.S_IMODE(status.st_mode))
-    for name in os.listxattr(source, follow_symlinks=False):
-        os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
+    for attribute in os.listxattr(source, follow_symlinks=False):
+        os.setxattr(target, attribute, os.getxattr(source, attribute, follow_symlinks=False), follow_symlinks=False)
     finish.append((target, status, flags))
 
 

@@ -36,7 +36,7 @@ from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
 from voltool.tree.apply.applier import Applier, ApplySettings
 from voltool.tree.apply.staging import StagingKey, open_staging
-from voltool.wire.framing import FrameDecoder
+from voltool.wire.framing import FrameDecoder, WireFrame
 
 Inject = Callable[[], object]
 _PIECE = 1 << 20
@@ -109,8 +109,7 @@ def _be_the_agent(sock: socket.socket, host: HostState, inject: Inject | None) -
     """Never returns."""
     status = 1
     try:
-        mask = os.umask(0o077)
-        del mask
+        os.umask(0o077)
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         channel = StdioChannel(sock.fileno(), sock.fileno())
         watch = HangUpWatch(channel.source)
@@ -142,7 +141,8 @@ class ForkHosts:
     def connect(self, host: str) -> Iterator[AgentSession]:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         stream = ForkStream(HostState(os.fsencode(self.state), host, "", boot_id), self.inject)
-        decoder, frames = FrameDecoder(expect_sync=True), []
+        decoder = FrameDecoder(expect_sync=True)
+        frames: list[WireFrame] = []
         try:
             while not decoder.synced:
                 frames += decoder.feed(stream.read(_PIECE))

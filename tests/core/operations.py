@@ -285,7 +285,10 @@ def chmod(place: _Place) -> None:
 def chown(place: _Place) -> None:
     numbers = [0, 1000, 65534]
     os.chown(
-        place.existing(place.operation.a), place.random.choice(numbers), place.random.choice(numbers), follow_symlinks=False
+        place.existing(place.operation.a),
+        place.random.choice(numbers),
+        place.random.choice(numbers),
+        follow_symlinks=False,
     )
 
 

@@ -59,7 +59,11 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
         yield filesystem.path, driver
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
 @given(steps=STEPS)
 def test_every_point_of_any_history_is_restored(
     place: tuple[Path, str], steps: list[list[Operation] | DumpNow]

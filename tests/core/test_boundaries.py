@@ -31,7 +31,11 @@ def restored(rig: Rig, dump: StoredDump) -> Path:
 
 
 def names_in(tree: Path) -> set[str]:
-    return {os.path.relpath(os.path.join(where, name), tree) for where, dirs, files in os.walk(tree) for name in dirs + files}
+    return {
+        os.path.relpath(os.path.join(where, name), tree)
+        for where, dirs, files in os.walk(tree)
+        for name in dirs + files
+    }
 
 
 @contextmanager
@@ -117,7 +121,9 @@ def test_the_attributes_of_the_root_itself(ext4: Path, make_rig: Callable[..., R
         rig.path.chmod(mode)
         os.chown(rig.path, 1000 + level, mode)
         os.setxattr(rig.path, b"user.level", b"%d" % mode)
-        os.setxattr(rig.path, b"system.posix_acl_default", acl((1, 7, 0), (2, 5, mode), (4, 5, 0), (16, 7, 0), (32, 1, 0)))
+        os.setxattr(
+            rig.path, b"system.posix_acl_default", acl((1, 7, 0), (2, 5, mode), (4, 5, 0), (16, 7, 0), (32, 1, 0))
+        )
         os.utime(rig.path, ns=(mode, mode))
         dump = rig.dump(level)
         assert dump.totals.entries == 0

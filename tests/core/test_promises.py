@@ -74,9 +74,9 @@ def test_16_mib_of_random_blocks_in_1_gib(
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_memory_does_not_grow_with_a_directory(ext4: Path, make_rig: Callable[..., Rig], level: int) -> None:
-    """200,000 names in one directory against 2,000."""
+    """250,000 names in one directory against 100,000: what fills until it spills is full by then."""
     peaks = []
-    for count in (2_000, 200_000):
+    for count in (100_000, 250_000):
         rig = make_rig(ext4)
         for number in range(count):
             os.symlink("x", rig.path / f"a name of forty characters or so {number:08d}")
@@ -86,4 +86,4 @@ def test_memory_does_not_grow_with_a_directory(ext4: Path, make_rig: Callable[..
         rig.hosts.peak = 0
         rig.dump(level)
         peaks.append(rig.hosts.peak)
-    assert peaks[1] - peaks[0] < 64 * MIB, [peak // MIB for peak in peaks]
+    assert peaks[1] - peaks[0] < 48 * MIB, [peak // MIB for peak in peaks]

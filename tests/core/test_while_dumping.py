@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from tests.core.harness import Rig
 from tests.judge import compare
+from voltool.leases import lease_test
 from voltool.model import Problem, StoredDump
 from voltool.tree import planning, smallfiles, walk
-from voltool.tree.state import StateKeeper
+from voltool.tree.layout import data_segments
 from voltool.tree.stamps import SETTLED
+from voltool.tree.state import StateKeeper
 from voltool.tree.walk import TICK_NS, Walker
 from voltool.volumes import directory as directory_driver
 
@@ -108,15 +111,13 @@ def test_a_hole_that_is_filled_after_it_was_found(rig: Rig) -> None:
     rest()
 
     def fill_late() -> None:
-        real = planning.data_segments
-
         def late(*arguments: int) -> Iterator[tuple[int, int]]:
-            found = list(real(*arguments))
+            found = list(data_segments(*arguments))
             fill_a_hole(file)
             rest()
             return iter(found)
 
-        planning.data_segments = late  # type: ignore[assignment]
+        patch.object(planning, "data_segments", late).start()
 
     rig.dump(0, inject=fill_late)
     assert rig.problems()[b"sparse"].problem is Problem.UNSTABLE
@@ -178,11 +179,11 @@ def test_a_file_held_open_for_writing_is_dumped_named_and_looked_at_again(rig: R
 
 
 def without_leases() -> None:
-    smallfiles.lease_test = lambda _descriptor: True  # type: ignore[assignment]
+    patch.object(smallfiles, "lease_test", lambda _descriptor: True).start()
 
 
 def without_sync() -> None:
-    directory_driver.synchronize = lambda _path: None  # type: ignore[assignment]
+    patch.object(directory_driver, "synchronize", lambda _path: None).start()
 
 
 def without_both() -> None:
@@ -215,7 +216,9 @@ def _dumps_around_a_second_write(rig: Rig, inject: Callable[[], None] | None) ->
     return restored(rig, second).joinpath("database").read_bytes()[:1], same
 
 
-@pytest.mark.parametrize("inject", [None, without_leases, without_sync], ids=["cured", "by sync alone", "by lease alone"])
+@pytest.mark.parametrize(
+    "inject", [None, without_leases, without_sync], ids=["cured", "by sync alone", "by lease alone"]
+)
 def test_a_page_dirtied_twice_through_a_mapping(rig: Rig, inject: Callable[[], None] | None) -> None:
     """Written, read by the dump, written again without a new stamp. Cures, each enough: ``synchronize`` in the directory
     driver's clone (a clean page takes a fault and a stamp); the lease test (a mapping keeps the file open for writing)."""
@@ -239,14 +242,12 @@ def test_what_was_written_within_the_last_tick_is_not_settled(rig: Rig) -> None:
     rest()
 
     def write_just_before_reading() -> None:
-        real = smallfiles.lease_test
-
         def late(descriptor: int) -> bool | None:
             if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/young"):
                 young.write_bytes(b"b" * 100)
-            return real(descriptor)
+            return lease_test(descriptor)
 
-        smallfiles.lease_test = late  # type: ignore[assignment]
+        patch.object(smallfiles, "lease_test", late).start()
 
     dump = rig.dump(0, inject=write_just_before_reading)
     assert is_settled(rig, dump, old)
@@ -346,7 +347,7 @@ def test_what_moves_is_lost_without_the_cure(rig: Rig, level: int) -> None:
         rig.dump(0)
 
     def uncured() -> None:
-        Walker._settle = lambda _self: None  # type: ignore[method-assign]
+        patch.object(Walker, "_settle", lambda _self: None).start()
         move_when_listed(rig.path)()
 
     dump = rig.dump(level, inject=uncured)
