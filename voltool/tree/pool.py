@@ -52,14 +52,22 @@ class OrderedPool:
         return self._next_task - self._next_result
 
     def submit(self, task: bytes) -> None:
-        """Give one task to the least busy worker; never blocks while `has_room`."""
+        """Give one task to the least busy worker. Takes results meanwhile where the pipes are full: a worker that waits
+        for its result to be read reads no task."""
         number = self._next_task
         self._next_task += 1
         if not self._workers:
             self._ready[number] = self._work(task)
             return
         worker = min(self._workers, key=lambda candidate: len(candidate.numbers))
-        worker.send(number, task)
+        worker.numbers.append(number)
+        for part in (_HEAD.pack(len(task), 0), task):
+            view = memoryview(part)
+            while view:
+                written = worker.write(view)
+                view = view[written:]
+                if not written:
+                    self._collect(block=True, room_for=worker)
 
     @property
     def has_room(self) -> bool:
@@ -83,9 +91,11 @@ class OrderedPool:
         while self.in_flight:
             yield from self.results(wait=True)
 
-    def _collect(self, *, block: bool) -> bool:
+    def _collect(self, *, block: bool, room_for: Optional[_Worker] = None) -> bool:
+        """Take results; with ``block`` wait for one, or for ``room_for`` to take more of its task."""
         waiting = {worker.results: worker for worker in self._workers if worker.numbers}
-        readable, _, _ = select.select(list(waiting), [], [], None if block else 0)
+        room = [] if room_for is None else [room_for.tasks]
+        readable, _, _ = select.select(list(waiting), room, [], None if block else 0)
         for descriptor in readable:
             worker = waiting[descriptor]
             self._ready[worker.numbers[0]] = worker.receive()
@@ -111,7 +121,7 @@ class _Worker:
     """One forked process with a pipe each way."""
 
     def __init__(self, work: Callable[[bytes], bytes], siblings: List[_Worker]) -> None:
-        task_read, self._tasks = os.pipe()
+        task_read, self.tasks = os.pipe()
         self.results, result_write = os.pipe()
         self.numbers: Deque[int] = collections.deque()
         for descriptor in (task_read, result_write):
@@ -120,7 +130,7 @@ class _Worker:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                os.close(self._tasks)
+                os.close(self.tasks)
                 os.close(self.results)
                 for sibling in siblings:
                     sibling.forget()
@@ -129,17 +139,19 @@ class _Worker:
                 os._exit(0)
         os.close(task_read)
         os.close(result_write)
+        os.set_blocking(self.tasks, False)
 
     def forget(self) -> None:
         """In a younger sibling: close what only the parent should hold."""
-        os.close(self._tasks)
+        os.close(self.tasks)
         os.close(self.results)
 
-    def send(self, number: int, task: bytes) -> None:
-        """Give it a task."""
-        self.numbers.append(number)
+    def write(self, part: memoryview) -> int:
+        """Give it some more of a task; how much it took, 0 when its pipe is full."""
         try:
-            _write(self._tasks, _HEAD.pack(len(task), 0), task)
+            return os.write(self.tasks, part)
+        except BlockingIOError:
+            return 0
         except BrokenPipeError:
             raise AgentError("a worker process has died", why="it was killed, or memory is short") from None
 
@@ -153,7 +165,7 @@ class _Worker:
 
     def close(self) -> None:
         """Kill and reap it."""
-        os.close(self._tasks)
+        os.close(self.tasks)
         os.close(self.results)
         try:
             os.kill(self._pid, signal.SIGKILL)
