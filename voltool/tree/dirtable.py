@@ -9,6 +9,8 @@ from array import array
 from typing import Dict, List
 
 ROOT = 0
+#: Paths kept joined: files of neighbouring inodes are often in a few directories in turn.
+_KNOWN_PATHS = 8192
 
 
 class DirTable:
@@ -22,6 +24,7 @@ class DirTable:
         self.live = bytearray()
         self.stamps = array("q")
         self._confirmed = bytearray()
+        self._paths: Dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.inodes)
@@ -50,6 +53,7 @@ class DirTable:
         """Hang ``index`` on ``parent``, whose listing is being made anew; it is an orphan until `confirm`."""
         self._parents[index] = parent
         self._confirmed[index] = 0
+        self._paths.clear()
 
     def confirm(self, index: int) -> None:
         """The new listing of its parent has it."""
@@ -71,6 +75,16 @@ class DirTable:
 
     def path(self, index: int) -> bytes:
         """Its path relative to the root; empty for the root."""
+        known = self._paths.get(index)
+        if known is not None:
+            return known
+        path = self._join(index)
+        if len(self._paths) >= _KNOWN_PATHS:
+            self._paths.clear()
+        self._paths[index] = path
+        return path
+
+    def _join(self, index: int) -> bytes:
         parts: List[bytes] = []
         while index != ROOT and self.name(index):
             parts.append(self.name(index))

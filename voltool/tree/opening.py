@@ -7,7 +7,9 @@ than that moment by more than a tick. Only what is settled may compare as unchan
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import stat
 import time
 from dataclasses import dataclass
@@ -29,7 +31,19 @@ FRESH_NS = 60 * SECOND
 READ, VANISHED, UNREADABLE, UNSTABLE = 0, 1, 2, 3
 
 
-_CACHED_DIRECTORIES = 64
+#: Descriptors of directories kept open by a worker, where the limit of the process allows as many.
+_CACHED_DIRECTORIES = 4096
+_SPARE_DESCRIPTORS = 256
+
+
+def _raise_descriptor_limit() -> int:
+    """Ask for as many descriptors as we may have; how many directories can be kept open."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else _CACHED_DIRECTORIES + _SPARE_DESCRIPTORS
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(16, min(_CACHED_DIRECTORIES, limit - _SPARE_DESCRIPTORS))
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class Opener:
     def __init__(self, settings: CaptureSettings) -> None:
         self.settings = settings
         self._directories: Dict[bytes, int] = {}
+        self._room = _raise_descriptor_limit()
         self._flags = FlagReader()
         self._device = os.fstat(settings.root_fd).st_dev
 
@@ -108,7 +123,7 @@ class Opener:
         """A descriptor of a directory, cached; raises OSError."""
         descriptor = self._directories.get(path)
         if descriptor is None:
-            if len(self._directories) >= _CACHED_DIRECTORIES:
+            if len(self._directories) >= self._room:
                 os.close(self._directories.pop(next(iter(self._directories))))
             root = self.settings.root_fd
             descriptor = open_beneath(root, path, OPEN_DIRECTORY) if path else os.dup(root)

@@ -228,7 +228,9 @@ class Applier:
         )
         for records in self._kept.batches():
             self._finals.overlay(records)
-        self._reporter.report(PhaseStarted(self._settings.subject, PHASE, self._settings.total_bytes, self._skeleton.file_count))
+        self._reporter.report(
+            PhaseStarted(self._settings.subject, PHASE, self._settings.total_bytes, self._skeleton.file_count)
+        )
         return self._content
 
     def _make_directories(self, records: List[bytes]) -> None:
