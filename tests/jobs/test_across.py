@@ -49,7 +49,8 @@ def test_every_point_comes_back_on_other_file_systems(
             run("btrfs", "-q", "subvolume", "create", str(volume))
         torture.build(volume)
         site.voltool("volume", "add", "vol", f"hosta:{volume}")
-        dumps, points = [], []
+        dumps: list[dict[str, Any]] = []
+        points = []
         for level, change in enumerate((nothing, first_changes, second_changes)):
             change(volume)
             dump = dump_at(site, level)
