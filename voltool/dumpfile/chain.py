@@ -161,8 +161,11 @@ class Chain:
     def _inherits(self, version: Version, older: Version, record: fmt.ObjectRecord) -> bool:
         """Whether ``version`` left the content as ``older`` has it: the same bytes, and no data of its own.
 
-        Zeros written over a hole change the layout and no byte: then the newer dump has data, and it counts.
+        Zeros written over a hole change the layout and no byte: then the newer dump has data, and it counts. Data of a
+        file that could not be read to its end counts for nothing.
         """
+        if version.record[fmt.STATE_OFFSET] & fmt.STATE_UNKNOWN:
+            return same_content(older.record, record)
         return same_content(older.record, record) and self.readers[version.dump].begins_fresh(record.number) is None
 
     def _decode(self, version: Version) -> Optional[fmt.ObjectRecord]:
