@@ -164,6 +164,27 @@ def test_a_host_that_was_set_up_anew_sends_only_differences(ext4: Path, make_rig
     assert quick.totals.data_bytes == 0
 
 
+def test_a_host_set_up_anew_is_not_told_hashes_of_chunks_that_are_holes_now(
+    ext4: Path, make_rig: Callable[..., Rig]
+) -> None:
+    """A chunk is punched out, the punched file dumped; then the old bytes come back: they are not what the base has."""
+    rig = make_rig(ext4)
+    file = rig.path / "file"
+    content = os.urandom(6 * MIB)
+    file.write_bytes(content)
+    rest()
+    rig.dump(0)
+    subprocess.run(["fallocate", "-p", "-o", str(2 * MIB), "-l", str(2 * MIB), str(file)], check=True)
+    rest()
+    rig.dump(1)
+    with file.open("r+b") as opened:
+        opened.seek(2 * MIB)
+        opened.write(content[2 * MIB : 4 * MIB])
+    rest()
+    rig.forget_states()
+    assert compare(rig.path, restored(rig, rig.dump(2))) == []
+
+
 def test_a_tree_that_was_copied_to_another_host(ext4: Path, make_rig: Callable[..., Rig]) -> None:
     """All inode numbers are new, stamps of the old ones mean nothing."""
     rig = make_rig(ext4)

@@ -49,18 +49,39 @@ def _batches(records: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _chunk_records(chain: Chain) -> Iterator[bytes]:
-    """The chunk hashes of every large file: each dump's laid over those of the dumps below it."""
+    """The chunk hashes of every large file: each dump's laid over those of the dumps below it.
+
+    Where they do not add up to the content's hash (a hole punched over whole chunks leaves no hash), none are given, and
+    the host sends such a file whole: a wrong hash could make it take a changed chunk for an unchanged one.
+    """
     for record in chain.objects():
         if int.from_bytes(record[20:28], "big") <= fmt.CHUNK_SIZE:
             continue
-        number = int.from_bytes(record[:8], "big")
+        final = fmt.decode_object(record)
         runs: dict[int, bytes] = {}
         for reader in chain.readers:
-            if reader.begins_fresh(number):
+            version = reader.object(final.number)
+            if version is None or fmt.is_object_tombstone(version) or version[fmt.STATE_OFFSET] & fmt.STATE_UNKNOWN:
+                continue  # what came of a file that could not be read to its end counts for nothing
+            if reader.begins_fresh(final.number):
                 runs.clear()
-            for first, hashes in reader.chunk_runs(number):
+            for first, hashes in reader.chunk_runs(final.number):
                 runs.update(enumerate(hashes, first))
-        yield from _runs(number, runs)
+            count = -(-fmt.decode_object(version).size // fmt.CHUNK_SIZE)
+            runs = {index: value for index, value in runs.items() if index < count}
+        if fmt.content_hash(final.size, _with_gaps(final.size, runs)) == final.content:
+            yield from _runs(final.number, runs)
+
+
+def _with_gaps(size: int, hashes: dict[int, bytes]) -> Iterator[tuple[bytes, int]]:
+    """All chunk hashes of a file, those that are not there as zeros."""
+    position = 0
+    for index in sorted(hashes):
+        if index > position:
+            yield fmt.ZERO_CHUNK, index - position
+        yield hashes[index], 1
+        position = index + 1
+    yield fmt.ZERO_CHUNK, -(-size // fmt.CHUNK_SIZE) - position
 
 
 def _runs(number: int, hashes: dict[int, bytes]) -> Iterator[bytes]:
