@@ -66,7 +66,8 @@ class FlagReader:
         if device not in self._without_flags:
             try:
                 data = fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, _NO_FLAGS)
-                flags = _FLAGS.unpack_from(data)[0] & PORTABLE_FLAGS
+                if data != _NO_FLAGS:
+                    flags = _FLAGS.unpack_from(data)[0] & PORTABLE_FLAGS
             except OSError as error:
                 _raise_unless_absent(error)
                 self._without_flags.add(device)

@@ -69,12 +69,11 @@ class Opened(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """What is read through the descriptor after the content; ``stamp`` last of all."""
+    """What is read through the descriptor after the content; ``status`` last of all."""
 
     flags: int
     project: int
     xattrs: bytes
-    stamp: bytes
     status: os.stat_result
 
 
@@ -134,8 +133,7 @@ class Opener:
         """Everything but the content of an open file. Raises OSError."""
         flags, project = self._flags.read(descriptor, self._device)
         xattrs = read_xattrs(descriptor)
-        status = os.fstat(descriptor)
-        return Attributes(flags, project, xattrs, encode_stamp(status), status)
+        return Attributes(flags, project, xattrs, os.fstat(descriptor))
 
 
 def encode_file(

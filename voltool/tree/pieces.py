@@ -39,11 +39,12 @@ class PieceReader:
             return [], [], b"", (UNREADABLE, b"", b"", False, error.strerror or str(error), 0, b""), 0
         finally:
             os.close(opened.descriptor)
-        settled, status = self._opener.judge(opened, beside.stamp)
+        after = encode_stamp(beside.status)
+        settled, status = self._opener.judge(opened, after)
         found = (
             status,
             encode_stamp(opened.status),
-            beside.stamp,
+            after,
             settled,
             reason_of(status),
             (beside.flags, beside.project),

@@ -20,7 +20,6 @@ from voltool.tree.layout import layout_digest
 from voltool.tree.opening import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings
 from voltool.tree.planning import ChangedRanges, Due, Large, Planner, Todo, join
 from voltool.tree.pool import OrderedPool
-from voltool.tree.smallfiles import Outcome
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import SETTLED, decode_stamp, encode_home
 
@@ -99,26 +98,20 @@ class Pipeline:
         self,
         batch: List[Todo],
         frames: List[Tuple[Any, ...]],
-        outcomes: List[Tuple[Any, ...]],
+        homes: List[bytes],
         records: List[bytes],
+        troubles: List[Tuple[int, int, str]],
         read: int,
     ) -> None:
         self._bytes += read
         self._files += len(batch)
         lost: List[bytes] = []
-        homes: List[bytes] = []
-        for todo, fields in zip(batch, outcomes):
-            status = fields[2]
-            if status != READ:
-                outcome = Outcome(*fields)
-                self._problem(todo, outcome.status, outcome.why)
-                if outcome.status != UNSTABLE:
-                    lost.append(self._unknown(todo))
-                    self._remember_unread(todo, outcome.status)
-                    continue
-            number, inode, _status, stamp, settled, layout = fields[:6]
-            if inode:
-                homes.append(encode_home(inode, number, stamp, SETTLED if settled else 0, layout))
+        for position, status, why in troubles:
+            todo = batch[position]
+            self._problem(todo, status, why)
+            if status != UNSTABLE:
+                lost.append(self._unknown(todo))
+                self._remember_unread(todo, status)
         self._stamps.add_many(homes)
         self._finals.add_many(records + lost)
         for frame in frames:

@@ -106,16 +106,16 @@ class Planner:
             yield self._small_task(batch)
 
     def _small_task(self, batch: List[Todo]) -> Tuple[Due, bytes]:
-        runs: List[Tuple[int, bytes, List[Tuple[Any, ...]]]] = []
+        runs: List[Tuple[bytes, List[Tuple[Any, ...]]]] = []
         directory = -1
         for todo in batch:
             if todo.directory != directory:
                 directory = todo.directory
-                runs.append((directory, self._table.path(directory), []))
+                runs.append((self._table.path(directory), []))
             base = todo.base.content if todo.base and todo.base.size <= fmt.CHUNK_SIZE else b""
             if todo.base and todo.base.state & fmt.STATE_UNKNOWN:
                 base = b""
-            runs[-1][2].append((todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout, todo.old))
+            runs[-1][1].append((todo.number, todo.name, todo.stamp, todo.inode, base, todo.layout, todo.old))
         return Due(small=batch), marshal.dumps(("small", runs))
 
     def _large_tasks(self, todo: Todo, size: int) -> Iterator[Tuple[Due, Optional[bytes]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import Any, List, NamedTuple, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import PackedFrame, pack_frame
@@ -13,7 +13,7 @@ from voltool.leases import lease_test
 from voltool.tree import opening
 from voltool.tree.layout import data_segments, layout_digest, with_holes
 from voltool.tree.opening import OPEN_QUIET, READ, UNREADABLE, UNSTABLE, VANISHED, Opener, encode_file, reason_of
-from voltool.tree.stamps import NO_LAYOUT, SIZE
+from voltool.tree.stamps import NO_LAYOUT, SETTLED, SIZE, encode_file_stamp, encode_home, encode_stamp
 from voltool.tree.walk import TICK_NS
 
 #: How often a file that is being written to is read again in the hope that it settles, and the pause between (s).
@@ -34,29 +34,38 @@ class SmallFile(NamedTuple):
     old: bytes
 
 
-class Outcome(NamedTuple):
-    """What became of one file, and the parts of its home stamp; ``inode`` 0: another file has taken its name."""
+class Trouble(NamedTuple):
+    """A file that was not read as it stood: its position in the batch, how that ended, and why."""
 
-    number: int
+    position: int
+    status: int
+    why: str
+
+
+class _Found(NamedTuple):
+    """What a close look found; ``inode`` 0: another file has taken its name; ``segments`` None: as in the base."""
+
+    record: bytes
+    stamp: bytes
     inode: int
     status: int
-    stamp: bytes
     settled: bool
     layout: bytes
-    directory: int
-    name: bytes
-    why: str
+    segments: Optional[List[Tuple[int, int]]]
+    data: bytes
 
 
 @dataclass
 class _Batch:
-    """What a batch of small files gathers."""
+    """What a batch of small files gathers: the raw extent table, the data, final records, home stamps."""
 
-    extents: List[fmt.Extent]
-    parts: List[bytes]
-    records: List[bytes]
-    outcomes: List[Tuple[Any, ...]]
+    extents: List[bytes] = field(default_factory=list)
+    parts: List[bytes] = field(default_factory=list)
+    records: List[bytes] = field(default_factory=list)
+    homes: List[bytes] = field(default_factory=list)
+    troubles: List[Tuple[Any, ...]] = field(default_factory=list)
     read: int = 0
+    position: int = 0
 
 
 class SmallFileReader:
@@ -66,118 +75,120 @@ class SmallFileReader:
         self._opener = opener
         self._settings = opener.settings
 
-    def read(self, runs: List[Tuple[int, bytes, List[Tuple[Any, ...]]]]) -> Tuple[Any, ...]:
+    def read(self, runs: List[Tuple[bytes, List[Tuple[Any, ...]]]]) -> Tuple[Any, ...]:
         """A batch, as runs of files of one directory; what `Worker.work` returns for it."""
-        batch = _Batch([], [], [], [])
-        for directory, path, files in runs:
+        batch = _Batch()
+        live, leases = self._settings.live, self._settings.leases
+        for path, files in runs:
             for fields in files:
-                if not self._read_at_rest(path, directory, fields, batch):
-                    self._read_restless(path, directory, SmallFile(*fields), batch)
-        frames = self._small_frames(batch.extents, batch.parts, batch.records)
-        return frames, b"", batch.outcomes, batch.records, batch.read
+                if (live and not leases) or not self._read_at_rest(path, fields, batch):
+                    self._read_restless(path, SmallFile(*fields), batch)
+                batch.position += 1
+        frames = self._small_frames(batch)
+        return frames, b"", batch.homes, batch.records, batch.troubles, batch.read
 
-    def _read_at_rest(self, path: bytes, directory: int, fields: Tuple[Any, ...], batch: _Batch) -> bool:
+    def _read_at_rest(self, path: bytes, fields: Tuple[Any, ...], batch: _Batch) -> bool:
         """The short way, for a file that is as the scan saw it and that nobody writes to: nine system calls.
 
         False (and nothing done) when it is not, or is not certain: then `_read_restless` looks closely.
         """
         number, name, stamp, inode, base, base_layout, old = fields
-        settings = self._settings
+        settings, opener = self._settings, self._opener
         try:
-            descriptor = os.open(name, OPEN_QUIET, dir_fd=self._opener.directory(path))
+            descriptor = os.open(name, OPEN_QUIET, dir_fd=opener.directory(path))
         except OSError:
             return False
         try:
-            if settings.live:
-                if not settings.leases or not lease_test(descriptor):
-                    return False
-                moment = time.time_ns()
+            if not settings.live:
+                moment, rest = settings.clone_time_ns, opening.FRESH_NS
+            elif lease_test(descriptor):
+                moment, rest = time.time_ns(), TICK_NS
             else:
-                moment = settings.clone_time_ns
+                return False
             data = os.read(descriptor, int.from_bytes(stamp[SIZE], "big") + 1)
             size = len(data)
             hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if size else 0
-            segments = [(0, size)] if hole >= size else list(data_segments(descriptor, 0, size))
-            found = self._opener.attributes(descriptor)
+            segments = None if hole >= size else list(data_segments(descriptor, 0, size))
+            flags, project, xattrs, status = opener.attributes(descriptor)
         except OSError:
             return False
         finally:
             os.close(descriptor)
-        after = found.stamp
-        if after != stamp or found.status.st_ino != inode or found.status.st_size != size:
+        if status.st_ino != inode or status.st_size != size or encode_file_stamp(status) != stamp:
             return False
-        age = moment - found.status.st_ctime_ns
-        settled = age > (TICK_NS if settings.live else opening.FRESH_NS)
         content = fmt.hash_small(data)
-        layout = layout_digest(segments, size) if hole < size else NO_LAYOUT
-        record = encode_file(number, after, size, found.flags, found.project, 0, content, found.xattrs)
-        batch.outcomes.append((number, inode, READ, after, settled, layout, directory, name, ""))
+        layout = layout_digest(segments, size) if segments is not None else NO_LAYOUT
+        record = encode_file(number, stamp, size, flags, project, 0, content, xattrs)
+        settled = SETTLED if moment - status.st_ctime_ns > rest else 0
+        batch.homes.append(encode_home(inode, number, stamp, settled, layout))
         batch.read += size
-        sent = content != base or layout != base_layout
-        if sent:
-            _add_extents(batch.extents, batch.parts, number, segments, data)
-        if sent or record != old:
+        if content != base or layout != base_layout:
+            _add_extents(batch, number, segments, data)
+            batch.records.append(record)
+        elif record != old:
             batch.records.append(record)
         return True
 
-    def _read_restless(self, path: bytes, directory: int, file: SmallFile, batch: _Batch) -> None:
-        record, outcome, segments, data = self._small_file(path, directory, file)
-        batch.outcomes.append(tuple(outcome))
-        if record is None:
+    def _read_restless(self, path: bytes, file: SmallFile, batch: _Batch) -> None:
+        found = self._small_file(path, file)
+        if isinstance(found, str):
+            batch.troubles.append((batch.position, UNREADABLE if found else VANISHED, found))
             return
-        batch.read += len(data)
-        if segments is not None or record != file.old:
-            batch.records.append(record)
-        if segments is not None:
-            _add_extents(batch.extents, batch.parts, file.number, segments, data)
+        inode, status, settled = found.inode, found.status, found.settled
+        if status != READ:
+            batch.troubles.append((batch.position, status, reason_of(status)))
+        if inode:
+            flags = SETTLED if settled else 0
+            batch.homes.append(encode_home(inode, file.number, found.stamp, flags, found.layout))
+        batch.read += len(found.data)
+        if found.segments is not None or found.record != file.old:
+            batch.records.append(found.record)
+        if found.segments is not None:
+            _add_extents(batch, file.number, found.segments, found.data)
 
-    def _small_frames(
-        self, extents: List[fmt.Extent], parts: List[bytes], records: List[bytes]
-    ) -> List[Tuple[Any, ...]]:
+    def _small_frames(self, batch: _Batch) -> List[Tuple[Any, ...]]:
         frames: List[PackedFrame] = []
+        codec, extents, records = self._settings.codec, batch.extents, batch.records
         if extents:
-            raw = fmt.encode_data(extents, parts)
-            frames.append(
-                pack_frame(fmt.DATA, raw, len(extents), self._settings.codec, extents[0].number, extents[0].offset)
-            )
+            first = fmt.Extent(*fmt.EXTENT.unpack(extents[0]))
+            raw = b"".join(extents + batch.parts)
+            frames.append(pack_frame(fmt.DATA, raw, len(extents), codec, first.number, first.offset))
         if records:
             key = int.from_bytes(records[0][:8], "big")
-            frames.append(pack_frame(fmt.CONTENT, fmt.pack_records(records), len(records), self._settings.codec, key))
+            frames.append(pack_frame(fmt.CONTENT, fmt.pack_records(records), len(records), codec, key))
         return [tuple(frame) for frame in frames]
 
-    def _small_file(
-        self, path: bytes, directory: int, file: SmallFile
-    ) -> Tuple[Optional[bytes], Outcome, Optional[List[Tuple[int, int]]], bytes]:
+    def _small_file(self, path: bytes, file: SmallFile) -> Union[_Found, str]:
+        """What was found, or why nothing was (empty: it vanished)."""
         for attempt in range(ATTEMPTS):
             try:
                 opened = self._opener.open(self._opener.directory(path), file.name, file.inode)
             except FileNotFoundError:
-                return None, _lost(file, directory, VANISHED, "it vanished"), None, b""
+                return ""
             except OSError as error:
-                return None, _lost(file, directory, UNREADABLE, error.strerror or str(error)), None, b""
+                return error.strerror or str(error)
             grown = opened.status.st_size > fmt.CHUNK_SIZE
             try:
                 # Too large now to be hashed and packed as a small file: what the scan saw of it is kept, and said so.
                 wanted = int.from_bytes(file.stamp[SIZE], "big") if grown else opened.status.st_size
                 data, segments = self._read_small(opened.descriptor, wanted)
-                found = self._opener.attributes(opened.descriptor)
+                flags, project, xattrs, after = self._opener.attributes(opened.descriptor)
             except OSError as error:
-                return None, _lost(file, directory, UNREADABLE, error.strerror or str(error)), None, b""
+                return error.strerror or str(error)
             finally:
                 os.close(opened.descriptor)
-            settled, status = (False, UNSTABLE) if grown else self._opener.judge(opened, found.stamp)
+            stamp = encode_stamp(after)
+            settled, status = (False, UNSTABLE) if grown else self._opener.judge(opened, stamp)
             if status == READ or grown or attempt == ATTEMPTS - 1:
                 break
             time.sleep(PAUSE * (attempt + 1))
         content = fmt.hash_small(data)
         layout = layout_digest(segments, len(data))
-        after = found.stamp
         bits = fmt.STATE_UNSETTLED if status == UNSTABLE else 0
-        record = encode_file(file.number, after, len(data), found.flags, found.project, bits, content, found.xattrs)
+        record = encode_file(file.number, stamp, len(data), flags, project, bits, content, xattrs)
         inode = file.inode if opened.status.st_ino == file.inode else 0
-        outcome = Outcome(file.number, inode, status, after, settled, layout, directory, file.name, reason_of(status))
         same = content == file.base and layout == file.layout
-        return record, outcome, (None if same else segments), data
+        return _Found(record, stamp, inode, status, settled, layout, None if same else segments, data)
 
     def _read_small(self, descriptor: int, size: int) -> Tuple[bytes, List[Tuple[int, int]]]:
         if not size:
@@ -194,29 +205,18 @@ class SmallFileReader:
         return data, list(data_segments(descriptor, 0, size))
 
 
-def _add_extents(
-    extents: List[fmt.Extent], parts: List[bytes], number: int, segments: List[Tuple[int, int]], data: bytes
-) -> None:
+def _add_extents(batch: _Batch, number: int, segments: Optional[List[Tuple[int, int]]], data: bytes) -> None:
+    """The extents of a fresh version; ``segments`` None: all of it is data."""
+    pack = fmt.EXTENT.pack
     if not data:
+        return
+    if segments is None:
+        batch.extents.append(pack(number, 0, len(data), fmt.EXTENT_DATA, fmt.EXTENT_FRESH))
+        batch.parts.append(data)
         return
     flags = fmt.EXTENT_FRESH
     for offset, length, is_data in with_holes(segments, 0, len(data)):
-        kind = fmt.EXTENT_DATA if is_data else fmt.EXTENT_HOLE
-        extents.append(fmt.Extent(number, offset, length, kind, flags))
+        batch.extents.append(pack(number, offset, length, fmt.EXTENT_DATA if is_data else fmt.EXTENT_HOLE, flags))
         flags = 0
         if is_data:
-            parts.append(data if length == len(data) else data[offset : offset + length])
-
-
-def _lost(file: SmallFile, directory: int, status: int, why: str) -> Outcome:
-    return Outcome(
-        number=file.number,
-        inode=file.inode,
-        status=status,
-        stamp=file.stamp,
-        settled=False,
-        layout=NO_LAYOUT,
-        directory=directory,
-        name=file.name,
-        why=why,
-    )
+            batch.parts.append(data[offset : offset + length])

@@ -57,18 +57,37 @@ class Stamp(NamedTuple):
 
 def encode_stamp(status: os.stat_result) -> bytes:
     """The stamp of what ``status`` describes."""
-    mode = status.st_mode
-    kind = stat.S_IFMT(mode)
-    if kind in (stat.S_IFREG, stat.S_IFLNK):
+    kind = status.st_mode & 0o170000
+    if kind == stat.S_IFREG:
+        return encode_file_stamp(status)
+    size = 0
+    if kind == stat.S_IFLNK:
         size = status.st_size
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         size = status.st_rdev
-    else:
-        size = 0
     ctime_s, ctime_ns = divmod(status.st_ctime_ns, SECOND)
     mtime_s, mtime_ns = divmod(status.st_mtime_ns, SECOND)
     links = 0 if kind == stat.S_IFDIR else status.st_nlink
-    return STAMP.pack(mode, status.st_uid, status.st_gid, size, mtime_s, mtime_ns, ctime_s, ctime_ns, links)
+    return STAMP.pack(
+        status.st_mode, status.st_uid, status.st_gid, size, mtime_s, mtime_ns, ctime_s, ctime_ns, links
+    )
+
+
+def encode_file_stamp(status: os.stat_result) -> bytes:
+    """`encode_stamp` for what was a regular file when it was scanned; of anything else a stamp that no file has."""
+    ctime_s, ctime_ns = divmod(status.st_ctime_ns, SECOND)
+    mtime_s, mtime_ns = divmod(status.st_mtime_ns, SECOND)
+    return STAMP.pack(
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_size,
+        mtime_s,
+        mtime_ns,
+        ctime_s,
+        ctime_ns,
+        status.st_nlink,
+    )
 
 
 def decode_stamp(data: bytes) -> Stamp:

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
@@ -45,6 +46,7 @@ FOREIGN_INODE = 1 << 63
 _NAMES_AT_ONCE = 8192
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWN_DIRECTORY = ".voltool"
+_FS_ENCODING = sys.getfilesystemencoding()
 #: XFS shows each ACL a second time under this name; other file systems do not have it.
 _SHADOW = "trusted.SGI_ACL_"
 
@@ -210,29 +212,29 @@ class Walker:
         result = self._result
         excluder = self._excluder if self._excluder.active else None
         records: List[bytes] = []
-        pack, fsencode, directory_mode = SCAN.pack, os.fsencode, stat.S_IFDIR
+        pack, device = SCAN.pack, self._device
         with os.scandir(descriptor) as entries:
             for entry in entries:
-                name = fsencode(entry.name)
+                name = entry.name.encode(_FS_ENCODING, "surrogateescape")
                 if (not path and entry.name == OWN_DIRECTORY) or (excluder and excluder.matches(path, name)):
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                mode, inode = status.st_mode, status.st_ino
+                kind, inode = status.st_mode & 0o170000, status.st_ino
                 if self._mounts and _join(path, name) in self._mounts:
                     self._foreign(index, path, name, status)
                     continue
-                if status.st_dev != self._device:
-                    if mode & 0o170000 == directory_mode:
+                if status.st_dev != device:
+                    if kind == stat.S_IFDIR:
                         self._foreign(index, path, name, status)
                         continue
                     inode = self._synthetic(status)
-                if mode & 0o170000 == directory_mode:
-                    self._found_directory(index, name, inode)
-                elif mode & 0o170000 == stat.S_IFREG:
+                if kind == stat.S_IFREG:
                     result.add_file(status)
+                elif kind == stat.S_IFDIR:
+                    self._found_directory(index, name, inode)
                 records.append(pack(inode, NAME, encode_stamp(status), index) + name)
                 if len(records) >= _NAMES_AT_ONCE:
                     result.entries += len(records)
