@@ -112,6 +112,18 @@ class FileProblem:
 
 
 @dataclass(frozen=True)
+class CloneInfo:
+    """A clone as its host tells of it. ``purpose`` is ``user`` (asked for with `voltool clone`, kept until dropped) or
+    ``dump`` (the base of the next incremental dump; ``id`` is that dump's). ``time_ns`` is the host's clock."""
+
+    id: str
+    path: bytes
+    time_ns: int
+    consistency: Consistency
+    purpose: str
+
+
+@dataclass(frozen=True)
 class DumpResult:
     """A finished dump as the agent reports it."""
 

@@ -22,7 +22,7 @@ from voltool.cli.main import main
 from voltool.config.paths import catalog_path
 from voltool.dumpfile.format import NO_HASH, ObjectRecord
 from voltool.errors import UnreachableError
-from voltool.model import Epoch, FileProblem, KnownVolume, StoredDump, VolumeRecord
+from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
 from voltool.wire import messages
 
@@ -92,6 +92,9 @@ class FakeAgent:
         elif isinstance(message, messages.ForgetVolume):
             records.pop(message.uuid)
             self._reply = messages.ForgetReply((b"/srv/.voltool/\xff",))
+        elif isinstance(message, messages.MakeClone | messages.ListClones | messages.DropClone):
+            clone = CloneInfo("12ab", b"/srv/.voltool/\xff", 1, Consistency.SNAPSHOT, "user")
+            self._reply = messages.ClonesReply((clone,))
         elif isinstance(message, messages.CheckHost):
             facts = (
                 messages.HostFact("python", ok=True, value="3.11"),

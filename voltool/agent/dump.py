@@ -13,6 +13,7 @@ from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 import voltool
 from voltool import durable
 from voltool.agent.bases import Base, BaseBook
+from voltool.agent.clones import is_users
 from voltool.agent.host import HostState
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
@@ -64,9 +65,9 @@ def keep_state(request: messages.KeepState, conversation: Conversation, host: Ho
 
 
 def _tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
-    """Drop every clone and state that is no base, and what an interrupted dump left."""
+    """Drop every clone of a dump and every state that is no base, and what an interrupted dump left."""
     for clone in driver.clones(home.record):
-        if clone.label not in book.labels():
+        if clone.label not in book.labels() and not is_users(clone):
             driver.drop(home.record, clone)
     StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
     shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
@@ -137,7 +138,8 @@ class _Dump:
     def _clone(self) -> Clone:
         if _space_is_short(self._home.area):
             for clone in self._driver.clones(self._record):
-                self._driver.drop(self._record, clone)
+                if not is_users(clone):
+                    self._driver.drop(self._record, clone)
         return self._driver.clone(self._record, self._request.dump_id)
 
     def _open_bases(self) -> tuple[Optional[BaseState], Optional[BaseState]]:

@@ -25,6 +25,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.StartDump: ("voltool.agent.dump", "dump"),
     messages.KeepState: ("voltool.agent.dump", "keep_state"),
     messages.StartRestore: ("voltool.agent.restore", "restore"),
+    messages.MakeClone: ("voltool.agent.clones", "make_clone"),
+    messages.ListClones: ("voltool.agent.clones", "list_clones"),
+    messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 
 

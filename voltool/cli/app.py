@@ -11,6 +11,8 @@ import typer
 from voltool import __version__
 from voltool.cli.commands import (
     cat,
+    clone,
+    clones,
     dump,
     dumps,
     host_check,
@@ -23,6 +25,7 @@ from voltool.cli.commands import (
     volume_remove,
     volume_set,
     volume_show,
+    where,
 )
 from voltool.cli.invocation import Invocation
 
@@ -54,6 +57,9 @@ app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
+app.command("clone")(clone.clone)
+app.command("clones")(clones.clones)
+app.command("where")(where.where)
 _host.command("check")(host_check.host_check)
 _host.command("clean")(host_clean.host_clean)
 app.add_typer(_host, name="host")

@@ -10,7 +10,7 @@ from typing import Any
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.model import FileProblem, KnownVolume, Problem, StoredDump
+from voltool.model import CloneInfo, FileProblem, KnownVolume, Problem, StoredDump
 from voltool.wire.messages import HostFact
 
 JsonObject = dict[str, Any]
@@ -81,6 +81,17 @@ def volume_object(volume: KnownVolume) -> JsonObject:
         "path": name_value(volume.path),
         "driver": volume.driver,
         "excludes": [name_value(glob) for glob in volume.excludes],
+    }
+
+
+def clone_object(clone: CloneInfo) -> JsonObject:
+    """One clone on a volume's host."""
+    return {
+        "id": clone.id,
+        "path": name_value(clone.path),
+        "time": time_value(clone.time_ns),
+        "consistency": clone.consistency.value,
+        "for": clone.purpose,
     }
 
 

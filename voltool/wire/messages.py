@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.model import CloneInfo, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.wire import codec
 
 # ------------------------------------------------------------------------------------------------------ the basics
@@ -278,6 +278,42 @@ class RestoreReply:
     problems: Tuple[FileProblem, ...]
 
 
+# --------------------------------------------------------------------------------------------------------- clones
+
+
+@dataclass(frozen=True)
+class MakeClone:
+    """Clone the volume; ``id`` is the clone's. Answered by `ClonesReply` with this one. RefusedError without clones."""
+
+    uuid: str
+    path: bytes
+    id: str
+
+
+@dataclass(frozen=True)
+class ListClones:
+    """All clones of the volume. Answered by `ClonesReply`."""
+
+    uuid: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class DropClone:
+    """Delete a clone made by `MakeClone`. Answered by `ClonesReply` with those that are left."""
+
+    uuid: str
+    path: bytes
+    id: str
+
+
+@dataclass(frozen=True)
+class ClonesReply:
+    """Clones, oldest first."""
+
+    clones: Tuple[CloneInfo, ...]
+
+
 # ------------------------------------------------------------------------------------------------------- progress
 
 
@@ -294,7 +330,8 @@ class Progress:
 Message = Union[
     Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume, ShowVolume,
     ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
-    DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, Progress,
+    DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones, DropClone,
+    ClonesReply, Progress,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""What is done with a volume as a whole: clones for the user, where it lives."""
