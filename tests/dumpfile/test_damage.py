@@ -15,6 +15,7 @@ from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.frames import FrameDecoder
 from voltool.dumpfile.merge import Merge
 from voltool.dumpfile.verify import verify_chain
+from voltool.dumpfile.writer import DumpWriter, pack_frame
 from voltool.errors import IntegrityError
 
 DIRECTORY = stat.S_IFDIR | 0o755
@@ -179,3 +180,28 @@ def test_content_out_of_a_chain_is_checked_before_it_is_given_out(monkeypatch: p
     with pytest.raises(IntegrityError):
         read()
     assert bytes(given) == b"L" * (2 * CHUNK)
+
+
+@pytest.mark.parametrize("written", [b"\0", b"!"])
+def test_data_that_should_equal_the_bases_is_checked_too(written: bytes) -> None:
+    """Zeros written over a hole: the newer dump has data of its own under the hash of the base."""
+    data = bytes(CHUNK) + b"L" * CHUNK
+    state = State({1: Thing(DIRECTORY), 2: Thing(FILE, data)}, {(1, b"large"): 2})
+    pieces: list[bytes] = []
+    writer = DumpWriter(pieces.append, fmt.CODEC_NONE)
+    writer.begin(model.header_of("f1", 1, state))
+    final = model.record_of(2, state.objects[2])
+    pending = bytearray(model.record_of(2, Thing(FILE)))
+    pending[fmt.STATE_OFFSET] |= fmt.STATE_PENDING
+    writer.objects([bytes(pending)])
+    extent = fmt.Extent(2, 4096, 4096, fmt.EXTENT_DATA, 0)
+    writer.frame(pack_frame(fmt.DATA, fmt.encode_data([extent], [written * 4096]), 1, fmt.CODEC_NONE, 2, 4096))
+    writer.chunks([fmt.encode_chunk_run(2, 0, model.chunk_hashes(data)[:1])])
+    writer.content([final])
+    writer.finish(model.state_id_of(state), 2, 1)
+    chain = Chain([model.open_dump(full(state), "base"), model.open_dump(b"".join(pieces), "newer")])
+    if written == b"\0":
+        verify_chain(chain)
+        return
+    with pytest.raises(IntegrityError, match="large"):
+        verify_chain(chain)

@@ -145,7 +145,7 @@ class Chain:
             record = self._decode(versions[at])
             if record is None or not has_content(record):
                 break
-            while at + 1 < len(versions) and self._inherits(versions[at], versions[at + 1], record):
+            while at + 1 < len(versions) and self.inherits(versions[at], versions[at + 1], record):
                 at += 1
             limit = min(limit, record.size)
             reader = self.readers[versions[at].dump]
@@ -158,7 +158,7 @@ class Chain:
             raise fmt.damaged("a change of a file has no base", layers[-1].reader.name)
         return layers
 
-    def _inherits(self, version: Version, older: Version, record: fmt.ObjectRecord) -> bool:
+    def inherits(self, version: Version, older: Version, record: fmt.ObjectRecord) -> bool:
         """Whether ``version`` left the content as ``older`` has it: the same bytes, and no data of its own.
 
         Zeros written over a hole change the layout and no byte: then the newer dump has data, and it counts. Data of a
