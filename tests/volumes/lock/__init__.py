@@ -1,0 +1,1 @@
+"""Tests of locks: the search for writers, locking and unlocking for real."""

@@ -1,0 +1,147 @@
+"""The search for who could still write to a locked tree: mounts, processes, the kernel, and leases on every file.
+
+The lease test finds every file that is open for writing by whatever means; the rest finds who it is, and who could open
+another one from below the lock. Ships to servers. Not found: a directory's descriptor that is in flight over a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
+
+from voltool.errors import AgentError
+from voltool.leases import lease_test
+from voltool.volumes.lock.kernel import find_kernel_writers
+from voltool.volumes.lock.processes import Identity, ProcessFinder, Writer, describe
+from voltool.volumes.lock.views import Tree, read_views, writable_mounts
+from voltool.volumes.records import AREA_NAME
+from voltool.volumes.showing import shown
+
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Removed or replaced since the list was made.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+#: How many writers a message names.
+_NAMED = 10
+
+Files = Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``writers``: who could still write. ``unexamined``: processes that may not be looked into, even by us.
+    ``leaseless``: files on which the lease test does not work here (a file system without leases). ``busy``: files that
+    failed it, relative to the root."""
+
+    writers: Tuple[Writer, ...]
+    unexamined: Tuple[int, ...]
+    leaseless: int
+    busy: Tuple[bytes, ...]
+
+
+def find_writers(tree: Tree, files: Iterable[bytes], ignored: FrozenSet[int] = frozenset()) -> SearchResult:
+    """Search once. ``files`` are the paths of the regular files to test, relative to the root, in a walk's order.
+
+    Call it when the read-only mount stands: what is found clean then stays so. ``ignored``: processes of our own.
+    """
+    busy, leaseless = _test_leases(tree, files)
+    views = read_views()
+    writers: List[Writer] = []
+    for view in views.views:
+        how = "another mount of the tree that is not read-only"
+        writers += [describe(view.pid, mount.point, how) for mount in writable_mounts(view.mounts, tree)]
+    search = ProcessFinder(tree, views, frozenset(identity for identity, _path in busy)).find(ignored)
+    writers += search.writers
+    writers += find_kernel_writers(tree, views)
+    named = {writer.path for writer in writers}
+    for _identity, path in busy:
+        full = os.path.join(tree.path, path)
+        if full not in named:
+            writers.append(Writer(0, "", "", full, "open for writing by someone who cannot be seen"))
+    unexamined = tuple(sorted({*views.unexamined, *search.unexamined} - ignored))
+    return SearchResult(tuple(dict.fromkeys(writers)), unexamined, leaseless, tuple(path for _identity, path in busy))
+
+
+def walk_files(root: bytes) -> Iterator[bytes]:
+    """Every regular file below ``root``, relative to it; neither voltool's own area nor what is mounted inside."""
+    device = os.lstat(root).st_dev
+    stack = [b""]
+    while stack:
+        directory = stack.pop()
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(os.path.join(root, directory)) as names,
+        ):
+            for entry in names:
+                path = os.path.join(directory, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if path != AREA_NAME and entry.stat(follow_symlinks=False).st_dev == device:
+                        stack.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield path
+
+
+def describe_writers(writers: Iterable[Writer]) -> str:
+    """Who it is, for an error's ``why``: pid, command, container, file."""
+    texts = [_text(writer) for writer in writers]
+    more = f"; and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return "; ".join(texts[:_NAMED]) + more
+
+
+def _text(writer: Writer) -> str:
+    who = shown(os.fsencode(writer.command)) or "somebody"
+    if writer.pid:
+        who += f" (pid {writer.pid}" + (f", container {writer.container})" if writer.container else ")")
+    return f"{who}: {shown(writer.path)}, {writer.how}"
+
+
+def _test_leases(tree: Tree, files: Iterable[bytes]) -> Tuple[List[Tuple[Identity, bytes]], int]:
+    """The files that somebody has open for writing, and how many could not be tested."""
+    busy: List[Tuple[Identity, bytes]] = []
+    leaseless = 0
+    root = os.open(tree.path, _OPEN_DIRECTORY)
+    directory, directory_path = os.dup(root), b""
+    try:
+        for path in files:
+            parent, name = os.path.split(path)
+            try:
+                if parent != directory_path:
+                    os.close(directory)
+                    directory = -1
+                    directory, directory_path = _open_below(root, parent), parent
+                descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
+            except OSError as error:
+                if directory < 0:
+                    directory, directory_path = os.dup(root), b""
+                leaseless += error.errno not in _GONE
+                continue
+            try:
+                status = os.fstat(descriptor)
+                free = lease_test(descriptor) if stat.S_ISREG(status.st_mode) else True
+            finally:
+                os.close(descriptor)
+            if free is False:
+                busy.append(((status.st_dev, status.st_ino), path))
+            leaseless += free is None
+    finally:
+        os.close(directory)
+        os.close(root)
+    return busy, leaseless
+
+
+def _open_below(root: int, path: bytes) -> int:
+    """A directory below ``root``, never through a symlink."""
+    current = os.dup(root)
+    for name in path.split(b"/") if path else []:
+        if name in (b"", b".", b".."):
+            raise AgentError("a list of files has a path that no walk gives", where=shown(path))
+        try:
+            below = os.open(name, _OPEN_DIRECTORY, dir_fd=current)
+        finally:
+            os.close(current)
+        current = below
+    return current
