@@ -1,0 +1,277 @@
+"""Locking a volume's tree and undoing that: read-only mounts, then the search for who could still write.
+
+The tree is bound over its own path twice: the first bind is made read-only, the second is a copy of it, so that what
+propagates to other namespaces is read-only from the start. `property ro` of btrfs is no lock: open files write on. Ships
+to servers. Each step can be repeated after a crash; the record of `book` says what was intended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Callable, FrozenSet, Optional
+
+from voltool import durable
+from voltool.errors import BusyError, HostError, RefusedError
+from voltool.volumes.hooks import Hook
+from voltool.volumes.lock import mounting
+from voltool.volumes.lock.book import LOCKED, LOCKING, LockBook, LockRecord
+from voltool.volumes.lock.search import Files, SearchResult, describe_writers, find_writers, walk_files
+from voltool.volumes.lock.views import Tree, describe_tree
+from voltool.volumes.records import AREA_NAME
+from voltool.volumes.showing import shown
+
+_POLL = 0.2
+#: The inode numbers of the first namespaces (include/linux/proc_ns.h).
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
+
+@dataclass(frozen=True)
+class LockWish:
+    """A lock on the tree at ``path``, for ``seconds``; waiting ``timeout`` s for writers. ``files`` gives the regular
+    files for the lease test, relative to the root; None: all that a walk finds. ``owner`` says who, for messages."""
+
+    uuid: str
+    name: str
+    path: bytes
+    owner: str
+    boot_id: str
+    seconds: int
+    timeout: float = 30.0
+    files: Optional[Files] = None
+    after_unlock: Optional[Hook] = None
+
+
+def check_can_lock() -> None:
+    """RefusedError where nothing that is done here would be a lock: without root, and in a container."""
+    if os.geteuid() != 0:
+        raise RefusedError(
+            "locking needs root on the volume's host",
+            why="who else could write is not visible to other users, and nothing can be mounted",
+            remedy="become = true for the host; or --lock none, with before_lock and after_unlock hooks that stop and"
+            " start what writes",
+        )
+    if in_container():
+        raise RefusedError(
+            "a lock cannot be made from inside a container",
+            why="processes outside of it could write to the tree and are not visible",
+            remedy="reach the machine itself as host",
+        )
+
+
+def in_container() -> bool:
+    """Whether this is not the machine's first pid namespace. Source: proc_pid_status(5), include/linux/proc_ns.h."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        match = re.search(r"^NSpid:((?:\s+\d+)+)$", file.read(), re.MULTILINE)
+    return match is None or len(match[1].split()) != 1
+
+
+def lock_tree(
+    book: LockBook, wish: LockWish, ignored: FrozenSet[int] = frozenset(), alive: Callable[[], None] = lambda: None
+) -> tuple[LockRecord, SearchResult]:
+    """Make the tree read-only and wait until nobody can write any more; the record, and the last search.
+
+    Raises BusyError (with who still writes) after the lock has been undone; RefusedError; HostError. ``alive`` is called
+    while it waits, and may raise to give the lock up. An older lock that a crash or a reboot left is undone first.
+    """
+    check_can_lock()
+    record = _begin(book, wish)
+    try:
+        tree = describe_tree(wish.path)
+        with book.step(wish.owner):
+            _mount(tree)
+        result = _wait(tree, wish, ignored, alive)
+        record = _complete(book, record)
+    except BaseException:
+        unlock_tree(book, record.token)
+        raise
+    return record, result
+
+
+def unlock_tree(book: LockBook, token: Optional[str] = None) -> Optional[LockRecord]:
+    """Undo a lock: writable again, then detached. Returns its record; None where there is none. Idempotent.
+
+    With ``token`` only that lock is undone. Who has a working directory in it gets a writable tree again.
+    """
+    with book.step("unlock"):
+        record = book.read()
+        if record is None or (token is not None and record.token != token):
+            return None
+        undo(record)
+        book.remove()
+    return record
+
+
+def undo(record: LockRecord) -> None:
+    """Take the lock's mounts off, wherever the tree is now. Idempotent; the caller holds `LockBook.step`.
+
+    Raises RefusedError where they are in another mount namespace than ours.
+    """
+    if record.boot_id != _boot_id():
+        return  # mounts do not outlive a boot
+    if record.namespace != os.readlink("/proc/self/ns/mnt"):
+        raise RefusedError(
+            "the lock was made in another mount namespace",
+            where=shown(record.path),
+            remedy="unlock it the way it was locked: by the same login on that host",
+        )
+    _take_off(record.path, record.below)
+    if record.moved_to is not None:
+        _take_off(record.moved_to, 0)
+
+
+def is_in_force(record: LockRecord) -> bool:
+    """Whether the lock's mounts are there, in our namespace and this boot."""
+    if record.boot_id != _boot_id():
+        return False
+    mounts = mounting.mounts_at(record.path)[record.below :]
+    if record.moved_to is not None:
+        mounts += mounting.mounts_at(record.moved_to)
+    return bool(mounts) and "ro" in mounts[-1].options
+
+
+def _begin(book: LockBook, wish: LockWish) -> LockRecord:
+    """Write down what is intended; an older lock is undone when nobody stands behind it."""
+    with book.step(wish.owner):
+        old = book.read()
+        if old is not None:
+            if old.phase == LOCKED and is_in_force(old) and old.until > time.time():
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(old.since))
+                raise BusyError(
+                    "the volume is locked already", where=shown(wish.path), why=f"by {old.owner} since {since}",
+                    remedy=f"wait, or voltool unlock {wish.name}",
+                )  # fmt: skip
+            undo(old)
+        now = int(time.time())
+        record = LockRecord(
+            uuid=wish.uuid,
+            name=wish.name,
+            token=secrets.token_hex(16),
+            path=wish.path,
+            phase=LOCKING,
+            owner=wish.owner,
+            since=now,
+            until=now + wish.seconds,
+            boot_id=_boot_id(),
+            namespace=os.readlink("/proc/self/ns/mnt"),
+            below=len(mounting.mounts_at(wish.path)),
+            after_unlock=wish.after_unlock,
+        )
+        book.write(record)
+    return record
+
+
+def _complete(book: LockBook, record: LockRecord) -> LockRecord:
+    with book.step(record.owner):
+        current = book.read()
+        if current is None or current.token != record.token or current.phase != LOCKING:
+            raise BusyError("the lock was undone while it was made", where=shown(record.path))
+        locked = dataclasses.replace(record, phase=LOCKED)
+        book.write(locked)
+    return locked
+
+
+def _mount(tree: Tree) -> None:
+    area = os.path.join(tree.path, AREA_NAME)
+    inside = os.path.isdir(area)
+    descriptor = os.open(area, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) if inside else -1
+    try:
+        mounting.bind(tree.path, tree.path)
+        mounting.remount(tree.path, read_only=True)
+        mounting.bind(tree.path, tree.path)
+        if inside:  # voltool's own records go on being written
+            mounting.bind(b"/proc/self/fd/%d" % descriptor, area)
+    finally:
+        if inside:
+            os.close(descriptor)
+
+
+def _take_off(path: bytes, below: int) -> None:
+    # Counted anew each time: below a shared mount the copies of our mounts come and go together.
+    while len(mounting.mounts_at(path)) > below:
+        with contextlib.suppress(HostError):
+            mounting.remount(path, read_only=False)
+        mounting.detach(path)
+
+
+def _wait(tree: Tree, wish: LockWish, ignored: FrozenSet[int], alive: Callable[[], None]) -> SearchResult:
+    """Search until a search over all files finds nobody."""
+    deadline = time.monotonic() + wish.timeout
+    files = wish.files or (lambda: walk_files(tree.path))
+    result = find_writers(tree, files(), ignored)
+    while result.writers:
+        alive()
+        if time.monotonic() >= deadline:
+            raise _busy(wish, result)
+        time.sleep(_POLL)
+        result = find_writers(tree, result.busy, ignored)
+        if not result.writers:
+            result = find_writers(tree, files(), ignored)
+    return result
+
+
+def _busy(wish: LockWish, result: SearchResult) -> BusyError:
+    return BusyError(
+        "the volume cannot be locked: somebody can still write to it",
+        where=shown(wish.path),
+        why=describe_writers(result.writers),
+        remedy="stop them (a before_lock hook does it each time), or wait longer with --lock-timeout; the lock is undone",
+    )
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.readline().strip()
+
+
+def exchange_under_lock(book: LockBook, token: str, other: bytes) -> LockRecord:
+    """Exchange the locked tree and the directory ``other`` (same file system) while the tree stays read-only everywhere.
+
+    The rename is made from a private mount namespace, where alone the lock is taken off. Afterwards the lock is at
+    ``other``. Raises RefusedError where the lock does not hold any more, HostError where the rename fails.
+    """
+    with book.step("exchange"):
+        record = book.read()
+        if record is None or record.token != token or record.phase != LOCKED or not is_in_force(record):
+            raise RefusedError("the lock is not held any more", where=shown(other))
+        moved = dataclasses.replace(record, moved_to=other)
+        book.write(moved)
+        failure = _in_private_namespace(lambda: _exchange(record, other))
+        if failure:
+            book.write(record)
+            raise HostError("the locked tree cannot be renamed", where=shown(record.path), why=failure)
+    return moved
+
+
+def _exchange(record: LockRecord, other: bytes) -> None:
+    while len(mounting.mounts_at(record.path)) > record.below:
+        mounting.detach(record.path)
+    durable.rename_with_flags(record.path, other, durable.RENAME_EXCHANGE)
+    for directory in {os.path.dirname(record.path), os.path.dirname(other)}:
+        durable.fsync_directory(directory)
+
+
+def _in_private_namespace(act: Callable[[], None]) -> str:
+    """Do it in a child that has a mount namespace of its own; why it failed, or an empty text."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            mounting.leave_namespace()
+            act()
+        except BaseException as error:  # noqa: BLE001 - the child must not return into the parent's code
+            os.write(sink, str(error).encode(errors="backslashreplace")[:4000] or b"failed")
+            os._exit(1)
+        os._exit(0)
+    os.close(sink)
+    with open(source, "rb") as file:
+        text = file.read().decode(errors="replace")
+    _pid, status = os.waitpid(child, 0)
+    return text or ("" if status == 0 else f"the child ended with status {status}")

@@ -1,0 +1,69 @@
+"""mount(2), umount2(2), unshare(2) by ctypes: just what a lock needs. Ships to servers.
+
+Knows nothing of locks' records. Sources: mount(2), mount_namespaces(7), include/uapi/linux/mount.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import List, Optional
+
+from voltool.errors import HostError
+from voltool.volumes.mounts import Mount, read_mounts
+from voltool.volumes.showing import shown
+
+_MS_RDONLY = 1
+_MS_REMOUNT = 32
+_MS_BIND = 4096
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_CLONE_NEWNS = 0x20000
+#: A remount sets all of these anew, so those that a mount has are given again.
+_KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
+
+
+def mounts_at(path: bytes) -> List[Mount]:
+    """The mounts over one point in our namespace, the lowest first."""
+    return [mount for mount in read_mounts() if mount.point == path]
+
+
+def bind(path: bytes, target: bytes) -> None:
+    """Mount the directory ``path`` at ``target`` too, with the flags of its mount. Raises HostError."""
+    _mount(path, target, _MS_BIND)
+
+
+def remount(path: bytes, *, read_only: bool) -> None:
+    """Make the topmost mount at ``path`` read-only or writable; only this mount, not the file system. Raises HostError."""
+    flags = _MS_REMOUNT | _MS_BIND | (_MS_RDONLY if read_only else 0)
+    for option in mounts_at(path)[-1].options:
+        flags |= _KEPT.get(option, 0)
+    _mount(None, path, flags)
+
+
+def detach(path: bytes) -> None:
+    """Take the topmost mount at ``path`` off, also when it is in use. Raises HostError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(path, _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+        raise _error("a mount cannot be taken off", path)
+
+
+def leave_namespace() -> None:
+    """From here on this process mounts and unmounts in a namespace of its own. Raises HostError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise _error("a mount namespace cannot be made", b"/")
+    _mount(None, b"/", _MS_REC | _MS_PRIVATE)
+
+
+def _mount(source: Optional[bytes], target: bytes, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source, target, None, ctypes.c_ulong(flags), None) != 0:
+        raise _error("the volume cannot be mounted over itself", target)
+
+
+def _error(what: str, path: bytes) -> HostError:
+    why = os.strerror(ctypes.get_errno())
+    return HostError(what, where=shown(path), why=why, remedy="look at the host's kernel log (dmesg)")
