@@ -253,6 +253,22 @@ def test_a_dump_that_is_gone_from_its_store_is_not_offered(filled: Console) -> N
         assert len(catalog.dumps()) == 1
 
 
+def test_a_deleted_dump_is_told_once_and_forgotten(filled: Console) -> None:
+    """Where the store has other dumps it is there, and the store is the truth."""
+    with filled.catalog() as catalog:
+        volume = catalog.volume("vol1")
+    gone = filled.add_dump(1, volume=volume)
+    left = filled.add_dump(2, volume=volume)
+    filled.store.remove(gone.file)
+    first = filled("dumps")
+    assert gone.header.dump_id[:12] in first.err
+    assert left.header.dump_id[:12] in first.out
+    again = filled("dumps")
+    assert (again.out, again.err) == (first.out, "")
+    with filled.catalog() as catalog:
+        assert [dump.header.dump_id for dump in catalog.dumps()] == [left.header.dump_id]
+
+
 def test_cat_gives_bytes_and_nothing_else(filled: Console) -> None:
     with filled.catalog() as catalog:
         filled.add_dump(1, volume=catalog.volume("vol1"))

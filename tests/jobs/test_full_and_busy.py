@@ -116,3 +116,17 @@ def test_a_second_dump_of_a_volume_is_told_who_is_at_it(site: Site, volume: Path
     assert done.returncode == 4
     assert "held by" in done.stderr
     assert "since 20" in done.stderr
+
+
+def test_a_store_that_can_only_be_read(
+    site: Site, volume: Path, tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]
+) -> None:
+    """A backup disk mounted read-only: everything that only reads works."""
+    disk = make_filesystem("ext4", 128 * MIB)
+    site.voltool("dump", "vol", "--store", f"file://{disk.path}/store")
+    disk.remount("ro")
+    site.voltool("verify", "vol")
+    assert "file0" in site.voltool("ls", "vol").stdout
+    site.voltool("restore", "vol", f"hosta:{tmp_path}/back")
+    assert judge.compare(volume, tmp_path / "back") == []
+    assert failed(site, "dump", "vol", "--store", f"file://{disk.path}/store")["exit"] == 1

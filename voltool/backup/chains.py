@@ -11,7 +11,7 @@ from voltool.backup.ports import World
 from voltool.backup.select import chain_of
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import IntegrityError
+from voltool.errors import IntegrityError, VoltoolError
 from voltool.model import StoredDump
 
 
@@ -54,7 +54,8 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
             store = world.stores.open(part.store)
             if part.store not in swept:  # pins of the killed go with the next run, whatever it is
                 swept.add(part.store)
-                store.sweep()
+                with contextlib.suppress(VoltoolError):  # a store that cannot be written to can be read
+                    store.sweep()
             stack.enter_context(store.pin(part.file, purpose))
             source = store.open(part.file)
             stack.callback(source.close)

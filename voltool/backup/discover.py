@@ -20,8 +20,8 @@ from voltool.stores.naming import parse_name
 def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
     """The dumps of the catalog and of the stores ``urls``, oldest first; what was not known is remembered.
 
-    A dump that the catalog remembers and its store has no more is left out, with a notice (it stays in the catalog: the
-    store may only not be mounted). A file without a sound header and trailer is no dump: a notice names it.
+    A dump that the catalog remembers and its store has no more is forgotten, with one notice, where the store has others;
+    an empty store may only not be mounted: then it is left out and stays in the catalog. A file without a sound header and trailer is no dump: a notice names it.
     """
     remembered = world.catalog.dumps()
     stores = list(dict.fromkeys([*urls, *(dump.store for dump in remembered)]))
@@ -45,7 +45,7 @@ def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
                 world.catalog.add_dump(dump)
                 known.add(name.dump_id)
                 learned = True
-    return _without_missing(world, world.catalog.dumps() if learned else remembered, present)
+    return _without_missing(world, world.catalog.dumps() if learned else remembered, present, known)
 
 
 def _read(world: World, store: Store, file: StoredFile) -> StoredDump | None:
@@ -64,18 +64,27 @@ def _read(world: World, store: Store, file: StoredFile) -> StoredDump | None:
     return StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
 
 
-def _without_missing(world: World, dumps: Sequence[StoredDump], present: dict[str, set[str]]) -> list[StoredDump]:
+def _without_missing(
+    world: World, dumps: Sequence[StoredDump], present: dict[str, set[str]], known: set[str]
+) -> list[StoredDump]:
+    """``known``: ids that were known when the stores were listed; of younger ones the listing says nothing."""
     there = []
-    missing: dict[str, int] = {}
+    missing: dict[str, list[StoredDump]] = {}
     for dump in dumps:
-        if dump.store in present and dump.file not in present[dump.store]:
-            missing[dump.store] = missing.get(dump.store, 0) + 1
+        listed = dump.store in present and dump.header.dump_id in known
+        if listed and dump.file not in present[dump.store]:
+            missing.setdefault(dump.store, []).append(dump)
         else:
             there.append(dump)
-    for url, count in missing.items():
-        which = "a dump that is" if count == 1 else f"{count} dumps that are"
+    for url, gone in missing.items():
         place = os.fsdecode(world.stores.open(url).path_on_this_host() or os.fsencode(url))
-        world.reporter.report(
-            Notice("warning", f"the catalog remembers {which} not in {place!a} any more (is it mounted?)")
-        )
+        if present[url]:
+            for dump in gone:
+                world.catalog.remove_dump(dump.header.dump_id)
+            ids = ", ".join(dump.header.dump_id[:12] for dump in gone)
+            message = f"no longer in {place!a}, and forgotten: {'dump' if len(gone) == 1 else 'dumps'} {ids}"
+        else:
+            which = "a dump that is" if len(gone) == 1 else f"{len(gone)} dumps that are"
+            message = f"the catalog remembers {which} not in {place!a} any more (is it mounted?)"
+        world.reporter.report(Notice("warning", message))
     return there

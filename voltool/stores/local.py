@@ -25,6 +25,8 @@ from voltool.stores.contract import Space, StoredFile
 
 _PARTIAL = ".partial-"
 _PIN = ".pin-"
+#: How the system says that nothing can be written here.
+_UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 #: After so many bytes the free space is looked at again.
 _SPACE_INTERVAL = 8 << 20
 _NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -97,18 +99,27 @@ class LocalStore:
 
     @contextlib.contextmanager
     def pin(self, name: str, purpose: str) -> Iterator[None]:
-        """Keep ``name`` from being removed while the context lasts; NotFoundError if it is not there."""
+        """Keep ``name`` from being removed while the context lasts; NotFoundError if it is not there.
+
+        Where nothing can be written (a read-only mount, a full disk, a user who may only read) there is no pin, for a
+        dump must be readable there too: who has opened the file keeps it, removed or not.
+        """
         path = self._path(name)
-        with _translated("the dump cannot be pinned", path):
-            pin, descriptor = _make_locked(os.path.dirname(path), _PIN, os.path.basename(path))
-        try:
-            with _translated("the dump cannot be pinned", path):
-                os.write(descriptor, json.dumps({"purpose": purpose, "pid": os.getpid()}).encode())
-                os.stat(path)
+        with _translated("the dump cannot be pinned", path), contextlib.ExitStack() as stack:
+            try:
+                pin, descriptor = _make_locked(os.path.dirname(path), _PIN, os.path.basename(path))
+            except OSError as error:
+                if error.errno not in _UNWRITABLE:
+                    raise
+            else:
+                stack.callback(os.close, descriptor)
+                stack.callback(_remove_quietly, pin)
+                with contextlib.suppress(OSError):  # for whoever looks into it; the lock is what holds
+                    os.write(descriptor, json.dumps({"purpose": purpose, "pid": os.getpid()}).encode())
+            os.stat(path)
+            held = stack.pop_all()
+        with held:
             yield
-        finally:
-            _remove_quietly(pin)
-            os.close(descriptor)
 
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``; pins of the dead are removed on the way."""
