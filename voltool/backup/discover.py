@@ -21,7 +21,8 @@ def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
     """The dumps of the catalog and of the stores ``urls``, oldest first; what was not known is remembered.
 
     A dump that the catalog remembers and its store has no more is forgotten, with one notice, where the store has others;
-    an empty store may only not be mounted: then it is left out and stays in the catalog. A file without a sound header and trailer is no dump: a notice names it.
+    an empty store may only not be mounted: then it is left out and stays in the catalog. A file without a sound header
+    and trailer is no dump: a notice names it.
     """
     remembered = world.catalog.dumps()
     stores = list(dict.fromkeys([*urls, *(dump.store for dump in remembered)]))
