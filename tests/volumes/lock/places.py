@@ -55,7 +55,7 @@ class Place:
         return lock_tree(self.book, self.wish(timeout, files, seconds))[0]
 
     def wish(self, timeout: float = TIMEOUT, files: Files | None = None, seconds: int = 60) -> LockWish:
-        return LockWish(UUID, "vol", os.fsencode(self.volume), "the test", "", seconds, timeout, files)
+        return LockWish(UUID, "vol", os.fsencode(self.volume), "the test", seconds, timeout, files)
 
     def unlock(self) -> LockRecord | None:
         return unlock_tree(self.book)

@@ -20,7 +20,7 @@ from voltool import durable
 from voltool.errors import BusyError, HostError, RefusedError
 from voltool.volumes.hooks import Hook
 from voltool.volumes.lock import mounting
-from voltool.volumes.lock.book import LOCKED, LOCKING, LockBook, LockRecord
+from voltool.volumes.lock.book import BROKEN, LOCKED, LOCKING, LockBook, LockRecord
 from voltool.volumes.lock.search import Files, SearchResult, describe_writers, find_writers, walk_files
 from voltool.volumes.lock.views import Tree, describe_tree
 from voltool.volumes.records import AREA_NAME
@@ -34,17 +34,18 @@ _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 @dataclass(frozen=True)
 class LockWish:
     """A lock on the tree at ``path``, for ``seconds``; waiting ``timeout`` s for writers. ``files`` gives the regular
-    files for the lease test, relative to the root; None: all that a walk finds. ``owner`` says who, for messages."""
+    files for the lease test, relative to the root; None: all that a walk finds. ``owner`` says who, for messages.
+    ``token`` is made by who starts the guardian first; empty: a new one."""
 
     uuid: str
     name: str
     path: bytes
     owner: str
-    boot_id: str
     seconds: int
     timeout: float = 30.0
     files: Optional[Files] = None
     after_unlock: Optional[Hook] = None
+    token: str = ""
 
 
 def check_can_lock() -> None:
@@ -62,6 +63,11 @@ def check_can_lock() -> None:
             why="processes outside of it could write to the tree and are not visible",
             remedy="reach the machine itself as host",
         )
+
+
+def new_token() -> str:
+    """What tells one lock from all others."""
+    return secrets.token_hex(16)
 
 
 def in_container() -> bool:
@@ -127,6 +133,21 @@ def undo(record: LockRecord) -> None:
         _take_off(record.moved_to, 0)
 
 
+def break_lease(book: LockBook, token: str) -> Optional[LockRecord]:
+    """End a lock whose lease is over: ``lease broken`` is durable before anything is undone, so that no commit follows.
+
+    Returns the record, which stays, broken, until `unlock_tree`; None where that lock is gone. Idempotent.
+    """
+    with book.step("guardian"):
+        record = book.read()
+        if record is None or record.token != token:
+            return None
+        broken = dataclasses.replace(record, phase=BROKEN)
+        book.write(broken)
+        undo(record)
+    return broken
+
+
 def is_in_force(record: LockRecord) -> bool:
     """Whether the lock's mounts are there, in our namespace and this boot."""
     if record.boot_id != _boot_id():
@@ -153,7 +174,7 @@ def _begin(book: LockBook, wish: LockWish) -> LockRecord:
         record = LockRecord(
             uuid=wish.uuid,
             name=wish.name,
-            token=secrets.token_hex(16),
+            token=wish.token or new_token(),
             path=wish.path,
             phase=LOCKING,
             owner=wish.owner,
@@ -241,12 +262,17 @@ def exchange_under_lock(book: LockBook, token: str, other: bytes) -> LockRecord:
         record = book.read()
         if record is None or record.token != token or record.phase != LOCKED or not is_in_force(record):
             raise RefusedError("the lock is not held any more", where=shown(other))
-        moved = dataclasses.replace(record, moved_to=other)
-        book.write(moved)
-        failure = _in_private_namespace(lambda: _exchange(record, other))
-        if failure:
-            book.write(record)
-            raise HostError("the locked tree cannot be renamed", where=shown(record.path), why=failure)
+        return exchange_held(book, record, other)
+
+
+def exchange_held(book: LockBook, record: LockRecord, other: bytes) -> LockRecord:
+    """`exchange_under_lock` for one who is in `LockBook.step` already and has found the lock in force: a commit."""
+    moved = dataclasses.replace(record, moved_to=other)
+    book.write(moved)
+    failure = _in_private_namespace(lambda: _exchange(record, other))
+    if failure:
+        book.write(record)
+        raise HostError("the locked tree cannot be renamed", where=shown(record.path), why=failure)
     return moved
 
 
