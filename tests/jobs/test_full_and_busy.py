@@ -69,7 +69,10 @@ def test_a_store_without_room(
 def test_a_full_target_goes_on_when_there_is_room(
     site: Site, volume: Path, make_filesystem: Callable[..., LoopFilesystem]
 ) -> None:
+    """Of a chain nobody knows beforehand how much room it takes."""
     site.voltool("dump", "vol")
+    (volume / "late").write_bytes(b"x")
+    site.voltool("dump", "vol", "--level", "1")
     small = make_filesystem("ext4", 128 * MIB)
     filler = small.fill(leave=16 * MIB)
     target = small.path / "target"
@@ -80,6 +83,25 @@ def test_a_full_target_goes_on_when_there_is_room(
     filler.unlink()
     site.voltool("restore", "vol", f"hosta:{target}")
     assert judge.compare(volume, target) == []
+    assert not (small.path / ".voltool").exists()
+
+
+@pytest.mark.parametrize("short_of", ["bytes", "inodes"])
+def test_a_target_that_is_too_small_is_refused_before_anything_is_sent(
+    site: Site, volume: Path, short_of: str, make_filesystem: Callable[..., LoopFilesystem]
+) -> None:
+    if short_of == "inodes":
+        for number in range(200):
+            (volume / f"empty{number}").write_bytes(b"")
+    site.voltool("dump", "vol")
+    options = {"mkfs_options": ["-N", "128"]} if short_of == "inodes" else {}
+    small = make_filesystem("ext4", 128 * MIB, **options)
+    if short_of == "bytes":
+        small.fill(leave=16 * MIB)
+    error = failed(site, "restore", "vol", f"hosta:{small.path}/target")["error"]
+    assert error["kind"] == "no_space"
+    assert f"{short_of} are needed" in error["why"]
+    assert not (small.path / "target").exists()
     assert not (small.path / ".voltool").exists()
 
 

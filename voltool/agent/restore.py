@@ -11,16 +11,19 @@ import os
 import time
 
 from voltool.agent.host import HostState
-from voltool.errors import AgentError, UsageError
+from voltool.errors import AgentError, SpaceError, UsageError
 from voltool.events import Notice
 from voltool.tree.apply.applier import Applier, ApplySettings
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging, stale
 from voltool.volumes import records
 from voltool.volumes.showing import shown
+from voltool.volumes.traits import traits_of
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
 _MOST_WORKERS = 4
+#: File systems that may hold more than their free bytes.
+_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "f2fs"})
 
 
 def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:
@@ -29,6 +32,7 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
     with contextlib.ExitStack() as stack:
         staging = open_staging(key, into_existing=request.into_existing)
         stack.callback(staging.close)
+        _check_room(staging, request)
         records.remember_area(host.directory, staging.path)
         _tell_about_staging(staging, conversation)
         settings = ApplySettings(
@@ -44,6 +48,27 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
         _receive(conversation, applier, request.bandwidth)
         applied = applier.finish()
     return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
+
+
+def _check_room(staging: Staging, request: messages.StartRestore) -> None:
+    """Raise SpaceError where the tree cannot fit. Not where the file system may compress: then nobody can tell."""
+    space = os.fstatvfs(staging.descriptor)
+    needed = request.least_bytes - staging.progress.data_bytes
+    free = space.f_bavail * space.f_frsize
+    why = ""
+    if needed > free and traits_of(staging.descriptor).kind not in _COMPRESSING:
+        why = f"{needed} bytes are needed and {free} are free"
+    elif staging.fresh and space.f_files > 0 and request.objects > space.f_favail:
+        why = f"{request.objects} inodes are needed and {space.f_favail} are free"
+    if why:
+        if staging.fresh:
+            staging.remove()
+        raise SpaceError(
+            "the target has no room for what is restored",
+            where=shown(staging.target),
+            why=why,
+            remedy="make room there, choose another target, or restore a part with --only",
+        )
 
 
 def _receive(conversation: Conversation, applier: Applier, bandwidth: int) -> None:

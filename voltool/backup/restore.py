@@ -74,6 +74,8 @@ def restore(
             bandwidth=bandwidth,
             total_bytes=merge.total_bytes,
             volume_name=dump.header.volume_name,
+            least_bytes=_least_bytes(opened.chain) if selection is None else 0,
+            objects=opened.chain.totals.objects if selection is None else 0,
         )
         with world.hosts.connect(target_host) as conversation:
             reply = _converse(conversation, request, opened, merge, selection)
@@ -107,6 +109,11 @@ def _converse(
     if not isinstance(reply, RestoreReply):
         raise AgentError("the agent does not follow the protocol", where=os.fsdecode(request.target))
     return reply
+
+
+def _least_bytes(chain: Chain) -> int:
+    """What the tree holds beside holes: a lone dump knows; of a chain nobody does before it is merged."""
+    return chain.totals.data_bytes if len(chain.readers) == 1 else 0
 
 
 def _send(conversation: Conversation, merge: Merge) -> None:

@@ -143,11 +143,21 @@ class ForgetVolume:
 
 
 @dataclass(frozen=True)
+class LockInfo:
+    """A lock that stands: whose, and since and until when (seconds since the epoch, the host's clock)."""
+
+    owner: str
+    since: int
+    until: int
+
+
+@dataclass(frozen=True)
 class VolumeReply:
     """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps."""
 
     record: VolumeRecord
     states: Tuple[str, ...]
+    lock: Optional[LockInfo] = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +257,8 @@ class StartRestore:
     ``into_existing`` (``--only``): the target may be a directory with content where nothing collides.
     ``volume_uuid`` and ``state_id`` name what is restored: an interrupted restore of the same to the same target goes on.
     ``selection`` distinguishes different ``--only`` selections (a digest; empty: everything). ``total_bytes`` is what
-    files will hold when all is restored, and ``volume_name`` the subject, for the progress events.
+    files will hold when all is restored, and ``volume_name`` the subject, for the progress events. ``least_bytes`` and
+    ``objects``: what the target needs room for at the least (0: nobody knows); SpaceError before anything is written.
     """
 
     target: bytes
@@ -260,6 +271,8 @@ class StartRestore:
     bandwidth: int = 0
     total_bytes: int = 0
     volume_name: str = ""
+    least_bytes: int = 0
+    objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -327,11 +340,57 @@ class Progress:
     notice: Optional[Notice] = None
 
 
+# --------------------------------------------------------------------------------------------------------- locks
+
+
+@dataclass(frozen=True)
+class LockVolume:
+    """Make the volume read-only for ``seconds``, waiting up to ``timeout`` seconds for who still writes. Answered by
+    `LockReply`; BusyError names the writers. A guardian on the host undoes it when the time is over.
+
+    The hooks are argument lists (empty: none); each may take ``hook_timeout`` seconds.
+    """
+
+    uuid: str
+    path: bytes
+    owner: str
+    seconds: int
+    timeout: int
+    before_lock: Tuple[str, ...] = ()
+    after_unlock: Tuple[str, ...] = ()
+    hook_timeout: int = 60
+
+
+@dataclass(frozen=True)
+class LockReply:
+    """The volume is locked until ``until`` (seconds since the epoch, the host's clock). ``unexamined`` counts processes
+    that even root may not look into; ``leaseless`` files on which nobody can tell whether they are open for writing."""
+
+    until: int
+    unexamined: int
+    leaseless: int
+
+
+@dataclass(frozen=True)
+class UnlockVolume:
+    """Undo the volume's lock, whoever made it. Answered by `UnlockReply`. Idempotent."""
+
+    uuid: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class UnlockReply:
+    """``owner`` is who had locked it; empty: it was not locked."""
+
+    owner: str
+
+
 Message = Union[
     Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume, ShowVolume,
     ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
     DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones, DropClone,
-    ClonesReply, Progress,
+    ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]
