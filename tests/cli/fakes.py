@@ -95,6 +95,10 @@ class FakeAgent:
         elif isinstance(message, messages.MakeClone | messages.ListClones | messages.DropClone):
             clone = CloneInfo("12ab", b"/srv/.voltool/\xff", 1, Consistency.SNAPSHOT, "user")
             self._reply = messages.ClonesReply((clone,))
+        elif isinstance(message, messages.LockVolume):
+            self._reply = messages.LockReply(until=1_800_000_000, unexamined=1, leaseless=0)
+        elif isinstance(message, messages.UnlockVolume):
+            self._reply = messages.UnlockReply("somebody")
         elif isinstance(message, messages.CheckHost):
             facts = (
                 messages.HostFact("python", ok=True, value="3.11"),

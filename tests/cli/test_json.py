@@ -205,6 +205,8 @@ def test_volumes_and_hosts(filled: Console) -> None:
     assert check_lines(filled("clones", "vol1", "--json"))["clones"][0]["id"] == "12ab"
     assert check_lines(filled("clones", "vol1", "--drop", "12", "--json"))["dropped"]["id"] == "12ab"
     assert check_lines(filled("where", "vol1", "--json"))["path"] == "/srv/vol1"
+    assert check_lines(filled("lock", "vol1", "--for", "1h", "--json"))["leaseless"] == 0
+    assert check_lines(filled("unlock", "vol1", "--json"))["unlocked"] is True
     assert check_lines(filled("volume", "set", "vol1", "--path", "/srv/new", "--json"))["volume"]["path"] == "/srv/new"
     assert check_lines(filled("host", "check", "hostA", "--json"))["facts"][1]["try"] == "apt install liblz4-1"
     assert check_lines(filled("host", "clean", "hostA", "--dry-run", "--json"))["paths"] == ["/var/lib/voltool"]

@@ -14,10 +14,13 @@ import time
 from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.lock import lock_info
 from voltool.errors import NotFoundError, RefusedError, UsageError
 from voltool.events import Notice
 from voltool.model import Epoch, VolumeRecord
 from voltool.volumes import records
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
 from voltool.volumes.registry import AUTO, detect, driver_named
 from voltool.volumes.showing import shown
@@ -62,8 +65,9 @@ def show_volume(
     conversation: Conversation,  # noqa: ARG001 - a handler's signature
     host: HostState,
 ) -> messages.VolumeReply:
-    """The volume's record and the states kept of it. Raises NotFoundError."""
-    return _reply(records.open_home(host.directory, request.uuid, request.path))
+    """The volume's record, the states kept of it, and its lock. Raises NotFoundError."""
+    reply = _reply(records.open_home(host.directory, request.uuid, request.path))
+    return dataclasses.replace(reply, lock=lock_info(host, request.uuid))
 
 
 def list_volumes(
@@ -94,6 +98,7 @@ def forget_volume(
             "this host has no record of the volume", where=shown(request.path), remedy="nothing: it is forgotten there"
         )
     with _locked(request.uuid, host):
+        refuse_locked(LockBook(host.directory, request.uuid), request.path)
         left = records.forget(host.directory, request.uuid)
     return messages.ForgetReply(tuple(left))
 

@@ -23,7 +23,7 @@ from voltool.wire.conversation import Conversation
 
 _STAGING = b"staging-"
 #: In the order in which they go: a clean that is interrupted must still find the rest, and needs the agent to the last.
-_STATE_PARTS = (b"places", b"volumes", b"log", b"agent")
+_STATE_PARTS = (b"places", b"locks", b"volumes", b"log", b"agent")
 
 
 def clean_host(request: messages.CleanHost, conversation: Conversation, host: HostState) -> messages.CleanReply:

@@ -21,9 +21,8 @@ from types import FrameType
 from typing import Iterator, Optional
 
 from voltool.errors import AgentError, RefusedError, VoltoolError
-from voltool.volumes.hooks import run_hook
 from voltool.volumes.lock.book import LOCKED, LockBook, LockRecord
-from voltool.volumes.lock.hold import break_lease, is_in_force, unlock_tree
+from voltool.volumes.lock.hold import break_lease, end_lock, is_in_force
 from voltool.volumes.showing import shown
 
 #: An agent that says nothing for so long has lost its command line, seconds.
@@ -82,7 +81,8 @@ class LockLease:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[LockRecord]:
-        """For a commit: inside, the lease cannot be broken. `exchange_held` belongs here. RefusedError where it is not held any more."""
+        """For a commit: inside, the lease cannot be broken, and `exchange_held` may be called. RefusedError where it is not
+        held any more."""
         with self.book.step("commit"):
             yield self.assert_held()
 
@@ -121,14 +121,6 @@ def start_guardian(book: LockBook, token: str, silence: float = SILENCE) -> Lock
         ours.close()
         raise AgentError("the lock's guardian does not start")
     return LockLease(book, token, ours)
-
-
-def end_lock(book: LockBook, token: Optional[str] = None) -> Optional[LockRecord]:
-    """Unlock, then run ``after_unlock``; the lock's record, None where there is none. HostError when the hook fails."""
-    record = unlock_tree(book, token)
-    if record is not None:
-        run_hook(record.after_unlock, "after_unlock", record.name, record.path)
-    return record
 
 
 class _Guardian:

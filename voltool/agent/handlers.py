@@ -24,6 +24,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.ForgetVolume: ("voltool.agent.adopt", "forget_volume"),
     messages.StartDump: ("voltool.agent.dump", "dump"),
     messages.KeepState: ("voltool.agent.dump", "keep_state"),
+    messages.LockVolume: ("voltool.agent.lock", "lock_volume"),
+    messages.UnlockVolume: ("voltool.agent.lock", "unlock_volume"),
     messages.StartRestore: ("voltool.agent.restore", "restore"),
     messages.MakeClone: ("voltool.agent.clones", "make_clone"),
     messages.ListClones: ("voltool.agent.clones", "list_clones"),

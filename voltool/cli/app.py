@@ -17,8 +17,10 @@ from voltool.cli.commands import (
     dumps,
     host_check,
     host_clean,
+    lock,
     ls,
     restore,
+    unlock,
     verify,
     volume_add,
     volume_list,
@@ -60,6 +62,8 @@ app.command("cat")(cat.cat)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)
+app.command("lock")(lock.lock)
+app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)
 _host.command("clean")(host_clean.host_clean)
 app.add_typer(_host, name="host")

@@ -14,7 +14,8 @@ GLOBAL_VALUES = frozenset({"--config"})
 #: Options of commands that take the next word as their value.
 VALUE_OPTIONS = frozenset(
     {
-        "--at", "--bandwidth", "--codec", "--driver", "--exclude", "--host", "--level", "--name", "--nice", "--only",
+        "--at", "--bandwidth", "--codec", "--driver", "--drop", "--exclude", "--for", "--host", "--level",
+        "--lock-timeout", "--name", "--nice", "--only",
         "--path", "--store", "--workers",
     }
 )  # fmt: skip

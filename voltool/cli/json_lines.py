@@ -11,7 +11,7 @@ from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import CloneInfo, FileProblem, KnownVolume, Problem, StoredDump
-from voltool.wire.messages import HostFact
+from voltool.wire.messages import HostFact, LockInfo
 
 JsonObject = dict[str, Any]
 
@@ -92,6 +92,17 @@ def clone_object(clone: CloneInfo) -> JsonObject:
         "time": time_value(clone.time_ns),
         "consistency": clone.consistency.value,
         "for": clone.purpose,
+    }
+
+
+def held_object(lock: LockInfo | None) -> JsonObject | None:
+    """A lock that stands."""
+    if lock is None:
+        return None
+    return {
+        "owner": lock.owner,
+        "since": time_value(lock.since * 1_000_000_000),
+        "until": time_value(lock.until * 1_000_000_000),
     }
 
 

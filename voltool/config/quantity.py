@@ -18,3 +18,15 @@ def parse_bytes(text: str) -> int:
             f"{text!r} is not an amount of bytes", remedy="a number with K, M, G or T behind it, such as 10M"
         )
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+_SECONDS = {"": 1, "S": 1, "M": 60, "H": 3600, "D": 86_400}
+_DURATION = re.compile(r"\s*(\d{1,9})\s*([SMHD]?)\s*", re.IGNORECASE)
+
+
+def parse_seconds(text: str) -> int:
+    """``90``, ``90s``, ``10m``, ``2h`` or ``1d`` in seconds; raises UsageError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a duration", remedy="a number with s, m, h or d behind it, such as 10m")
+    return int(match[1]) * _SECONDS[match[2].upper()]

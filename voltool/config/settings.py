@@ -60,6 +60,9 @@ class VolumeSection(_Strict):
     unstable_ok: list[Glob] = []
     store: StoreUrl | None = None
     codec: Codec | None = None
+    before_lock: list[str] = []
+    after_unlock: list[str] = []
+    hook_timeout: int = Field(default=60, ge=1, le=86_400)
 
 
 class Settings(_Strict):

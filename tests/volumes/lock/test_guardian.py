@@ -15,11 +15,11 @@ import pytest
 
 from tests.volumes.lock.places import UUID, Place, step
 from tests.volumes.lock.test_hold import writable
-from voltool.agent.guardian import LockLease, end_lock, start_guardian
+from voltool.agent.guardian import LockLease, start_guardian
 from voltool.errors import RefusedError
 from voltool.volumes.hooks import Hook
 from voltool.volumes.lock.book import LockRecord
-from voltool.volumes.lock.hold import LockWish, exchange_held, is_in_force, lock_tree, new_token
+from voltool.volumes.lock.hold import LockWish, end_lock, exchange_held, is_in_force, lock_tree, new_token
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:

@@ -12,7 +12,7 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     """A volume: what is known here, and what its host's own record says."""
     from voltool.backup.volumes import show_volume
     from voltool.cli import display
-    from voltool.cli.json_lines import name_value, volume_object
+    from voltool.cli.json_lines import held_object, name_value, volume_object
 
     invocation = begin(context, "volume show")
     volume = invocation.world.catalog.volume(name)
@@ -34,12 +34,16 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     invocation.output.line(f"{'epoch:':<10} {record.epoch.number} at {record.epoch.host}")
     invocation.output.line(f"{'sequence:':<10} {record.sequence}")
     invocation.output.line(f"{'bases:':<10} {len(reply.states)} kept on the host for incremental dumps")
+    if reply.lock is not None:
+        until = display.local_time(reply.lock.until * 1_000_000_000)
+        invocation.output.line(f"{'locked:':<10} by {display.escape(reply.lock.owner.encode())} until {until}")
     invocation.fields["record"] = {
         "path": name_value(record.path),
         "driver": record.driver,
         "epoch": record.epoch.number,
         "epoch_host": record.epoch.host,
         "sequence": record.sequence,
+        "lock": held_object(reply.lock),
         "states": list(reply.states),
     }
     return invocation.finish()

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Callable, FrozenSet, Optional
 
 from voltool import durable
-from voltool.errors import BusyError, HostError, RefusedError
-from voltool.volumes.hooks import Hook
+from voltool.errors import BusyError, HostError, RefusedError, VoltoolError
+from voltool.volumes.hooks import Hook, run_hook
 from voltool.volumes.lock import mounting
 from voltool.volumes.lock.book import BROKEN, LOCKED, LOCKING, LockBook, LockRecord
 from voltool.volumes.lock.search import Files, SearchResult, describe_writers, find_writers, walk_files
@@ -44,6 +44,7 @@ class LockWish:
     seconds: int
     timeout: float = 30.0
     files: Optional[Files] = None
+    before_lock: Optional[Hook] = None
     after_unlock: Optional[Hook] = None
     token: str = ""
 
@@ -84,21 +85,31 @@ def lock_tree(
 ) -> tuple[LockRecord, SearchResult]:
     """Make the tree read-only and wait until nobody can write any more; the record, and the last search.
 
-    Raises BusyError (with who still writes) after the lock has been undone; RefusedError; HostError. ``alive`` is called
+    ``before_lock`` runs first; whatever fails from there on, ``after_unlock`` runs in the end. Raises BusyError (with who
+    still writes) after the lock has been undone; RefusedError; HostError. ``alive`` is called
     while it waits, and may raise to give the lock up. An older lock that a crash or a reboot left is undone first.
     """
     check_can_lock()
     record = _begin(book, wish)
     try:
+        run_hook(wish.before_lock, "before_lock", wish.name, wish.path)
         tree = describe_tree(wish.path)
         with book.step(wish.owner):
             _mount(tree)
         result = _wait(tree, wish, ignored, alive)
         record = _complete(book, record)
-    except BaseException:
-        unlock_tree(book, record.token)
+    except BaseException as error:
+        _give_up(book, record, error)
         raise
     return record, result
+
+
+def end_lock(book: LockBook, token: Optional[str] = None) -> Optional[LockRecord]:
+    """`unlock_tree`, then ``after_unlock``; the lock's record, None where there is none. HostError when the hook fails."""
+    record = unlock_tree(book, token)
+    if record is not None:
+        run_hook(record.after_unlock, "after_unlock", record.name, record.path)
+    return record
 
 
 def unlock_tree(book: LockBook, token: Optional[str] = None) -> Optional[LockRecord]:
@@ -113,6 +124,26 @@ def unlock_tree(book: LockBook, token: Optional[str] = None) -> Optional[LockRec
         undo(record)
         book.remove()
     return record
+
+
+def refuse_locked(book: LockBook, path: bytes) -> None:
+    """BusyError, with who and since when, where the lock stands and its time is not over."""
+    record = book.read()
+    if record is not None and record.phase == LOCKED and is_in_force(record) and record.until > time.time():
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.since))
+        raise BusyError(
+            "the volume is locked", where=shown(path), why=f"by {record.owner} since {since}",
+            remedy=f"wait, or voltool unlock {record.name}",
+        )  # fmt: skip
+
+
+def _give_up(book: LockBook, record: LockRecord, error: BaseException) -> None:
+    """Undo what was begun; where the hook fails too, the error says both."""
+    try:
+        end_lock(book, record.token)
+    except VoltoolError as more:
+        if isinstance(error, VoltoolError):
+            error.why = f"{error.why}; and then: {more}" if error.why else str(more)
 
 
 def undo(record: LockRecord) -> None:
@@ -161,14 +192,9 @@ def is_in_force(record: LockRecord) -> bool:
 def _begin(book: LockBook, wish: LockWish) -> LockRecord:
     """Write down what is intended; an older lock is undone when nobody stands behind it."""
     with book.step(wish.owner):
+        refuse_locked(book, wish.path)
         old = book.read()
         if old is not None:
-            if old.phase == LOCKED and is_in_force(old) and old.until > time.time():
-                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(old.since))
-                raise BusyError(
-                    "the volume is locked already", where=shown(wish.path), why=f"by {old.owner} since {since}",
-                    remedy=f"wait, or voltool unlock {wish.name}",
-                )  # fmt: skip
             undo(old)
         now = int(time.time())
         record = LockRecord(

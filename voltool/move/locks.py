@@ -1,0 +1,57 @@
+"""Locking a volume for a while, and unlocking it: asks the agent of the volume's host, whose guardian keeps the lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voltool.errors import AgentError
+from voltool.move.ports import World
+from voltool.wire import messages
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """``seconds``: how long the lock stands; ``timeout``: how long to wait for who still writes, in seconds.
+
+    The hooks are argument lists, empty for none, each with ``hook_timeout`` seconds. ``owner`` says who locks.
+    """
+
+    owner: str
+    seconds: int = 600
+    timeout: int = 30
+    before_lock: tuple[str, ...] = ()
+    after_unlock: tuple[str, ...] = ()
+    hook_timeout: int = 60
+
+
+def lock_volume(world: World, name: str, options: LockOptions) -> messages.LockReply:
+    """Lock it; the host's guardian undoes that when the time is over. Raises BusyError with who still writes,
+    RefusedError where no lock can be made (no root, a container)."""
+    volume = world.catalog.volume(name)
+    request = messages.LockVolume(
+        uuid=volume.uuid,
+        path=volume.path,
+        owner=options.owner,
+        seconds=options.seconds,
+        timeout=options.timeout,
+        before_lock=options.before_lock,
+        after_unlock=options.after_unlock,
+        hook_timeout=options.hook_timeout,
+    )
+    with world.hosts.connect(volume.host) as agent:
+        agent.send(request)
+        reply = agent.receive()
+    if not isinstance(reply, messages.LockReply):
+        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+    return reply
+
+
+def unlock_volume(world: World, name: str) -> bool:
+    """End the volume's lock, whoever made it; whether there was one. Idempotent."""
+    volume = world.catalog.volume(name)
+    with world.hosts.connect(volume.host) as agent:
+        agent.send(messages.UnlockVolume(volume.uuid, volume.path))
+        reply = agent.receive()
+    if not isinstance(reply, messages.UnlockReply):
+        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+    return bool(reply.owner)
