@@ -21,7 +21,10 @@ PACKAGE = Path(voltool.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 #: Larger than a file should be, and why.
-LARGE_FILES = {"dumpfile/format.py": "one module owns every byte of the format"}
+LARGE_FILES = {
+    "dumpfile/format.py": "one module owns every byte of the format",
+    "wire/messages.py": "one module has every message, with which reply belongs to which request",
+}
 HEAVY = {
     "paramiko",
     "cryptography",
