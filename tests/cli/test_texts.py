@@ -14,6 +14,7 @@ from voltool.cli.location import Location, parse_location
 from voltool.cli.table import table
 from voltool.cli.when import parse_when
 from voltool.errors import UsageError
+from voltool.showing import shown
 
 NOW = datetime(2026, 10, 5, 16, 30, 0, 500_000, tzinfo=UTC)
 SECOND = 1_000_000_000
@@ -112,18 +113,18 @@ def unescape(shown: str) -> bytes:
 
 @given(st.binary(max_size=40) | st.text(st.characters(codec="utf-8"), max_size=20).map(str.encode))
 def test_shown_names_are_harmless_and_can_be_read_back(name: bytes) -> None:
-    shown = display.escape(name)
-    assert shown.isprintable()
-    assert unescape(shown) == name
+    text = shown(name)
+    assert text.isprintable()
+    assert unescape(text) == name
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "text"),
     [(b"a\xffb", "a\\xffb"), ("é✓".encode(), "é✓"), (b"\x1b[0m", "\\x1b[0m"), (b"a\nb", "a\\x0ab"), (b"\\x", "\\\\x"),
      ("\u202e".encode(), "\\xe2\\x80\\xae")],
 )  # fmt: skip
-def test_shown_names(name: bytes, shown: str) -> None:
-    assert display.escape(name) == shown
+def test_shown_names(name: bytes, text: str) -> None:
+    assert shown(name) == text
 
 
 def test_amounts_and_durations() -> None:

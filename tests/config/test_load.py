@@ -14,6 +14,7 @@ from voltool.config.load import load_settings, read_settings
 from voltool.config.quantity import parse_bytes
 from voltool.config.settings import Settings
 from voltool.errors import UsageError
+from voltool.statedir import state_directory
 
 FULL = """\
 store = "/srv/dumps"   # everything goes there
@@ -119,10 +120,10 @@ def test_the_order_of_the_files(tmp_path: Path) -> None:
 
 
 def test_where_the_state_lies() -> None:
-    assert paths.state_directory({"VOLTOOL_STATE_DIR": "/x/../y"}, 0) == "/y"
-    assert paths.state_directory({"HOME": "/root", "XDG_STATE_HOME": "/s"}, 0) == "/var/lib/voltool"
-    assert paths.state_directory({"HOME": "/home/a", "XDG_STATE_HOME": "/s"}, 1000) == "/s/voltool"
-    assert paths.state_directory({"HOME": "/home/a"}, 1000) == "/home/a/.local/state/voltool"
+    assert state_directory({"VOLTOOL_STATE_DIR": "/x/../y"}, 0) == "/y"
+    assert state_directory({"HOME": "/root", "XDG_STATE_HOME": "/s"}, 0) == "/var/lib/voltool"
+    assert state_directory({"HOME": "/home/a", "XDG_STATE_HOME": "/s"}, 1000) == "/s/voltool"
+    assert state_directory({"HOME": "/home/a"}, 1000) == "/home/a/.local/state/voltool"
 
 
 def test_lines_are_found_in_every_kind_of_toml() -> None:

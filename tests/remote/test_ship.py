@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import voltool
-from voltool.agent.host import state_directory
 from voltool.errors import HostError
 from voltool.remote import bootstrap, stage
 from voltool.remote.ship import ShippedAgent, build_agent, shipped_files
+from voltool.statedir import state_directory
 
 
 def test_the_same_sources_give_the_same_agent() -> None:

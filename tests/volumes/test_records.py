@@ -15,7 +15,6 @@ from tests.filesystems import LoopFilesystem
 from tests.volumes.volume import UUID, make_volume, record_for
 from voltool.errors import BusyError, HostError, NotFoundError, RefusedError
 from voltool.volumes import records
-from voltool.volumes.showing import shown
 
 Make = Callable[..., LoopFilesystem]
 
@@ -153,7 +152,3 @@ def test_no_rights_is_an_error_with_a_remedy(make_filesystem: Make, state: bytes
     with pytest.raises(HostError) as caught:
         records.create(state, record_for(filesystem.path / "vol", "directory"))
     assert "become" in caught.value.remedy
-
-
-def test_control_characters_are_escaped() -> None:
-    assert shown(b"/a\x1b[31m\n\xff" + "ü".encode()) == "/a\\x1b[31m\\n\\xffü"

@@ -18,12 +18,12 @@ from voltool.agent.lock import lock_info
 from voltool.errors import NotFoundError, RefusedError, UsageError
 from voltool.events import Notice
 from voltool.model import Epoch, VolumeRecord
+from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
 from voltool.volumes.registry import AUTO, detect, driver_named
-from voltool.volumes.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 

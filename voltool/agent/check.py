@@ -18,10 +18,10 @@ from voltool.beneath import has_openat2
 from voltool.dumpfile.codec import lz4_source
 from voltool.inodes import READ, ioctl_number
 from voltool.leases import nobody_writes
+from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl
 from voltool.volumes.mounts import mount_of, nested_mounts, read_mounts
 from voltool.volumes.records import list_homes
-from voltool.volumes.showing import shown
 from voltool.volumes.traits import FilesystemTraits, traits_of
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation

@@ -15,9 +15,9 @@ from voltool import durable
 from voltool.agent.host import HostState
 from voltool.errors import RefusedError
 from voltool.events import Notice
+from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.removal import remove_tree
-from voltool.volumes.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from voltool.agent.host import HostState
 from voltool.errors import NotFoundError, RefusedError
 from voltool.model import CloneInfo
+from voltool.showing import shown
 from voltool.volumes.contract import Clone, Driver
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
-from voltool.volumes.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 

@@ -22,6 +22,7 @@ from voltool.dumpfile.writer import DumpWriter
 from voltool.errors import AgentError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.showing import shown
 from voltool.tree.changes import classify_changes
 from voltool.tree.classify import Classified, Classifier
 from voltool.tree.opening import CaptureSettings
@@ -33,7 +34,6 @@ from voltool.volumes.contract import Clone, Driver
 from voltool.volumes.mounts import nested_mounts
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
-from voltool.volumes.showing import shown
 from voltool.volumes.traits import FilesystemTraits, traits_of
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation

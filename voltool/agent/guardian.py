@@ -21,9 +21,9 @@ from types import FrameType
 from typing import Iterator, Optional
 
 from voltool.errors import AgentError, RefusedError, VoltoolError
+from voltool.showing import shown
 from voltool.volumes.lock.book import LOCKED, LockBook, LockRecord
 from voltool.volumes.lock.hold import break_lease, end_lock, is_in_force
-from voltool.volumes.showing import shown
 
 #: An agent that says nothing for so long has lost its command line, seconds.
 SILENCE = 60.0

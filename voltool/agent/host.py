@@ -10,11 +10,12 @@ import socket
 from dataclasses import dataclass
 from typing import Mapping
 
+from voltool.statedir import state_directory
+
 
 @dataclass(frozen=True)
 class HostState:
-    """The state directory of this host (``$VOLTOOL_STATE_DIR``, else /var/lib/voltool for root, else
-    ``$XDG_STATE_HOME/voltool``), and the host's identity."""
+    """The state directory of this host (see `voltool.statedir`), and the host's identity."""
 
     directory: bytes
     hostname: str
@@ -30,16 +31,6 @@ def find_host_state(environment: Mapping[str, str], uid: int) -> HostState:
         machine_id=_first_line("/etc/machine-id"),
         boot_id=_first_line("/proc/sys/kernel/random/boot_id"),
     )
-
-
-def state_directory(environment: Mapping[str, str], uid: int) -> str:
-    """The path of the state directory."""
-    if environment.get("VOLTOOL_STATE_DIR"):
-        return os.path.abspath(environment["VOLTOOL_STATE_DIR"])
-    if uid == 0:
-        return "/var/lib/voltool"
-    home = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/"), ".local/state")
-    return os.path.join(home, "voltool")
 
 
 def _first_line(path: str) -> str:

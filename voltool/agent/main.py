@@ -20,6 +20,7 @@ from voltool.agent.channel import ConnectionGone, HangUpWatch, HungUp, StdioChan
 from voltool.agent.handlers import Handler, find_handler
 from voltool.agent.host import HostState, find_host_state
 from voltool.errors import AgentError, HostError, VoltoolError
+from voltool.showing import shown
 from voltool.wire import messages
 
 #: Where the tools of file systems are, which the PATH of a non-interactive login often lacks.
@@ -127,8 +128,7 @@ def _find(request: object) -> Handler:
 def _system_error(error: OSError) -> HostError:
     where = ""
     if isinstance(error.filename, (str, bytes)):
-        where = os.fsdecode(error.filename).encode(errors="backslashreplace").decode()
-        where = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in where)
+        where = shown(os.fsencode(error.filename))
     return HostError(
         "the host refused an operation", where=where, why=f"{error.strerror or error}; {_trace(error)}",
         remedy="look at the host's own log (dmesg) and at the rights of the account",

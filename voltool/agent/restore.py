@@ -13,10 +13,10 @@ import time
 from voltool.agent.host import HostState
 from voltool.errors import AgentError, SpaceError, UsageError
 from voltool.events import Notice
+from voltool.showing import shown
 from voltool.tree.apply.applier import Applier, ApplySettings
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging, stale
 from voltool.volumes import records
-from voltool.volumes.showing import shown
 from voltool.volumes.traits import traits_of
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation

@@ -11,9 +11,9 @@ from voltool.backup.paths import parts_below, parts_of
 from voltool.backup.ports import World
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
-from voltool.dumpfile.selection import escape_path
 from voltool.errors import NotFoundError, RefusedError
 from voltool.model import StoredDump
+from voltool.showing import shown
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -72,19 +72,19 @@ def _find(chain: Chain, path: bytes) -> tuple[bytes, fmt.ObjectRecord]:
         if parts is not None and record is not None:
             return (parts[-1] if parts else b"."), record
     raise NotFoundError(
-        f"there is no {escape_path(path)} in this dump",
+        f"there is no {shown(path)} in this dump",
         where=chain.newest.name,
         remedy="voltool ls shows what is in it; --at chooses another point in time",
     )
 
 
 def _require_content(record: fmt.ObjectRecord, path: bytes) -> None:
-    shown = escape_path(path)
+    what = shown(path)
     if not stat.S_ISREG(record.mode):
         kind = _KINDS.get(stat.S_IFMT(record.mode), "something else")
-        to = f" to {escape_path(record.target)}" if stat.S_ISLNK(record.mode) else ""
-        raise RefusedError(f"{shown} is not a regular file", why=f"it is {kind}{to}", remedy="voltool ls")
+        to = f" to {shown(record.target)}" if stat.S_ISLNK(record.mode) else ""
+        raise RefusedError(f"{what} is not a regular file", why=f"it is {kind}{to}", remedy="voltool ls")
     if record.state & fmt.STATE_UNKNOWN and record.content == fmt.NO_HASH:
         raise RefusedError(
-            f"the content of {shown} is not known", why="it could not be read when it was dumped", remedy="--at"
+            f"the content of {what} is not known", why="it could not be read when it was dumped", remedy="--at"
         )

@@ -1,4 +1,4 @@
-"""How names, amounts, times and ids look to people. Pure; knows nothing of where they are shown."""
+"""How amounts, times and ids look to people (names: `voltool.showing`). Pure; knows nothing of where they are shown."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ from datetime import datetime
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 ID_DIGITS = 12
-
-
-def escape(name: bytes) -> str:
-    """A name as a person may see it on a terminal: UTF-8 as it is; other bytes, control characters and the backslash as
-    ``\\xNN`` and ``\\\\``, so that no name can move the cursor, hide a line or pass for another one."""
-    return "".join(_escape_character(character) for character in name.decode("utf-8", "surrogateescape"))
-
-
-def _escape_character(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    if character.isprintable():
-        return character
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def amount(count: float) -> str:

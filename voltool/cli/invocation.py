@@ -13,6 +13,7 @@ import typer
 
 from voltool.config import paths
 from voltool.errors import VoltoolError, combined_exit_code
+from voltool.statedir import state_directory
 
 if TYPE_CHECKING:
     from voltool.backup.ports import World
@@ -46,7 +47,7 @@ class Invocation:
     @property
     def state(self) -> str:
         """The state directory of this machine."""
-        return paths.state_directory(self.environment, os.geteuid())
+        return state_directory(self.environment, os.geteuid())
 
     @functools.cached_property
     def world(self) -> World:

@@ -21,16 +21,6 @@ def config_candidates(environment: Mapping[str, str]) -> list[str]:
     return [*candidates, SYSTEM_CONFIG]
 
 
-def state_directory(environment: Mapping[str, str], uid: int) -> str:
-    """``$VOLTOOL_STATE_DIR``, else /var/lib/voltool for root, else ``$XDG_STATE_HOME/voltool`` (~/.local/state)."""
-    if environment.get("VOLTOOL_STATE_DIR"):
-        return os.path.abspath(environment["VOLTOOL_STATE_DIR"])
-    if uid == 0:
-        return "/var/lib/voltool"
-    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/"), ".local/state")
-    return os.path.join(base, "voltool")
-
-
 def catalog_path(state: str) -> str:
     """The SQLite catalog in the state directory."""
     return os.path.join(state, "catalog.sqlite")

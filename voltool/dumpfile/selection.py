@@ -9,6 +9,7 @@ from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.chain import Chain
 from voltool.errors import NotFoundError
 from voltool.model import ROOT_OBJECT
+from voltool.showing import shown
 
 
 class Selection:
@@ -41,9 +42,8 @@ class Selection:
         for name in path:
             found = next(chain.entries_of(number, name), None)
             if found is None:
-                shown = escape_path(b"/".join(path))
                 raise NotFoundError(
-                    f"there is no {shown} in this dump",
+                    f"there is no {shown(b'/'.join(path))} in this dump",
                     where=chain.newest.name,
                     remedy="voltool ls shows what is in it; --at chooses another point in time",
                 )
@@ -62,14 +62,3 @@ class Selection:
             for _name, child in chain.entries_of(directory):
                 self.objects.add(child)
                 waiting.append(child)
-
-
-def escape_path(path: bytes) -> str:
-    """A path for a message: control characters, and what is not UTF-8, are escaped."""
-    text = path.decode("utf-8", "surrogateescape")
-    return (
-        "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-        )
-        or "/"
-    )

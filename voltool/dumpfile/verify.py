@@ -13,9 +13,9 @@ from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.chain import Chain, Version, has_content
 from voltool.dumpfile.compose import check_content
 from voltool.dumpfile.frames import Frame, FrameDecoder, decode_data, decode_records
-from voltool.dumpfile.selection import escape_path
 from voltool.dumpfile.structure import StructureCheck
 from voltool.errors import IntegrityError
+from voltool.showing import shown
 
 #: Called with bytes of dumps read so far (of all dumps' lengths together) and files whose content was checked.
 Progress = Callable[[int, int], None]
@@ -133,7 +133,9 @@ class _DumpCheck:
                 raise self._broken(record.number, "has a size or a hash that does not fit its type")
             return
         # What a dump inherits was checked there; equal hashes alone do not tell, for it may have data of its own.
-        if record.number in self._good or (len(versions) > 1 and self._chain.inherits(versions[0], versions[1], record)):
+        if record.number in self._good or (
+            len(versions) > 1 and self._chain.inherits(versions[0], versions[1], record)
+        ):
             return
         if record.size <= fmt.CHUNK_SIZE:
             raise self._broken(record.number, "has no data")
@@ -145,7 +147,7 @@ class _DumpCheck:
         self._progress(self._bytes, self._files)
 
     def _broken(self, number: int, what: str) -> IntegrityError:
-        return fmt.damaged(f"{escape_path(self._chain.path_of(number))} {what}", self._name)
+        return fmt.damaged(f"{shown(self._chain.path_of(number)) or '/'} {what}", self._name)
 
 
 def _unknown(record: fmt.ObjectRecord) -> bool:

@@ -18,11 +18,11 @@ from typing import Any, Dict, Iterator, List, Optional
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
+from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.btrfs_changes import SnapshotDelta, compare_snapshots
 from voltool.volumes.contract import ByteRange, Changes, Clone
 from voltool.volumes.records import AREA_NAME, area_of
-from voltool.volumes.showing import shown
 from voltool.volumes.traits import synchronize
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from voltool.errors import HostError, RefusedError
 from voltool.model import Consistency, VolumeRecord
+from voltool.showing import shown
 from voltool.volumes.contract import ByteRange, Changes, Clone
-from voltool.volumes.showing import shown
 from voltool.volumes.traits import synchronize
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
 from voltool.errors import HostError
-from voltool.volumes.showing import shown
+from voltool.showing import shown
 
 _OUTPUT_TAIL = 2000
 DEFAULT_TIMEOUT = 60

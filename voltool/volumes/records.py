@@ -19,8 +19,8 @@ from typing import Any, Dict, Iterator, List, Optional
 from voltool import durable
 from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
 from voltool.model import VolumeRecord
+from voltool.showing import shown
 from voltool.volumes.mounts import is_mount_point
-from voltool.volumes.showing import shown
 from voltool.wire.codec import from_plain, to_plain
 
 AREA_NAME = b".voltool"

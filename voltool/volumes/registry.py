@@ -6,11 +6,11 @@ import os
 from typing import Callable, Dict
 
 from voltool.errors import HostError, UsageError
+from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl
 from voltool.volumes.btrfs import BtrfsDriver
 from voltool.volumes.contract import Driver
 from voltool.volumes.directory import DirectoryDriver
-from voltool.volumes.showing import shown
 
 AUTO = "auto"
 _DRIVERS: Dict[str, Callable[[], Driver]] = {

@@ -14,8 +14,8 @@ from typing import List
 from voltool.beneath import open_beneath
 from voltool.errors import HostError
 from voltool.inodes import set_flags
+from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl
-from voltool.volumes.showing import shown
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEALS = 0x10 | 0x20  # FS_IMMUTABLE_FL, FS_APPEND_FL

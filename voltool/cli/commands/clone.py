@@ -10,13 +10,13 @@ from voltool.cli.options import VolumeName
 
 def clone(context: typer.Context, name: VolumeName) -> int:
     """Freeze the volume as it is now, on its own host; the clone stays until it is dropped."""
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import clone_object
     from voltool.move.clones import make_clone
+    from voltool.showing import shown
 
     invocation = begin(context, "clone")
     made = make_clone(invocation.world, name)
     host = invocation.world.catalog.volume(name).host
-    invocation.output.summary(f"{name}: clone {made.id} ({made.consistency.value}) at {host}:{escape(made.path)}")
+    invocation.output.summary(f"{name}: clone {made.id} ({made.consistency.value}) at {host}:{shown(made.path)}")
     invocation.fields |= {"volume": name, "clone": clone_object(made)}
     return invocation.finish()

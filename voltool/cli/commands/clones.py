@@ -8,6 +8,7 @@ import typer
 
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
+from voltool.showing import shown
 
 Drop = Annotated[str | None, typer.Option("--drop", metavar="ID", help="Delete this clone; a unique prefix will do.")]
 
@@ -27,8 +28,7 @@ def clones(context: typer.Context, name: VolumeName, drop: Drop = None) -> int:
         return invocation.finish()
     found = list_clones(invocation.world, name)
     rows = [
-        (one.id, display.local_time(one.time_ns), one.purpose, one.consistency.value, display.escape(one.path))
-        for one in found
+        (one.id, display.local_time(one.time_ns), one.purpose, one.consistency.value, shown(one.path)) for one in found
     ]
     if rows:
         for line in table(("ID", "TIME", "FOR", "CONSISTENCY", "PATH"), rows):

@@ -11,6 +11,7 @@ import typer
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun, Workers
 from voltool.errors import InterruptedByUser, UsageError, VoltoolError
+from voltool.showing import shown
 
 if TYPE_CHECKING:
     from voltool.backup.dump import DumpOptions, DumpOutcome
@@ -129,7 +130,7 @@ def _show(invocation: Invocation, name: str, options: DumpOptions, outcome: Dump
     if outcome.dump is not None:
         stored = outcome.dump
         for problem in stored.problems:
-            output.notice("warning", f"{name}: {problem.problem.value}: {display.escape(problem.path)}: {problem.why}")
+            output.notice("warning", f"{name}: {problem.problem.value}: {shown(problem.path)}: {problem.why}")
         invocation.fields["dumps"].append(dump_object(stored))
         totals, header = stored.totals, stored.header
         output.summary(

@@ -10,6 +10,7 @@ import typer
 
 from voltool.cli.invocation import begin
 from voltool.cli.options import At, DumpWord
+from voltool.showing import shown
 
 if TYPE_CHECKING:
     from voltool.backup.browse import ListedEntry
@@ -48,9 +49,9 @@ def _line(entry: ListedEntry) -> str:
 
     record = entry.record
     size = f"{os.major(record.size)}, {os.minor(record.size)}" if _is_device(record.mode) else str(record.size)
-    arrow = f" -> {display.escape(entry.target)}" if stat.S_ISLNK(record.mode) else ""
+    arrow = f" -> {shown(entry.target)}" if stat.S_ISLNK(record.mode) else ""
     moment = display.local_time(record.mtime_s * 1_000_000_000 + record.mtime_ns)
-    name = display.escape(entry.name)
+    name = shown(entry.name)
     return f"{stat.filemode(record.mode)} {record.uid:>6} {record.gid:>6} {size:>12} {moment} {name}{arrow}"
 
 

@@ -11,6 +11,7 @@ import typer
 
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import At, Bandwidth, DumpWord, Place, Workers
+from voltool.showing import shown
 
 if TYPE_CHECKING:
     from voltool.backup.restore import RestoreOutcome
@@ -61,9 +62,9 @@ def _show(invocation: Invocation, dump: StoredDump, location: Location, outcome:
     from voltool.cli.json_lines import problem_object
 
     for problem in outcome.problems:
-        invocation.output.notice("warning", f"{problem.problem.value}: {display.escape(problem.path)}: {problem.why}")
+        invocation.output.notice("warning", f"{problem.problem.value}: {shown(problem.path)}: {problem.why}")
     invocation.output.summary(
-        f"{dump.header.volume_name}: restored to {location.host}:{display.escape(location.path)}:"
+        f"{dump.header.volume_name}: restored to {location.host}:{shown(location.path)}:"
         f" {display.count(outcome.entries, 'entry', 'entries')}, {display.amount(outcome.bytes)}"
         f" from {display.count(len(outcome.dump_ids), 'dump')} in {display.duration(outcome.seconds)}"
     )

@@ -29,9 +29,9 @@ def volume_add(
 ) -> int:
     """Adopt a directory or subvolume as a volume, where it stands. The same again changes nothing."""
     from voltool.backup.volumes import VolumeWish, add_volume
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import volume_object
     from voltool.cli.location import parse_location
+    from voltool.showing import shown
 
     invocation = begin(context, "volume add")
     location = parse_location(place)
@@ -40,7 +40,7 @@ def volume_add(
     outcome = add_volume(invocation.world, wish, forbidden_places(invocation))
     volume = outcome.volume
     done = "added" if outcome.created else "is there already, unchanged"
-    invocation.output.summary(f"{name}: {done}: {volume.host}:{escape(volume.path)}, driver {volume.driver}")
+    invocation.output.summary(f"{name}: {done}: {volume.host}:{shown(volume.path)}, driver {volume.driver}")
     invocation.fields |= {"volume": volume_object(volume), "created": outcome.created}
     return invocation.finish()
 

@@ -9,13 +9,13 @@ from voltool.cli.invocation import begin
 
 def volume_list(context: typer.Context) -> int:
     """All volumes that this machine knows."""
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import volume_object
     from voltool.cli.table import table
+    from voltool.showing import shown
 
     invocation = begin(context, "volume list")
     volumes = invocation.world.catalog.volumes()
-    rows = [(volume.name, f"{volume.host}:{escape(volume.path)}", volume.driver) for volume in volumes]
+    rows = [(volume.name, f"{volume.host}:{shown(volume.path)}", volume.driver) for volume in volumes]
     if rows:
         for line in table(("NAME", "PLACE", "DRIVER"), rows):
             invocation.output.line(line)

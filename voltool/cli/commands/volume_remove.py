@@ -11,17 +11,17 @@ from voltool.cli.options import VolumeName
 def volume_remove(context: typer.Context, name: VolumeName) -> int:
     """Forget a volume, here and on its host. Its data and its dumps stay."""
     from voltool.backup.volumes import remove_volume
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import name_value
+    from voltool.showing import shown
 
     invocation = begin(context, "volume remove")
     outcome = remove_volume(invocation.world, name)
     volume = outcome.volume
-    invocation.output.summary(f"{name}: forgotten; its data stays in {volume.host}:{escape(volume.path)}")
+    invocation.output.summary(f"{name}: forgotten; its data stays in {volume.host}:{shown(volume.path)}")
     if outcome.left:
         invocation.output.summary(f"{name}: left on {volume.host} (voltool host clean {volume.host} removes them):")
         for path in outcome.left:
-            invocation.output.summary(f"  {escape(path)}")
+            invocation.output.summary(f"  {shown(path)}")
     invocation.fields |= {
         "volume": name,
         "left": [name_value(path) for path in outcome.left],

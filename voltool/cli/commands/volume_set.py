@@ -26,9 +26,9 @@ def volume_set(
 ) -> int:
     """Change a volume's record: name, host, path, exclusions. Its identity and its chain of dumps stay."""
     from voltool.backup.volumes import VolumeChange, set_volume
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import volume_object
     from voltool.cli.location import parse_host, parse_path
+    from voltool.showing import shown
 
     invocation = begin(context, "volume set")
     if no_excludes and exclude:
@@ -44,6 +44,6 @@ def volume_set(
         # Without anything to change the record is written anew: that is what a reinstalled server needs.
         invocation.output.notice("info", "nothing to change was named: the host's record is written anew")
     volume = set_volume(invocation.world, name, change, forbidden_places(invocation))
-    invocation.output.summary(f"{volume.name}: {volume.host}:{escape(volume.path)}, driver {volume.driver}")
+    invocation.output.summary(f"{volume.name}: {volume.host}:{shown(volume.path)}, driver {volume.driver}")
     invocation.fields["volume"] = volume_object(volume)
     return invocation.finish()

@@ -6,6 +6,7 @@ import typer
 
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
+from voltool.showing import shown
 
 
 def volume_show(context: typer.Context, name: VolumeName) -> int:
@@ -20,9 +21,9 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     invocation.fields |= {"volume": volume_object(volume), "dumps": len(dumps)}
     lines = [
         ("name", volume.name),
-        ("place", f"{volume.host}:{display.escape(volume.path)}"),
+        ("place", f"{volume.host}:{shown(volume.path)}"),
         ("driver", volume.driver),
-        ("excludes", " ".join(display.escape(glob) for glob in volume.excludes) or "nothing"),
+        ("excludes", " ".join(shown(glob) for glob in volume.excludes) or "nothing"),
         ("uuid", volume.uuid),
         ("dumps", display.count(len(dumps), "dump") if dumps else "none yet"),
         ("store", invocation.store_url(name)),
@@ -36,7 +37,7 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     invocation.output.line(f"{'bases:':<10} {len(reply.states)} kept on the host for incremental dumps")
     if reply.lock is not None:
         until = display.local_time(reply.lock.until * 1_000_000_000)
-        invocation.output.line(f"{'locked:':<10} by {display.escape(reply.lock.owner.encode())} until {until}")
+        invocation.output.line(f"{'locked:':<10} by {shown(reply.lock.owner.encode())} until {until}")
     invocation.fields["record"] = {
         "path": name_value(record.path),
         "driver": record.driver,

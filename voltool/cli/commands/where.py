@@ -10,12 +10,12 @@ from voltool.cli.options import VolumeName
 
 def where(context: typer.Context, name: VolumeName) -> int:
     """Where a volume lives, as its host confirms: HOST:/path and nothing else."""
-    from voltool.cli.display import escape
     from voltool.cli.json_lines import name_value
     from voltool.move.where import where as find
+    from voltool.showing import shown
 
     invocation = begin(context, "where")
     place = find(invocation.world, name)
-    invocation.output.line(f"{place.host}:{escape(place.path)}")
+    invocation.output.line(f"{place.host}:{shown(place.path)}")
     invocation.fields |= {"volume": name, "host": place.host, "path": name_value(place.path), "epoch": place.epoch}
     return invocation.finish()

@@ -21,6 +21,7 @@ from voltool.dumpfile.frames import Frame, FrameDecoder, decode_records
 from voltool.errors import IntegrityError, VoltoolError
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed, Reporter
 from voltool.model import FileProblem, Problem
+from voltool.showing import shown
 from voltool.tree.apply.assemble import DirectorySpool
 from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.batches import Worker, data_task, decode_result, directory_task, special_task
@@ -32,7 +33,7 @@ from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.records import FinalRecords, is_omitted
 from voltool.tree.apply.skeleton import Skeleton
-from voltool.tree.apply.staging import Phase, Staging, StagingKey, shown
+from voltool.tree.apply.staging import Phase, Staging, StagingKey
 from voltool.tree.pool import OrderedPool
 
 #: How often what has arrived is made durable, and events are sent (seconds).

@@ -14,8 +14,9 @@ from typing import Iterator, List, Tuple
 
 from voltool import durable
 from voltool.errors import RefusedError, VoltoolError
+from voltool.showing import shown
 from voltool.tree.apply.files import translate
-from voltool.tree.apply.staging import Way, shown
+from voltool.tree.apply.staging import Way
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOST_AND_FOUND = b"lost+found"

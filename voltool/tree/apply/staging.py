@@ -22,6 +22,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from voltool import durable, inodes
 from voltool.errors import BusyError, HostError, NotFoundError, RefusedError
+from voltool.showing import shown
 from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import translate
 
@@ -298,9 +299,3 @@ def strip(descriptor: int) -> None:
             why=error.strerror or str(error),
             remedy="lift the inode flags or quota project of the directory above (lsattr -dp)",
         ) from error
-
-
-def shown(path: bytes) -> str:
-    """A path for a person: control characters and what is not UTF-8 escaped."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

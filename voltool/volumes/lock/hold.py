@@ -18,13 +18,13 @@ from typing import Callable, FrozenSet, Optional
 
 from voltool import durable
 from voltool.errors import BusyError, HostError, RefusedError, VoltoolError
+from voltool.showing import shown
 from voltool.volumes.hooks import Hook, run_hook
 from voltool.volumes.lock import mounting
 from voltool.volumes.lock.book import BROKEN, LOCKED, LOCKING, LockBook, LockRecord
 from voltool.volumes.lock.search import Files, SearchResult, describe_writers, find_writers, walk_files
 from voltool.volumes.lock.views import Tree, describe_tree
 from voltool.volumes.records import AREA_NAME
-from voltool.volumes.showing import shown
 
 _POLL = 0.2
 #: The inode numbers of the first namespaces (include/linux/proc_ns.h).

@@ -10,8 +10,8 @@ import os
 from typing import List, Optional
 
 from voltool.errors import HostError
+from voltool.showing import shown
 from voltool.volumes.mounts import Mount, read_mounts
-from voltool.volumes.showing import shown
 
 _MS_RDONLY = 1
 _MS_REMOUNT = 32

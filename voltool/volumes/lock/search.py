@@ -15,11 +15,11 @@ from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
 
 from voltool.errors import AgentError
 from voltool.leases import lease_test
+from voltool.showing import shown
 from voltool.volumes.lock.kernel import find_kernel_writers
 from voltool.volumes.lock.processes import Identity, ProcessFinder, Writer, describe
 from voltool.volumes.lock.views import Tree, read_views, writable_mounts
 from voltool.volumes.records import AREA_NAME
-from voltool.volumes.showing import shown
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Dict, List, Sequence, Set, Tuple
 
 from voltool.errors import NotFoundError
+from voltool.showing import shown
 from voltool.volumes.mounts import Mount, is_within, mount_of, parse_mountinfo, read_mounts
 from voltool.volumes.records import AREA_NAME
-from voltool.volumes.showing import shown
 
 
 @dataclass(frozen=True)
