@@ -66,5 +66,5 @@ def test_the_table_of_messages_is_complete() -> None:
         for name, value in vars(messages).items()
         if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == messages.__name__
     }
-    assert defined - {"HostFact"} == set(messages.KNOWN)
+    assert defined - {"HostFact", "LockInfo"} == set(messages.KNOWN)  # these two are parts of others
     assert typing.get_args(messages.Message) == tuple(messages.KNOWN.values())
