@@ -68,9 +68,7 @@ def encode_stamp(status: os.stat_result) -> bytes:
     ctime_s, ctime_ns = divmod(status.st_ctime_ns, SECOND)
     mtime_s, mtime_ns = divmod(status.st_mtime_ns, SECOND)
     links = 0 if kind == stat.S_IFDIR else status.st_nlink
-    return STAMP.pack(
-        status.st_mode, status.st_uid, status.st_gid, size, mtime_s, mtime_ns, ctime_s, ctime_ns, links
-    )
+    return STAMP.pack(status.st_mode, status.st_uid, status.st_gid, size, mtime_s, mtime_ns, ctime_s, ctime_ns, links)
 
 
 def encode_file_stamp(status: os.stat_result) -> bytes:
