@@ -47,7 +47,10 @@ class VolumeRecord:
 
 @dataclass(frozen=True)
 class KnownVolume:
-    """A volume as the catalog remembers it. ``host`` as the user wrote it: a name of ~/.ssh/config, an address, ``local``."""
+    """A volume as the catalog remembers it. ``host`` as the user wrote it: a name of ~/.ssh/config, an address, ``local``.
+
+    ``machine_id`` and ``hostname`` say which machine ``local`` is (empty for other hosts, and where nobody knows).
+    """
 
     uuid: str
     name: str
@@ -55,6 +58,8 @@ class KnownVolume:
     path: bytes
     driver: str
     excludes: Tuple[bytes, ...] = ()
+    hostname: str = ""
+    machine_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class DumpHeader:
     excludes: Tuple[bytes, ...] = ()
     hash_algorithm: str = "sha256-tree"
     tool_version: str = ""
+    machine_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -19,7 +20,8 @@ from tests.filesystems import LoopFilesystem
 from voltool.catalog import sqlite
 from voltool.catalog.schema import DUMPS, METADATA, MIGRATIONS, VOLUMES
 from voltool.catalog.sqlite import SqliteCatalog
-from voltool.errors import BusyError, NotFoundError, SpaceError, UsageError, VoltoolError
+from voltool.errors import BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
+from voltool.machine import Machine
 from voltool.model import FileProblem, KnownVolume, Problem
 
 
@@ -243,4 +245,37 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, acknowledged
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
+    catalog.close()
+
+
+def test_what_is_local_to_another_machine_is_not_reached_from_here(catalog: SqliteCatalog) -> None:
+    """The catalog was copied: `local` there is not `local` here."""
+    here, there = Machine("here", "1" * 32), Machine("there", "2" * 32)
+    catalog.put_volume(dataclasses.replace(make_volume(host="local"), hostname="there", machine_id=there.machine_id))
+    catalog.put_volume(make_volume("other"))
+    catalog.put_volume(make_volume("unknown", host="local"))
+    catalog.close()
+    copied = SqliteCatalog(catalog.path, here)
+    with pytest.raises(RefusedError, match=r"added on there.*this is here.*voltool volume set vol1 --host HOST"):
+        copied.volume("vol1")
+    assert [volume.name for volume in copied.volumes() if copied.is_elsewhere(volume)] == ["vol1"]
+    assert copied.volume("other").host == "hostA"
+    assert copied.volume("unknown").host == "local"
+    copied.close()
+    renamed = SqliteCatalog(catalog.path, Machine("renamed", there.machine_id))
+    assert renamed.volume("vol1").hostname == "there"
+    renamed.close()
+
+
+def test_a_catalog_of_the_first_schema_is_taken_along(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied_ns INTEGER NOT NULL)")
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("INSERT INTO migrations VALUES (1, 0)")
+        connection.execute("INSERT INTO volumes VALUES ('ab', 'old', 'local', x'2f7372762f6f6c64', 'directory', '[]')")
+    connection.close()
+    catalog = SqliteCatalog(str(path), Machine("here", "1" * 32))
+    assert catalog.volume("old") == KnownVolume("ab", "old", "local", b"/srv/old", "directory")
     catalog.close()

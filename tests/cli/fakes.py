@@ -22,6 +22,7 @@ from voltool.cli.main import main
 from voltool.config.paths import catalog_path
 from voltool.dumpfile.format import NO_HASH, ObjectRecord
 from voltool.errors import UnreachableError
+from voltool.machine import Machine
 from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
 from voltool.wire import messages
@@ -154,6 +155,7 @@ class Console:
     def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state = state
         self.hosts = FakeHosts()
+        self.machine = Machine("here", "1" * 32)
         self.store = StoreOpener(0.0).open(str(state / "store"))
         self._monkeypatch = monkeypatch
         self.job("dump", dump_volume=lambda *_: pytest.fail("no job"), DumpOptions=DumpOptions)
@@ -187,9 +189,9 @@ class Console:
 
     def world(self, invocation: Invocation) -> World:
         _ = invocation.settings
-        catalog = SqliteCatalog(catalog_path(str(self.state)))
+        catalog = SqliteCatalog(catalog_path(str(self.state)), self.machine)
         invocation.closing.callback(catalog.close)
-        return World(self.hosts, StoreOpener(0.0), catalog, invocation.output, "tester")
+        return World(self.hosts, StoreOpener(0.0), catalog, invocation.output, "tester", self.machine)
 
     def __call__(self, *arguments: str) -> Result:
         out, err = _Text(), _Text()

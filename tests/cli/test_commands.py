@@ -17,6 +17,7 @@ from tests.cli.fakes import Console, Outcome
 from voltool.cli.app import app
 from voltool.cli.arguments import GLOBAL_FLAGS, GLOBAL_VALUES, VALUE_OPTIONS, globals_first
 from voltool.errors import BusyError, IntegrityError, UnreachableError, VoltoolError
+from voltool.machine import Machine
 from voltool.model import FileProblem, Problem
 from voltool.wire.messages import AdoptVolume
 
@@ -239,6 +240,33 @@ def test_dumps_shows_chains(filled: Console) -> None:
     assert [line[column : column + 5] for line in lines[1:]] == ["0    ", "  1  ", "    2"]
     assert filled("dumps", "vol2").out == ""
     assert filled("dumps", "nothing").code == 1
+
+
+def test_a_catalog_that_was_copied_to_another_machine(voltool: Console, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    assert voltool("volume", "add", "vol", f"local:{tree}").code == 0
+    assert voltool("volume", "show", "vol").code == 0
+    voltool.machine = Machine("there", "2" * 32)
+    voltool.hosts.sent.clear()
+    for command in (("volume", "show"), ("dump",), ("volume", "set"), ("where",)):
+        done = voltool(*command, "vol")
+        assert done.code == 1
+        assert "added on here, and this is there" in done.err
+        assert "voltool volume set vol --host HOST" in done.err
+    assert voltool.hosts.sent == []
+    voltool.hosts.records.clear()  # the agent is that of this machine now
+    assert voltool("volume", "add", "other", f"local:{tree}").code == 0
+    assert voltool("volume", "remove", "other").code == 0
+    done = voltool("volume", "set", "vol", "--host", "local")  # the disk was moved
+    assert done.code == 0
+    assert voltool("volume", "show", "vol").code == 0
+    voltool.machine = Machine("third", "3" * 32)
+    voltool.hosts.sent.clear()
+    done = voltool("volume", "remove", "vol")
+    assert done.code == 0
+    assert "local to there" in done.err
+    assert voltool.hosts.sent == []
 
 
 def test_a_dump_that_is_gone_from_its_store_is_not_offered(filled: Console) -> None:

@@ -313,6 +313,7 @@ class _Dump:
             base_dump_id=request.base_dump_id,
             excludes=record.excludes,
             tool_version=voltool.__version__,
+            machine_id=self._host.machine_id,
         )
 
 

@@ -6,10 +6,10 @@ Part of what is shipped to servers.
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from typing import Mapping
 
+from voltool.machine import first_line, this_machine
 from voltool.statedir import state_directory
 
 
@@ -25,17 +25,10 @@ class HostState:
 
 def find_host_state(environment: Mapping[str, str], uid: int) -> HostState:
     """The host's state from the environment and /etc/machine-id; creates nothing."""
+    machine = this_machine()
     return HostState(
         directory=os.fsencode(state_directory(environment, uid)),
-        hostname=socket.gethostname(),
-        machine_id=_first_line("/etc/machine-id"),
-        boot_id=_first_line("/proc/sys/kernel/random/boot_id"),
+        hostname=machine.hostname,
+        machine_id=machine.machine_id,
+        boot_id=first_line("/proc/sys/kernel/random/boot_id"),
     )
-
-
-def _first_line(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""

@@ -14,7 +14,11 @@ def check_host(world: World, host: str, paths: Sequence[bytes] = ()) -> tuple[me
 
     The volumes that the catalog knows there are looked at too. Raises UnreachableError, HostError.
     """
-    known = [volume.path for volume in world.catalog.volumes() if volume.host == host]
+    known = [
+        volume.path
+        for volume in world.catalog.volumes()
+        if volume.host == host and not world.catalog.is_elsewhere(volume)
+    ]
     with world.hosts.connect(host) as agent:
         agent.send(messages.CheckHost(tuple(dict.fromkeys([*paths, *known]))))
         reply = agent.receive()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from voltool.events import Reporter
+from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
 from voltool.stores.contract import Store
 from voltool.wire.conversation import Conversation
@@ -35,7 +36,10 @@ class Catalog(Protocol):
     """The memory of volumes and dumps; never the only place of a fact."""
 
     def volume(self, name: str) -> KnownVolume:
-        """NotFoundError with the names that are known."""
+        """NotFoundError with the names that are known; RefusedError where it is `local` to another machine."""
+
+    def is_elsewhere(self, volume: KnownVolume) -> bool:
+        """Whether the volume is `local` to another machine than this one."""
 
     def volumes(self) -> list[KnownVolume]:
         """All, by name."""
@@ -58,10 +62,11 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """All collaborators of a job."""
+    """All collaborators of a job. ``machine`` is the one that `local` means here."""
 
     hosts: Hosts
     stores: Stores
     catalog: Catalog
     reporter: Reporter
     caller: str
+    machine: Machine = field(default_factory=Machine)

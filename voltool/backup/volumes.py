@@ -14,6 +14,7 @@ from typing import TypeVar
 from voltool.backup.ports import World
 from voltool.errors import AgentError, HostError, NotFoundError, UnreachableError, UsageError
 from voltool.events import Notice
+from voltool.machine import Machine
 from voltool.model import KnownVolume, VolumeRecord
 from voltool.stores.naming import check_volume_name
 from voltool.wire import messages
@@ -71,7 +72,7 @@ def add_volume(world: World, wish: VolumeWish, forbidden: Sequence[bytes] = ()) 
     check_volume_name(wish.name)
     if wish.host == LOCAL:  # records hold the path free of symlinks; the same wish again shall find it
         wish = replace(wish, path=os.path.realpath(wish.path))
-    known = _check_against(world.catalog.volumes(), wish)
+    known = _check_against(world, world.catalog.volumes(), wish)
     with world.hosts.connect(wish.host) as agent:
         recorded = _recorded_at(agent, wish.path)
         if recorded is not None and recorded.name != wish.name:
@@ -86,14 +87,15 @@ def add_volume(world: World, wish: VolumeWish, forbidden: Sequence[bytes] = ()) 
             forbidden=_forbidden_on(wish.host, forbidden),
         )
         record = _adopt(agent, request)
-    volume = _known(record, wish.host)
+    volume = _known(world, record, wish.host)
     world.catalog.put_volume(volume)
     return AddOutcome(volume, created=known is None)
 
 
 def set_volume(world: World, name: str, change: VolumeChange, forbidden: Sequence[bytes] = ()) -> KnownVolume:
     """Follow a renamed, moved or reinstalled server, or change name or exclusions; uuid and chain stay."""
-    old = world.catalog.volume(name)
+    # Whoever names the host knows what `local` was; else a volume that is local to another machine is refused.
+    old = _find(world, name) if change.host else world.catalog.volume(name)
     new = replace(
         old,
         name=old.name if change.name is None else change.name,
@@ -103,9 +105,9 @@ def set_volume(world: World, name: str, change: VolumeChange, forbidden: Sequenc
     )
     check_volume_name(new.name)
     others = [volume for volume in world.catalog.volumes() if volume.uuid != old.uuid]
-    _check_against(others, VolumeWish(new.name, new.host, new.path))
+    _check_against(world, others, VolumeWish(new.name, new.host, new.path))
     sequence = max((dump.header.sequence for dump in world.catalog.dumps(old.uuid)), default=0)
-    moved = (new.host, new.path) != (old.host, old.path)
+    moved = (new.host, new.path) != (old.host, old.path) or world.catalog.is_elsewhere(old)
     with world.hosts.connect(new.host) as agent:
         request = messages.AdoptVolume(
             uuid=new.uuid,
@@ -118,7 +120,7 @@ def set_volume(world: World, name: str, change: VolumeChange, forbidden: Sequenc
             sequence=sequence,
         )
         record = _adopt(agent, request)
-    volume = _known(record, new.host)
+    volume = _known(world, record, new.host)
     world.catalog.put_volume(volume)
     return volume
 
@@ -128,26 +130,33 @@ def remove_volume(world: World, name: str) -> RemoveOutcome:
 
     A host that cannot be reached, or that does not know the volume, does not stop it: a notice says what stays there.
     """
-    volume = world.catalog.volume(name)
+    volume = _find(world, name)
     left: tuple[bytes, ...] = ()
-    reached = True
-    try:
-        with world.hosts.connect(volume.host) as agent:
-            agent.send(messages.ForgetVolume(volume.uuid, volume.path))
-            left = _expect(agent, messages.ForgetReply).left
-    except NotFoundError:
-        world.reporter.report(Notice("info", f"{volume.host} has no record of {name}"))
-    except (UnreachableError, HostError) as error:
-        reached = False
-        world.reporter.report(
-            Notice(
-                "warning",
-                f"{volume.host} was not reached ({error.what}): {name} is forgotten here only;"
-                f" its clones and records stay there until `voltool host clean {volume.host}`",
-            )
-        )
+    reached = False
+    if world.catalog.is_elsewhere(volume):
+        machine = volume.hostname or volume.machine_id
+        _tell_left(world, volume, f"it is local to {machine}", "`voltool host clean local` on that machine")
+    else:
+        try:
+            with world.hosts.connect(volume.host) as agent:
+                agent.send(messages.ForgetVolume(volume.uuid, volume.path))
+                left = _expect(agent, messages.ForgetReply).left
+            reached = True
+        except NotFoundError:
+            reached = True
+            world.reporter.report(Notice("info", f"{volume.host} has no record of {name}"))
+        except (UnreachableError, HostError) as error:
+            _tell_left(world, volume, error.what, f"`voltool host clean {volume.host}`")
     world.catalog.remove_volume(volume.uuid)
     return RemoveOutcome(volume, left, reached)
+
+
+def _tell_left(world: World, volume: KnownVolume, why: str, remedy: str) -> None:
+    message = (
+        f"{volume.host} was not reached ({why}): {volume.name} is forgotten here only;"
+        f" its clones and records stay there until {remedy}"
+    )
+    world.reporter.report(Notice("warning", message))
 
 
 def show_volume(world: World, name: str) -> messages.VolumeReply:
@@ -158,10 +167,17 @@ def show_volume(world: World, name: str) -> messages.VolumeReply:
         return _expect(agent, messages.VolumeReply)
 
 
-def _check_against(volumes: Sequence[KnownVolume], wish: VolumeWish) -> KnownVolume | None:
+def _find(world: World, name: str) -> KnownVolume:
+    """The volume called ``name``, also where it is `local` to another machine; NotFoundError."""
+    found = next((volume for volume in world.catalog.volumes() if volume.name == name), None)
+    return found or world.catalog.volume(name)
+
+
+def _check_against(world: World, volumes: Sequence[KnownVolume], wish: VolumeWish) -> KnownVolume | None:
     """The volume that is just the wish; UsageError where the wish collides with one, or nests with it."""
     for volume in volumes:
-        same_place = (volume.host, volume.path) == (wish.host, wish.path)
+        same_host = volume.host == wish.host and not world.catalog.is_elsewhere(volume)
+        same_place = same_host and volume.path == wish.path
         if volume.name == wish.name:
             if same_place and wish.driver in ("auto", volume.driver) and set(wish.excludes) == set(volume.excludes):
                 return volume
@@ -172,7 +188,7 @@ def _check_against(volumes: Sequence[KnownVolume], wish: VolumeWish) -> KnownVol
             )
         if same_place:
             raise _taken(wish, volume.name)
-        if volume.host == wish.host and _nested(volume.path, wish.path):
+        if same_host and _nested(volume.path, wish.path):
             raise UsageError(
                 f"the volume would lie inside {volume.name}, or that one inside it",
                 where=f"{volume.host}:{os.fsdecode(volume.path)!a}",
@@ -219,5 +235,15 @@ def _forbidden_on(host: str, forbidden: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(forbidden) if host == LOCAL else ()
 
 
-def _known(record: VolumeRecord, host: str) -> KnownVolume:
-    return KnownVolume(record.uuid, record.name, host, record.path, record.driver, record.excludes)
+def _known(world: World, record: VolumeRecord, host: str) -> KnownVolume:
+    machine = world.machine if host == LOCAL else Machine()
+    return KnownVolume(
+        record.uuid,
+        record.name,
+        host,
+        record.path,
+        record.driver,
+        record.excludes,
+        machine.hostname,
+        machine.machine_id,
+    )

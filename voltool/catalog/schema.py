@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 METADATA = sa.MetaData()
 
-#: Volumes; ``excludes`` is a JSON array of base64 text (globs are bytes).
+#: Volumes; ``excludes`` is a JSON array of base64 text (globs are bytes); ``hostname`` and ``machine_id`` say what ``local`` is.
 VOLUMES = sa.Table(
     "volumes",
     METADATA,
@@ -19,6 +19,8 @@ VOLUMES = sa.Table(
     sa.Column("path", sa.LargeBinary, nullable=False),
     sa.Column("driver", sa.Text, nullable=False),
     sa.Column("excludes", sa.Text, nullable=False),
+    sa.Column("hostname", sa.Text, nullable=False),
+    sa.Column("machine_id", sa.Text, nullable=False),
 )
 
 #: Dumps; ``body`` is the whole StoredDump as JSON, the other columns are what is searched by.
@@ -41,5 +43,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             dump_id TEXT PRIMARY KEY, volume_uuid TEXT NOT NULL, sequence INTEGER NOT NULL,
             clone_time_ns INTEGER NOT NULL, body TEXT NOT NULL)""",
         "CREATE INDEX dumps_by_volume ON dumps (volume_uuid, sequence)",
+    ),
+    (
+        "ALTER TABLE volumes ADD COLUMN hostname TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE volumes ADD COLUMN machine_id TEXT NOT NULL DEFAULT ''",
     ),
 )

@@ -19,8 +19,10 @@ import sqlalchemy as sa
 
 from voltool.catalog.schema import DUMPS, MIGRATIONS, VOLUMES
 from voltool.durable import make_directory
-from voltool.errors import AgentError, BusyError, NotFoundError, SpaceError, UsageError, VoltoolError
+from voltool.errors import AgentError, BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
+from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.showing import shown
 from voltool.wire import codec
 
 #: How long a transaction waits for another voltool's, in seconds.
@@ -28,17 +30,22 @@ BUSY_TIMEOUT = 30.0
 
 _CORRUPT, _NOT_A_DATABASE, _FULL = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FULL"
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_LOCAL = "local"
+_UNKNOWN = Machine()
 
 
 class SqliteCatalog:
     """The catalog in the file ``path``, made on first use with the directories above it (0700).
 
+    ``machine`` is the one we run on: a volume that is `local` to another one is not reached from here.
+
     Every method is one transaction and raises VoltoolError when the file is damaged, BusyError when another process
     keeps it locked for longer than `BUSY_TIMEOUT`, SpaceError on a full disk.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, machine: Machine = _UNKNOWN) -> None:
         self.path = path
+        self._machine = machine
         with self._translated():
             make_directory(os.path.dirname(path))
             # SQLite gives its -wal and -shm files the mode of the database: nobody else may read any of them.
@@ -53,14 +60,23 @@ class SqliteCatalog:
         self._engine.dispose()
 
     def volume(self, name: str) -> KnownVolume:
-        """The volume called ``name``; NotFoundError with the names that are known."""
+        """The volume called ``name``.
+
+        Raises NotFoundError with the names that are known, RefusedError where it is `local` to another machine.
+        """
         known = self.volumes()
         for volume in known:
             if volume.name == name:
+                if self.is_elsewhere(volume):
+                    raise _elsewhere(volume, self._machine)
                 return volume
         names = ", ".join(volume.name for volume in known)
         remedy = f"one of: {names}" if names else f"voltool volume add {name} HOST:/path"
         raise NotFoundError(f"there is no volume {name!a}", remedy=remedy)
+
+    def is_elsewhere(self, volume: KnownVolume) -> bool:
+        """Whether the volume is `local`, but to another machine than this one: then the catalog was copied here."""
+        return volume.host == _LOCAL and Machine(volume.hostname, volume.machine_id).is_other_than(self._machine)
 
     def volumes(self) -> list[KnownVolume]:
         """All, by name."""
@@ -76,6 +92,8 @@ class SqliteCatalog:
             "path": volume.path,
             "driver": volume.driver,
             "excludes": json.dumps([b64encode(glob).decode() for glob in volume.excludes]),
+            "hostname": volume.hostname,
+            "machine_id": volume.machine_id,
         }
         with self._transaction(immediate=True) as connection:
             other = connection.execute(sa.select(VOLUMES.c.uuid).where(VOLUMES.c.name == volume.name)).scalar()
@@ -191,7 +209,19 @@ class SqliteCatalog:
 
 def _volume_from(row: Any) -> KnownVolume:
     excludes = tuple(b64decode(glob) for glob in json.loads(row.excludes))
-    return KnownVolume(row.uuid, row.name, row.host, bytes(row.path), row.driver, excludes)
+    return KnownVolume(
+        row.uuid, row.name, row.host, bytes(row.path), row.driver, excludes, row.hostname, row.machine_id
+    )
+
+
+def _elsewhere(volume: KnownVolume, machine: Machine) -> RefusedError:
+    return RefusedError(
+        f"the volume {volume.name} is local to another machine",
+        where=f"local:{shown(volume.path)}",
+        why=f"it was added on {volume.hostname or volume.machine_id}, and this is {machine.hostname or machine.machine_id}",
+        remedy=f"voltool volume set {volume.name} --host HOST, with the name by which that machine is reached from here"
+        " (--host local if the volume's disk is in this machine now)",
+    )
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -12,6 +12,7 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.cli.invocation import Invocation
 from voltool.cli.prompt import asker
 from voltool.config.paths import catalog_path
+from voltool.machine import this_machine
 from voltool.remote.connect import HostSettings, RemoteHosts
 from voltool.ssh.secrets import Secrets
 from voltool.stores.opening import StoreOpener
@@ -28,9 +29,10 @@ def build_world(invocation: Invocation) -> World:
             become=section.become,
             python=section.python or "",
             connect_timeout=section.connect_timeout,
+            ssh_config=section.ssh_config,
         )
 
-    catalog = SqliteCatalog(catalog_path(invocation.state))
+    catalog = SqliteCatalog(catalog_path(invocation.state), this_machine())
     invocation.closing.callback(catalog.close)
     caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
     hosts = RemoteHosts(
@@ -46,6 +48,7 @@ def build_world(invocation: Invocation) -> World:
         catalog=catalog,
         reporter=invocation.output,
         caller=caller,
+        machine=this_machine(),
     )
 
 

@@ -35,6 +35,7 @@ def encode_header(header: DumpHeader) -> bytes:
         "excludes": [_text(glob) for glob in header.excludes],
         "hash_algorithm": header.hash_algorithm,
         "tool_version": header.tool_version,
+        "machine_id": header.machine_id,
     }
     return json.dumps(picture, sort_keys=True).encode()
 
@@ -74,6 +75,7 @@ def _header_of(picture: Dict[str, Any]) -> DumpHeader:
         excludes=tuple(_bytes(glob) for glob in picture["excludes"]),
         hash_algorithm=str(picture["hash_algorithm"]),
         tool_version=str(picture["tool_version"]),
+        machine_id=str(picture.get("machine_id", "")),
     )
 
 

@@ -21,7 +21,7 @@ def dump(
     context: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The volumes.")],
     level: Annotated[
-        int, typer.Option("--level", min=0, max=9999, metavar="N", help="What changed since the last lower level.")
+        int, typer.Option("--level", min=0, max=9, metavar="N", help="What changed since the last lower level.")
     ] = 0,
     store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Where the dump goes.")] = None,
     dry_run: DryRun = False,
