@@ -134,7 +134,7 @@ def test_without_root_it_is_refused_and_the_other_way_is_named(monkeypatch: pyte
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(RefusedError) as caught:
         hold.check_can_lock()
-    assert "--lock none" in caught.value.remedy
+    assert "become = true" in caught.value.remedy
     assert "before_lock" in caught.value.remedy
 
 

@@ -55,8 +55,7 @@ def check_can_lock() -> None:
         raise RefusedError(
             "locking needs root on the volume's host",
             why="who else could write is not visible to other users, and nothing can be mounted",
-            remedy="become = true for the host; or --lock none, with before_lock and after_unlock hooks that stop and"
-            " start what writes",
+            remedy="become = true for the host in the configuration (its agent then runs with sudo)",
         )
     if in_container():
         raise RefusedError(
