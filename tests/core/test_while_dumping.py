@@ -130,10 +130,13 @@ def test_a_file_that_vanishes_is_no_fault(rig: Rig) -> None:
     big = rig.path / "big"
     big.write_bytes(os.urandom(2 * MIB))
     rig.dump(0)
-    (rig.path / "newer").write_bytes(b"content")
+    new = [rig.path / name for name in ("newer", "link", "fifo")]
+    new[0].write_bytes(b"content")
+    new[1].symlink_to("old")
+    os.mkfifo(new[2])
 
     def vanish() -> None:
-        for path in (rig.path / "newer", rig.path / "old", big):
+        for path in (*new, rig.path / "old", big):
             path.unlink()
 
     os.utime(rig.path / "old")
@@ -142,7 +145,9 @@ def test_a_file_that_vanishes_is_no_fault(rig: Rig) -> None:
     assert rig.outcome is not None
     assert rig.outcome.exit_code == 0
     assert dump.problems == ()
-    assert not restored(rig, dump).joinpath("newer").exists()
+    target = rig.directory.parent / "vanished"
+    assert rig.restore(dump, target) == ()
+    assert sorted(path.name for path in target.iterdir()) == ["big", "new", "old"]
     assert_equal(rig, rig.dump(2))
 
 

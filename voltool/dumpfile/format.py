@@ -223,7 +223,8 @@ STATE_UNKNOWN = 0x02  # the content could not be read; hash and size are the bas
 STATE_UNSETTLED = 0x04  # the content was read but never settled (a live tree): it may mix two instants
 STATE_FUZZY = 0x08  # a directory whose listing did not become quiet; names missing were kept from the base
 STATE_VERITY = 0x10  # fs-verity is to be enabled again
-KNOWN_STATES = 0x1F
+STATE_VANISHED = 0x20  # with UNKNOWN: it was deleted before it could be read, which is no fault
+KNOWN_STATES = 0x3F
 
 NO_HASH = b"\0" * 32
 

@@ -110,7 +110,7 @@ class Pipeline:
             todo = batch[position]
             self._problem(todo, status, why)
             if status != UNSTABLE:
-                lost.append(self._unknown(todo))
+                lost.append(self._unknown(todo, status))
                 self._remember_unread(todo, status)
         self._stamps.add_many(homes)
         self._finals.add_many(records + lost)
@@ -143,7 +143,7 @@ class Pipeline:
         if large.status != READ:
             self._problem(todo, large.status, large.why)
         if large.status in (VANISHED, UNREADABLE):
-            record = self._unknown(todo)
+            record = self._unknown(todo, large.status)
             self._remember_unread(todo, large.status)
         else:
             record = self._large_record(large)
@@ -201,7 +201,7 @@ class Pipeline:
         if status == UNREADABLE:
             self._stamps.add(encode_home(todo.inode, todo.number, todo.stamp, 0, todo.layout))
 
-    def _unknown(self, todo: Todo) -> bytes:
+    def _unknown(self, todo: Todo, status: int) -> bytes:
         """Content unknown: today's attributes, the base's last good content; never an empty file, never a deletion."""
         base = todo.base
         stamp = decode_stamp(todo.stamp)
@@ -216,7 +216,7 @@ class Pipeline:
                 stamp.mtime_ns,
                 base.flags if base else 0,
                 base.project if base else 0,
-                fmt.STATE_UNKNOWN,
+                fmt.STATE_UNKNOWN | (fmt.STATE_VANISHED if status == VANISHED else 0),
                 base.content if base else fmt.NO_HASH,
                 b"",
                 base.xattrs if base else b"",

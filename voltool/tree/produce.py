@@ -126,7 +126,7 @@ class Producer:
             described = describer.special(work)
         record = described.record
         if record is None:
-            record = old or _nameless(work)
+            record = old or _nameless(work, vanished=not described.why)
             if described.why:
                 self._problems.append(FileProblem(Problem.UNREADABLE, self._path(work), described.why))
                 self._classified.stamps.add(encode_home(work.inode, work.number, work.stamp, 0))
@@ -243,8 +243,8 @@ def _joined(
 _PENDING_REST = fmt.OBJECT_REST.pack(0, 0, fmt.STATE_PENDING, fmt.NO_HASH, 0, 0)
 
 
-def _nameless(work: Work) -> bytes:
-    """A symlink or special file that vanished before it was described: unknown, and left out by restore."""
+def _nameless(work: Work, *, vanished: bool) -> bytes:
+    """A symlink or special file that could not be described: unknown, and left out by restore."""
     stamp = decode_stamp(work.stamp)
     return fmt.OBJECT.pack(
         work.number,
@@ -256,7 +256,7 @@ def _nameless(work: Work) -> bytes:
         stamp.mtime_ns,
         0,
         0,
-        fmt.STATE_UNKNOWN,
+        fmt.STATE_UNKNOWN | (fmt.STATE_VANISHED if vanished else 0),
         fmt.NO_HASH,
         0,
         0,

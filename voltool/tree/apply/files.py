@@ -167,6 +167,10 @@ class FileMaker:
         if self._again:
             for name in names:
                 self.remove(self.path(name))
+        if record.state & fmt.STATE_UNKNOWN:  # nothing is known but its type: there is nothing to make it of
+            if not record.state & fmt.STATE_VANISHED:
+                self._losses.object(record.number, "it could not be read when it was dumped")
+            return
         try:
             if stat.S_ISLNK(record.mode):
                 os.symlink(record.target, path, dir_fd=self._staging)

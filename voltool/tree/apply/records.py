@@ -104,7 +104,9 @@ class FinalRecords:
         if fields is None or not is_regular(record) or fields[_SIZE] > MAX_SIZE or fields[_STATE] & fmt.STATE_PENDING:
             raise fmt.damaged("a content record is not that of a file")
         number, state = fields[0], fields[_STATE]
-        if is_omitted(record):
+        if state & fmt.STATE_VANISHED:
+            pass  # nobody misses what was deleted
+        elif is_omitted(record):
             self._losses.object(number, _UNREAD)
         elif state & fmt.STATE_UNKNOWN:
             self._note(self.old, number)
@@ -127,7 +129,8 @@ class FinalRecords:
             return
         number, state, size = (fmt.OBJECT.unpack_from(record)[at] for at in (0, _STATE, _SIZE))
         if state & fmt.STATE_UNKNOWN:
-            self._losses.object(number, _UNREAD)
+            if not state & fmt.STATE_VANISHED:
+                self._losses.object(number, _UNREAD)
         elif size or state & fmt.STATE_PENDING:
             raise fmt.damaged("the content of an object never came")
         else:
