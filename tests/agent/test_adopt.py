@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,12 @@ def test_clones_on_another_file_system_are_named_and_stay(
     old = tree.parent / ".voltool" / UUID
     assert str(old) in talk.notices
     assert records.remembered_areas(host.directory) == [bytes(old)]
+    forget_volume(ForgetVolume(UUID, bytes(other)), talk, host)
+    assert records.remembered_areas(host.directory) == [bytes(old)]
+    adopt_volume(adoption(other), talk, host)
+    shutil.rmtree(old)
+    forget_volume(ForgetVolume(UUID, bytes(other)), talk, host)
+    assert records.remembered_areas(host.directory) == []
 
 
 def test_states_with_home_stamps_are_shown(tree: Path, host: HostState, talk: Collected) -> None:

@@ -17,6 +17,7 @@ from voltool.agent.channel import StdioChannel
 from voltool.agent.handlers import find_handler
 from voltool.agent.host import HostState
 from voltool.errors import AgentError, IntegrityError, RefusedError, UsageError
+from voltool.volumes import records
 from voltool.wire import messages
 from voltool.wire.framing import DATA, FrameDecoder, encode_frame_head
 
@@ -119,6 +120,7 @@ def test_a_tree_comes_back_and_nothing_else_is_left(client: Client, host: HostSt
         assert [event.phase for event in started] == ["restore"]
         assert [event.ended.phase for event in client.events if event.ended is not None] == ["restore"]
         assert sorted(os.listdir(tmp_path)) == ["home", "source", "state", "target"]
+        assert records.remembered_areas(host.directory) == []
     finally:
         torture.destroy(source)
         torture.destroy(target)
@@ -133,6 +135,7 @@ def test_an_interrupted_restore_goes_on_and_says_so(
     with pytest.raises(IntegrityError):
         run(client, host, request(stream, tmp_path / "target"), whole[: len(whole) * 3 // 4])
     assert not (tmp_path / "target").exists()
+    assert len(records.remembered_areas(host.directory)) == 1
     assert client.received() == [messages.RestoreReady(0)]
     seen: list[int] = []
 

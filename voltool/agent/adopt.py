@@ -100,6 +100,9 @@ def forget_volume(
     with _locked(request.uuid, host):
         refuse_locked(LockBook(host.directory, request.uuid), request.path)
         left = records.forget(host.directory, request.uuid)
+        for area in records.remembered_areas(host.directory):
+            if os.path.basename(area) == request.uuid.encode():
+                records.forget_area(host.directory, area)
     return messages.ForgetReply(tuple(left))
 
 

@@ -47,6 +47,7 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
         conversation.send(messages.RestoreReady(applier.resume_after))
         _receive(conversation, applier, request.bandwidth)
         applied = applier.finish()
+        records.forget_area(host.directory, staging.path)
     return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
 
 

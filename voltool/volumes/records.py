@@ -202,9 +202,14 @@ def move_area(old: bytes, new: bytes) -> None:
 def remember_area(state_directory: bytes, path: bytes) -> None:
     """Note that something of voltool lies at ``path`` (an area, staging), so that `host clean` finds it. Idempotent."""
     durable.make_directory(_places(state_directory))
-    name = hashlib.sha256(path).hexdigest()[:32].encode() + _SUFFIX
     content = {"format": _FORMAT, "path": os.fsdecode(path)}
-    durable.write_file(os.path.join(_places(state_directory), name), json.dumps(content).encode() + b"\n")
+    durable.write_file(_note_path(state_directory, path), json.dumps(content).encode() + b"\n")
+
+
+def forget_area(state_directory: bytes, path: bytes) -> None:
+    """Take back what `remember_area` noted, if nothing is at ``path`` any more. Idempotent."""
+    if not os.path.lexists(path):
+        durable.remove_file(_note_path(state_directory, path))
 
 
 def remembered_areas(state_directory: bytes) -> List[bytes]:
@@ -232,6 +237,10 @@ def _registry(state_directory: bytes) -> bytes:
 
 def _places(state_directory: bytes) -> bytes:
     return os.path.join(state_directory, b"places")
+
+
+def _note_path(state_directory: bytes, path: bytes) -> bytes:
+    return os.path.join(_places(state_directory), hashlib.sha256(path).hexdigest()[:32].encode() + _SUFFIX)
 
 
 def _entry_path(state_directory: bytes, uuid: str, *, forgotten: bool = False) -> bytes:
