@@ -8,10 +8,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from voltool.errors import AgentError, NotFoundError, UsageError
+from voltool.errors import NotFoundError, UsageError
 from voltool.model import CloneInfo
 from voltool.move.ports import World
 from voltool.wire import messages
+from voltool.wire.conversation import expect
 
 _RequestOf = Callable[[str, bytes], messages.Message]
 
@@ -66,7 +67,5 @@ def _ask(world: World, name: str, request_of: _RequestOf) -> tuple[CloneInfo, ..
     volume = world.catalog.volume(name)
     with world.hosts.connect(volume.host) as agent:
         agent.send(request_of(volume.uuid, volume.path))
-        reply = agent.receive()
-    if not isinstance(reply, messages.ClonesReply):
-        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+        reply = expect(agent, messages.ClonesReply)
     return reply.clones

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from voltool.errors import AgentError
 from voltool.move.ports import World
 from voltool.wire import messages
+from voltool.wire.conversation import expect
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ def lock_volume(world: World, name: str, options: LockOptions) -> messages.LockR
     )
     with world.hosts.connect(volume.host) as agent:
         agent.send(request)
-        reply = agent.receive()
-    if not isinstance(reply, messages.LockReply):
-        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
-    return reply
+        return expect(agent, messages.LockReply)
 
 
 def unlock_volume(world: World, name: str) -> bool:
@@ -51,7 +48,5 @@ def unlock_volume(world: World, name: str) -> bool:
     volume = world.catalog.volume(name)
     with world.hosts.connect(volume.host) as agent:
         agent.send(messages.UnlockVolume(volume.uuid, volume.path))
-        reply = agent.receive()
-    if not isinstance(reply, messages.UnlockReply):
-        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+        reply = expect(agent, messages.UnlockReply)
     return bool(reply.owner)

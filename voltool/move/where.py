@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from voltool.errors import AgentError
 from voltool.move.ports import World
 from voltool.wire import messages
+from voltool.wire.conversation import expect
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,5 @@ def where(world: World, name: str) -> Place:
     volume = world.catalog.volume(name)
     with world.hosts.connect(volume.host) as agent:
         agent.send(messages.ShowVolume(volume.uuid, volume.path))
-        reply = agent.receive()
-    if not isinstance(reply, messages.VolumeReply):
-        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+        reply = expect(agent, messages.VolumeReply)
     return Place(volume.host, reply.record.path, reply.record.epoch.number)

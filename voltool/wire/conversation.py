@@ -6,12 +6,14 @@ in one process. Part of what is shipped to servers.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Union
+from typing import Any, Protocol, Type, TypeVar, Union
 
+from voltool.errors import AgentError
 from voltool.events import Event
 from voltool.wire.messages import Message
 
 Buffer = Union[bytes, bytearray, memoryview]
+Reply = TypeVar("Reply")
 
 
 class Conversation(Protocol):
@@ -32,3 +34,11 @@ class Conversation(Protocol):
 
     def report(self, event: Event) -> None:
         """Agent: send an event. CLI: report it. Makes a Conversation a Reporter."""
+
+
+def expect(agent: Conversation, kind: Type[Reply]) -> Reply:
+    """The next message, of the kind that belongs to the request; AgentError for any other."""
+    reply = agent.receive()
+    if not isinstance(reply, kind):
+        raise AgentError("the agent gave an answer that does not belong to the question", why=type(reply).__name__)
+    return reply
