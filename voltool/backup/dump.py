@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from voltool.backup.discover import known_dumps
-from voltool.backup.manifest import manifest_stream
+from voltool.backup.manifest import chain_manifest
 from voltool.backup.ports import World
 from voltool.backup.select import chain_of
 from voltool.dumpfile.chain import Chain
@@ -195,7 +195,7 @@ class _Job:
                 source = self._store.open(dump.file)
                 stack.callback(source.close)
                 readers.append(DumpReader(source, dump.file))
-            for data in manifest_stream(Chain(readers)):
+            for data in chain_manifest(Chain(readers)):
                 self._conversation.send_data(data)
         self._conversation.send(messages.EndOfData())
 

@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
-from voltool.dumpfile.codec import default_codec
-from voltool.dumpfile.writer import DumpWriter
+from voltool.tree.manifest import chunk_runs, manifest_stream
 
 
-def manifest_stream(chain: Chain) -> Iterator[bytes]:
+def chain_manifest(chain: Chain) -> Iterator[bytes]:
     """The bytes: OBJECTS, ENTRIES and CHUNKS frames of the chain's newest state, level 0 in form."""
-    waiting: list[bytes] = []
-    writer = DumpWriter(waiting.append, default_codec())
-    writer.begin(replace(chain.header, level=0, base_state_id=None, base_dump_id=None))
-    for kind, records in (
-        (fmt.OBJECTS, chain.objects()),
-        (fmt.ENTRIES, chain.entries()),
-        (fmt.CHUNKS, _chunk_records(chain)),
-    ):
-        for batch in _batches(records):
-            writer.records(kind, batch, key_of=lambda record: int.from_bytes(record[:8], "big"))
-            yield from _taken(waiting)
-    totals = chain.totals
-    writer.finish(totals.state_id, totals.objects, totals.entries)
-    yield from _taken(waiting)
-
-
-def _taken(waiting: list[bytes]) -> Iterator[bytes]:
-    if waiting:
-        yield b"".join(waiting)
-        waiting.clear()
-
-
-def _batches(records: Iterator[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for record in records:
-        batch.append(record)
-        size += len(record) + 4
-        if size >= fmt.TARGET_RAW // 2:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    return manifest_stream(chain.header, chain.objects(), chain.entries(), _chunk_records(chain))
 
 
 def _chunk_records(chain: Chain) -> Iterator[bytes]:
@@ -70,7 +36,7 @@ def _chunk_records(chain: Chain) -> Iterator[bytes]:
             count = -(-fmt.decode_object(version).size // fmt.CHUNK_SIZE)
             runs = {index: value for index, value in runs.items() if index < count}
         if fmt.content_hash(final.size, _with_gaps(final.size, runs)) == final.content:
-            yield from _runs(final.number, runs)
+            yield from chunk_runs(final.number, runs)
 
 
 def _with_gaps(size: int, hashes: dict[int, bytes]) -> Iterator[tuple[bytes, int]]:
@@ -82,12 +48,3 @@ def _with_gaps(size: int, hashes: dict[int, bytes]) -> Iterator[tuple[bytes, int
         yield hashes[index], 1
         position = index + 1
     yield fmt.ZERO_CHUNK, -(-size // fmt.CHUNK_SIZE) - position
-
-
-def _runs(number: int, hashes: dict[int, bytes]) -> Iterator[bytes]:
-    indexes = sorted(hashes)
-    start = 0
-    for at in range(1, len(indexes) + 1):
-        if at == len(indexes) or indexes[at] != indexes[at - 1] + 1 or at - start >= 8192:
-            yield fmt.encode_chunk_run(number, indexes[start], [hashes[index] for index in indexes[start:at]])
-            start = at
