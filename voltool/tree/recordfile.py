@@ -60,6 +60,10 @@ class RecordFileWriter:
         self._offset += len(head) + len(packed.payload)
         self._batch, self._size = [], 0
 
+    def abandon(self) -> None:
+        """Close an unfinished file; of a finished one nothing is changed. Idempotent."""
+        self._file.close()
+
     def close(self) -> None:
         """Write the index and make the file durable."""
         self._flush()

@@ -66,6 +66,11 @@ class StateWriter:
         self.entries = RecordFileWriter(os.path.join(self.directory, b"entries"), fmt.ENTRIES)
         self.large: List[bytes] = []
 
+    def abandon(self) -> None:
+        """Close what is unfinished; it is removed by the next one. After `publish` nothing happens. Idempotent."""
+        self.objects.abandon()
+        self.entries.abandon()
+
     def publish(self, state_id: str, next_number: int) -> None:
         """Make it durable and let it appear; an older state of that id is replaced (it is the same)."""
         self.objects.close()
@@ -74,10 +79,12 @@ class StateWriter:
         meta = {"state_id": state_id, "next_number": next_number}
         durable.write_file(os.path.join(self.directory, b"meta"), json.dumps(meta).encode())
         final = os.path.join(self._states, state_id.encode())
-        if os.path.exists(final):
-            shutil.rmtree(final)
-        os.rename(self.directory, final)
+        try:
+            durable.rename_with_flags(self.directory, final, durable.RENAME_EXCHANGE)
+        except FileNotFoundError:
+            os.rename(self.directory, final)
         durable.fsync_directory(self._states)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class StateKeeper:

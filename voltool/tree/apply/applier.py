@@ -33,7 +33,7 @@ from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.records import FinalRecords, is_omitted
 from voltool.tree.apply.skeleton import Skeleton
-from voltool.tree.apply.staging import Phase, Staging, StagingKey
+from voltool.tree.apply.staging import Phase, Progress, Staging, StagingKey
 from voltool.tree.pool import OrderedPool
 
 #: How often what has arrived is made durable, and events are sent (seconds).
@@ -111,6 +111,12 @@ class Applier:
 
     def finish(self) -> Applied:
         """The stream is complete: check it as a whole, assemble, publish."""
+        progress = self._complete()
+        Finisher(self._staging, self._attributes, self._losses).run(self._directories, self._finals.sealed, progress)
+        return self._applied()
+
+    def _complete(self) -> Progress:
+        """Everything has come and was written: check it as a whole."""
         trailer = self._decoder.finish()
         try:
             self._begin_content().finish()
@@ -119,15 +125,16 @@ class Applier:
         except OSError as error:
             raise translate(error, "to the staging directory") from error
         self._check_totals(trailer)
-        progress = dataclasses.replace(
+        self._finished = True
+        return dataclasses.replace(
             self._progress,
             resume_after=self._skeleton.last_object,
             content_bytes=self._kept.length,
             files=self._files,
             data_bytes=self._bytes,
         )
-        self._finished = True
-        Finisher(self._staging, self._attributes, self._losses).run(self._directories, self._finals.sealed, progress)
+
+    def _applied(self) -> Applied:
         self._report_losses()
         self._reporter.report(Progressed(self._settings.subject, PHASE, self._bytes, self._files))
         self._reporter.report(PhaseEnded(self._settings.subject, PHASE))

@@ -35,13 +35,25 @@ class Finisher:
         """Everything from assembly on. ``sealed``: top names of files whose +i or +a waits, with their flags."""
         assert directories.root is not None
         root = fmt.decode_object(directories.root)
+        if progress.phase is not Phase.PUBLISH:
+            progress = self.assemble(directories, sealed, progress)
+        self.publish(root, progress)
+
+    def assemble(self, directories: DirectorySpool, sealed: Dict[bytes, int], progress: Progress) -> Progress:
+        """Put the tree together, durably, so that only publishing is left; what `publish` needs."""
+        assert directories.root is not None
         assembler = Assembler(self._staging.descriptor, self._attributes, self._losses)
         try:
-            if progress.phase is not Phase.PUBLISH:
-                progress = self._enter(progress, Phase.ASSEMBLE)
-                assembler.run(directories)
-                sealed = {**sealed, **{placed.name: placed.record.flags for placed in assembler.unsealed}}
-                progress = self._finish_root(root, progress, sealed)
+            progress = self._enter(progress, Phase.ASSEMBLE)
+            assembler.run(directories)
+            sealed = {**sealed, **{placed.name: placed.record.flags for placed in assembler.unsealed}}
+            return self._finish_root(fmt.decode_object(directories.root), progress, sealed)
+        except OSError as error:
+            raise translate(error, "the restored tree") from error
+
+    def publish(self, root: ObjectRecord, progress: Progress) -> None:
+        """Give the assembled tree its name, and remove staging. Can be repeated."""
+        try:
             self._publish(root, progress)
         except OSError as error:
             raise translate(error, "the restored tree") from error

@@ -1,0 +1,296 @@
+"""A held tree: whatever happens to a volume, increments bring its staged copy to the same state, also after a crash.
+
+The judge (rsync, and a comparer of its own) uses no code of voltool. A crash is an exception out of a system call that
+changes the tree: everything derived is thrown away and the increment is applied again from what is on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.core.harness import Rig
+from tests.core.operations import Operation, apply, operations
+from tests.filesystems import LoopFilesystem
+from tests.judge import compare
+from voltool.events import Silent
+from voltool.model import Consistency, DumpHeader, Epoch, StoredDump
+from voltool.tree.apply.applier import ApplySettings
+from voltool.tree.apply.arrival import Arrival, salvage
+from voltool.tree.apply.attributes import Attributes
+from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.increment import IncrementFile, apply_waiting
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.owners import Owners
+from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.staging import StagingKey, open_staging
+from voltool.tree.manifest import state_manifest
+from voltool.tree.walk import TICK_NS
+from voltool.wire import messages
+from voltool.wire.conversation import expect
+
+EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Operations, then an increment. ``crash``: applying it is cut off at that system call (0: it is not).
+    ``apart``: before it the tree was put together and taken apart again."""
+
+    operations: tuple[Operation, ...]
+    crash: int
+    apart: bool
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        st.lists(operations(), min_size=0, max_size=12).map(tuple),
+        st.one_of(st.just(0), st.integers(1, 60)),
+        st.integers(0, 3).map(lambda n: n == 3),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+HEADER = DumpHeader(
+    dump_id="0" * 32, volume_uuid="0" * 32, volume_name="vol", level=0, sequence=0, epoch=Epoch(0, "", ""),
+    clone_time_ns=0, boot_id="", host="", driver="directory", consistency=Consistency.LIVE, source_path=b"/",
+    base_state_id=None, base_dump_id=None, excludes=(), tool_version="", machine_id="",
+)  # fmt: skip
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
+def ground(request: pytest.FixtureRequest) -> Iterator[Path]:
+    with LoopFilesystem(request.param, 2 << 30) as filesystem:
+        yield filesystem.path
+
+
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+@given(steps=STEPS)
+def test_a_held_tree_follows_any_history(ground: Path, steps: list[Step]) -> None:
+    here = ground / "ground"
+    shutil.rmtree(here, ignore_errors=True)
+    volume = here / "v" / "vol"
+    volume.mkdir(parents=True)
+    with Rig(here / "rig", volume) as rig:
+        copy = _Copy(rig, here / "copy")
+        for level, step in enumerate(steps):
+            for operation in step.operations:
+                apply(os.fsencode(volume), operation)
+            time.sleep(1.5 * TICK_NS / 1e9)
+            dump = rig.dump(level)
+            if level and step.apart:
+                copy.there_and_back()
+            copy.take(dump, step.crash)
+            assert copy.state_id == dump.totals.state_id
+        copy.publish()
+        assert compare(volume, here / "copy") == []
+        assert not (here / ".voltool").exists()
+
+
+def test_what_was_renamed_in_a_circle_is_not_lost(ground: Path) -> None:
+    here = ground / "circle"
+    volume = here / "v" / "vol"
+    volume.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (volume / name).write_text(name * 1000)
+    with Rig(here / "rig", volume) as rig:
+        copy = _Copy(rig, here / "copy")
+        copy.take(rig.dump(0), 0)
+        for old, new in (("a", "x"), ("b", "a"), ("c", "b"), ("x", "c")):
+            (volume / old).rename(volume / new)
+        copy.take(rig.dump(1), 0)
+        copy.publish()
+    assert [(here / "copy" / name).read_text()[0] for name in "abc"] == ["b", "c", "a"]
+
+
+def test_of_an_arrival_that_was_cut_off_what_has_come_is_held(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ground / "cut"
+    volume = here / "v" / "vol"
+    (volume / "d").mkdir(parents=True)
+    for number in range(300):
+        (volume / "d" / f"f{number}").write_bytes(os.urandom(20_000))
+    (volume / "link").symlink_to("d")
+    monkeypatch.setattr("voltool.tree.apply.applier.SYNC_SECONDS", 0.0)
+    with Rig(here / "rig", volume) as rig:
+        dump = rig.dump(0)
+        copy = _Copy(rig, here / "copy")
+        size = rig.stored_bytes(dump)
+        assert copy.take_part(dump, size * 2 // 3)
+        held = len(copy.files())
+        assert 50 < held < 300
+        (volume / "d" / "f0").unlink()
+        rest = copy.take_rest(rig, volume)
+        assert rest < size * 0.6
+        copy.publish()
+    assert compare(volume, here / "copy") == []
+
+
+class _Copy:
+    """A staged copy of a rig's volume."""
+
+    def __init__(self, rig: Rig, target: Path) -> None:
+        self._rig = rig
+        self._target = target
+        self._key = StagingKey(os.fsencode(target), rig.volume.uuid, "", "move test")
+        self.state_id = ""
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[HeldTree]:
+        staging = open_staging(self._key, into_existing=False)
+        try:
+            yield HeldTree(staging)
+        finally:
+            staging.close()
+
+    def _stream(self, dump: StoredDump) -> Iterator[bytes]:
+        source = self._rig.world.stores.open(dump.store).open(dump.file)
+        try:
+            for at in range(0, source.size, 100_000):
+                yield source.read_at(at, 100_000)
+        finally:
+            source.close()
+
+    def take(self, dump: StoredDump, crash: int) -> None:
+        """Let a dump arrive."""
+        with self._open() as held:
+            if dump.header.level == 0:
+                arrival = Arrival(held, ApplySettings(self._key, numeric_owner=True, workers=0), Silent())
+                with contextlib.closing(arrival):
+                    for data in self._stream(dump):
+                        arrival.feed(data)
+                    arrival.arrive()
+            else:
+                increment = IncrementFile(held)
+                with contextlib.closing(increment):
+                    for data in self._stream(dump):
+                        increment.feed(data)
+                    increment.finish()
+                if crash:
+                    with contextlib.suppress(_PowerCutError), _crashing(crash):
+                        self._apply(held)
+        with self._open() as held:
+            self._apply(held)
+            assert held.record is not None
+            self.state_id = held.record.state_id
+
+    def _apply(self, held: HeldTree) -> None:
+        losses = Losses()
+        owners = Owners(numeric=True)
+        apply_waiting(held, Attributes(owners, losses), owners, losses)
+        assert losses.attributes == {}
+        assert losses.objects == []
+
+    def take_part(self, dump: StoredDump, size: int) -> bool:
+        """Let the first ``size`` bytes of a level 0 dump arrive, then cut it off; whether anything is held."""
+        with self._open() as held:
+            arrival = Arrival(held, ApplySettings(self._key, numeric_owner=True, workers=0), Silent())
+            with contextlib.closing(arrival):
+                for data in self._stream(dump):
+                    arrival.feed(data[:size])
+                    size -= len(data[:size])
+        with self._open() as held:
+            return salvage(held)
+
+    def files(self) -> list[Path]:
+        """The files staged now."""
+        return list((self._target.parent / ".voltool").glob("staging-*/dirs/*/*/f*"))
+
+    def take_rest(self, rig: Rig, volume: Path) -> int:
+        """Dump the difference to what is held (by its manifest) and apply it; the bytes sent."""
+        with self._open() as held, rig.hosts.connect("local") as agent:
+            assert held.record is not None
+            wanted = held.record.state_id
+            agent.send(messages.StartDump(rig.volume.uuid, os.fsencode(volume), "d" * 32, 1, wanted, None, workers=1))
+            assert expect(agent, messages.NeedManifest).state_id == wanted
+            state = held.state()
+            for data in state_manifest(HEADER, state, held.keeper):
+                agent.send_data(data)
+            state.close()
+            agent.send(messages.EndOfData())
+            expect(agent, messages.ScanTotals)
+            agent.send(messages.Proceed())
+            sent = 0
+            increment = IncrementFile(held)
+            while isinstance(data := agent.receive(), bytes):
+                increment.feed(data)
+                sent += len(data)
+            increment.finish()
+            increment.close()
+        with self._open() as held:
+            self._apply(held)
+        return sent
+
+    def there_and_back(self) -> None:
+        """Put the tree together, and take it apart again."""
+        with self._open() as held:
+            losses = Losses()
+            make_ready(held, Attributes(Owners(numeric=True), losses), losses)
+        with self._open() as held:
+            take_apart(held)
+
+    def publish(self) -> None:
+        """Put the tree together, and give it its name."""
+        losses = Losses()
+        attributes = Attributes(Owners(numeric=True), losses)
+        with self._open() as held:
+            make_ready(held, attributes, losses)
+        with self._open() as held:
+            state = held.state()
+            root = state.object(1)
+            state.close()
+            assert root is not None
+            publish_ready(held, attributes, losses, root)
+        assert losses.attributes == {}
+
+
+@contextlib.contextmanager
+def _crashing(after: int) -> Iterator[None]:
+    """Let the ``after``-th system call that changes names or files fail like a power cut."""
+    left = after
+    with pytest.MonkeyPatch.context() as patch:
+
+        def failing(original: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise _PowerCutError
+                return original(*arguments, **options)
+
+            return call
+
+        for name in (
+            "link",
+            "unlink",
+            "rename",
+            "mkdir",
+            "rmdir",
+            "pwrite",
+            "ftruncate",
+            "utime",
+            "symlink",
+            "mknod",
+            "chmod",
+        ):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        yield

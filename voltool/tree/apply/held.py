@@ -1,0 +1,95 @@
+"""A staging that is kept up to date instead of being published at once: it *holds* a state, and increments bring it further.
+
+The tree stays in its flat form (`files.flat_path`), so that a renamed directory costs nothing; the state it holds, with its
+manifest, lies beside it in ``states/``. ``held.json`` says durably which state that is, and whether an increment is being
+applied: applying can be repeated, from the increment's own file. Ships to servers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Iterable, List, Optional
+
+from voltool import durable
+from voltool.dumpfile import format as fmt
+from voltool.errors import HostError
+from voltool.tree.apply.owners import Owners
+from voltool.tree.apply.staging import Staging
+from voltool.tree.state import BaseState, StateKeeper
+
+_RECORD = b"held.json"
+_OWNERS = b"owners"
+_STATES = b"states"
+INCREMENT = b"increment"
+
+
+@dataclass(frozen=True)
+class HeldRecord:
+    """``state_id``: what the tree holds, unless ``applying``, then it is between that and what the increment leads to.
+
+    ``assembled``: its directories stand in each other, ready to be published.
+    """
+
+    state_id: str
+    applying: bool = False
+    assembled: bool = False
+
+
+class HeldTree:
+    """The state held in a staging. ``record`` is None where nothing has arrived completely."""
+
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
+        self.keeper = StateKeeper(os.path.join(staging.path, _STATES))
+        self.record = self._load()
+
+    def _load(self) -> Optional[HeldRecord]:
+        try:
+            with open(os.path.join(self.staging.path, _RECORD), "rb") as file:
+                return HeldRecord(**json.load(file))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save(self, record: HeldRecord) -> None:
+        """Make it durable. What it promises must be on disk (`Staging.sync`)."""
+        durable.write_file(os.path.join(self.staging.path, _RECORD), json.dumps(asdict(record)).encode())
+        self.record = record
+
+    def state(self) -> BaseState:
+        """The manifest of what is held; the caller closes it. HostError where it cannot be read."""
+        state = self.keeper.open(self.record.state_id) if self.record is not None else None
+        if state is None:
+            raise HostError(
+                "the staged copy's manifest cannot be read",
+                where=os.fsdecode(self.staging.path),
+                remedy="voltool move --abort, and begin anew",
+            )
+        return state
+
+    @property
+    def increment_path(self) -> bytes:
+        """Where an increment waits to be applied."""
+        return os.path.join(self.staging.path, INCREMENT)
+
+    def learn_owners(self, owners: Owners, records: Iterable[bytes]) -> None:
+        """Add OWNERS records to those kept from earlier dumps, and let ``owners`` know them all."""
+        known = {record[: fmt.OWNER.size]: record for record in self._kept_owners()}
+        fresh = {record[: fmt.OWNER.size]: record for record in records}
+        if any(known.get(key) != record for key, record in fresh.items()):
+            known.update(fresh)
+            durable.write_file(os.path.join(self.staging.path, _OWNERS), fmt.pack_records(sorted(known.values())))
+        owners.learn(sorted(known.values()))
+
+    def _kept_owners(self) -> List[bytes]:
+        try:
+            with open(os.path.join(self.staging.path, _OWNERS), "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        count = position = 0
+        while position < len(data):
+            position += 4 + int.from_bytes(data[position : position + 4], "big")
+            count += 1
+        return fmt.unpack_records(data, count)
