@@ -6,6 +6,7 @@ The tree (kind, exit code)::
     ├── UsageError              usage        2   bad arguments or configuration
     ├── RefusedError            refused      1   we could, but it would put data at risk
     ├── NotFoundError           not_found    1   no such volume, dump, path
+    │   └── MovedError          moved        1   the volume lives on another host now
     ├── SpaceError              no_space     1   store, clone or staging would not fit
     ├── HostError               host         1   a server lacks something we need (python, rights, a driver)
     ├── AgentError              agent        1   the agent failed in a way it did not expect
@@ -86,6 +87,12 @@ class NotFoundError(VoltoolError):
     """A volume, dump, state or path that does not exist (or is ambiguous)."""
 
     kind = "not_found"
+
+
+class MovedError(NotFoundError):
+    """The volume has moved; ``why`` says where to."""
+
+    kind = "moved"
 
 
 class SpaceError(VoltoolError):

@@ -148,3 +148,62 @@ class StoredDump:
     file: str
     seconds: float = 0.0
     problems: Tuple[FileProblem, ...] = field(default=())
+
+
+#: Source: the volume is in service; it is (perhaps) away from its path; it lives elsewhere (the commit); and is published
+#: there, so that what is here is only the retired copy.
+COPYING = "copying"
+RETIRING = "retiring"
+MOVED = "moved"
+RETIRED = "retired"
+#: Target: a copy arrives; it only waits for its name; it is the volume.
+RECEIVING = "receiving"
+PREPARED = "prepared"
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The other host of a move: as the user wrote it, its machine-id and host name, and the volume's path there."""
+
+    host: str
+    machine_id: str
+    hostname: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class SourceMove:
+    """What the old home knows. ``root_inode`` is the volume's root, by which it is recognised wherever it stands;
+    ``retired_path`` where it goes. ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
+
+    move_id: str
+    uuid: str
+    name: str
+    path: bytes
+    target: Peer
+    phase: str
+    since: int
+    root_inode: int = 0
+    retired_path: bytes = b""
+    epoch: Optional[Epoch] = None
+    state_id: str = ""
+
+
+@dataclass(frozen=True)
+class TargetMove:
+    """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
+    at ``path`` to keep the name."""
+
+    move_id: str
+    uuid: str
+    name: str
+    path: bytes
+    source: Peer
+    phase: str
+    since: int
+    excludes: Tuple[bytes, ...] = ()
+    epoch: Optional[Epoch] = None
+    state_id: str = ""
+    sequence: int = 0
+    reserved: bool = False

@@ -14,6 +14,9 @@ from typing import Dict, Optional, Set
 
 from voltool import durable
 
+#: In the place of a level: what a move has sent last. No dump is made against it, and it replaces no level's base.
+MOVE_LEVEL = 10
+
 
 @dataclass(frozen=True)
 class Base:
@@ -61,6 +64,12 @@ class BaseBook:
             return
         self.bases = {level: base for level, base in self.bases.items() if level < pending.level}
         self.bases[pending.level] = pending
+        self.pending = None
+        self._save()
+
+    def begin_with(self, base: Base) -> None:
+        """At a new home: this base, and no other."""
+        self.bases = {base.level: base}
         self.pending = None
         self._save()
 

@@ -6,22 +6,24 @@ Joins driver, tree and dump format; the order of the conversation stands in `wir
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 
 import voltool
 from voltool import durable
-from voltool.agent.bases import Base, BaseBook
+from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.clones import is_users
 from voltool.agent.host import HostState
+from voltool.agent.lock import lock_info
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile.writer import DumpWriter
-from voltool.errors import AgentError
+from voltool.errors import AgentError, RefusedError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
-from voltool.model import DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.changes import classify_changes
 from voltool.tree.classify import Classified, Classifier
@@ -49,8 +51,15 @@ def dump(request: messages.StartDump, conversation: Conversation, host: HostStat
     home = open_home(host.directory, request.uuid, request.path)
     with home.lock(f"dump {request.dump_id}"):
         be_nice(request.nice, idle_io=request.idle_io)
-        with contextlib.ExitStack() as stack:
-            return _Dump(request, conversation, host, home, stack).run()
+        return dump_home(request, conversation, host, home)
+
+
+def dump_home(
+    request: messages.StartDump, conversation: Conversation, host: HostState, home: VolumeHome
+) -> messages.Message:
+    """The conversation of `StartDump` about an opened volume; the caller holds its lock."""
+    with contextlib.ExitStack() as stack:
+        return _Dump(request, conversation, host, home, stack).run()
 
 
 def keep_state(request: messages.KeepState, conversation: Conversation, host: HostState) -> messages.Message:
@@ -97,6 +106,8 @@ class _Dump:
         self._book = BaseBook(home.area)
         self._tmp = os.path.join(home.area, b"tmp")
         self._compared: Optional[Clone] = None
+        self._excludes = () if request.for_move else self._record.excludes
+        self._level = MOVE_LEVEL if request.for_move else request.level
 
     def run(self) -> messages.Message:
         """The whole conversation."""
@@ -140,7 +151,10 @@ class _Dump:
             for clone in self._driver.clones(self._record):
                 if not is_users(clone):
                     self._driver.drop(self._record, clone)
-        return self._driver.clone(self._record, self._request.dump_id)
+        clone = self._driver.clone(self._record, self._request.dump_id)
+        if clone.live and lock_info(self._host, self._record.uuid) is not None:
+            return dataclasses.replace(clone, consistency=Consistency.LOCKED)
+        return clone
 
     def _open_bases(self) -> tuple[Optional[BaseState], Optional[BaseState]]:
         """The base of the dump, and at level 0 the state whose object numbers go on."""
@@ -197,7 +211,7 @@ class _Dump:
             root_fd,
             self._spool(),
             live=clone.live,
-            excludes=self._record.excludes,
+            excludes=self._excludes,
             mounts=mounts,
             tick=lambda entries, size: self._pace.progress("scan", size, entries),
         )
@@ -209,15 +223,22 @@ class _Dump:
             return
         names = ", ".join(shown(path) for path in sorted(skipped)[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        if self._request.for_move:
+            raise RefusedError(
+                "the volume cannot be moved as it is",
+                where=shown(self._record.path),
+                why=f"other file systems are mounted or subvolumes lie in it: {names}{more}",
+                remedy="unmount them, or adopt and move them as volumes of their own",
+            )
         message = f"{self._record.name}: not dumped, since other file systems are mounted or subvolumes lie there: {names}{more}"
         self._conversation.report(Notice("warning", message))
 
     def _from_changes(self, clone: Clone, root_fd: int, base: Optional[BaseState]) -> Optional[Classified]:
         """The fast way, where the file system itself knows what changed."""
-        if base is None or base.stamps is None or self._record.excludes:
+        if base is None or base.stamps is None or self._excludes:
             return None
         kept = self._book.find(base.state_id)
-        old = self._driver.find(self._record, kept.label) if kept else None
+        old = self._driver.find(self._record, kept.label) if kept and kept.label else None
         if old is None:
             return None
         changes = self._driver.changes(self._record, old, clone)
@@ -277,7 +298,7 @@ class _Dump:
     def _keep(self, clone: Clone, state: StateWriter, produced: Produced) -> None:
         state_id = produced.totals.state_id
         state.publish(state_id, produced.next_number)
-        self._book.propose(Base(state_id, self._request.dump_id, clone.label, self._request.level))
+        self._book.propose(Base(state_id, self._request.dump_id, clone.label, self._level))
 
     @contextlib.contextmanager
     def _wire_sink(self) -> Iterator[Callable[[bytes], None]]:
@@ -311,7 +332,7 @@ class _Dump:
             source_path=record.path,
             base_state_id=request.base_state_id,
             base_dump_id=request.base_dump_id,
-            excludes=record.excludes,
+            excludes=self._excludes,
             tool_version=voltool.__version__,
             machine_id=self._host.machine_id,
         )

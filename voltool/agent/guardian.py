@@ -18,12 +18,12 @@ import syslog
 import time
 from dataclasses import dataclass
 from types import FrameType
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Protocol
 
 from voltool.errors import AgentError, RefusedError, VoltoolError
 from voltool.showing import shown
 from voltool.volumes.lock.book import LOCKED, LockBook, LockRecord
-from voltool.volumes.lock.hold import break_lease, end_lock, is_in_force
+from voltool.volumes.lock.hold import break_lease, end_lock, is_in_force, leave_read_only
 
 #: An agent that says nothing for so long has lost its command line, seconds.
 SILENCE = 60.0
@@ -101,7 +101,17 @@ class LockLease:
         self.connection.close()
 
 
-def start_guardian(book: LockBook, token: str, silence: float = SILENCE) -> LockLease:
+class Ward(Protocol):
+    """Whoever the lock was made for, as the guardian sees it when the lease is over."""
+
+    def is_given_up(self) -> bool:
+        """The tree lives elsewhere by now: leave it locked, run no hook. Called under `LockBook.step`."""
+
+    def recover(self) -> None:
+        """The lock's mounts are undone: put back what was on its way. Idempotent."""
+
+
+def start_guardian(book: LockBook, token: str, silence: float = SILENCE, ward: Optional[Ward] = None) -> LockLease:
     """Start the guardian of the lock ``token``, before that lock is made. ``silence`` in seconds.
 
     AgentError where it does not start.
@@ -112,7 +122,7 @@ def start_guardian(book: LockBook, token: str, silence: float = SILENCE) -> Lock
         try:
             os.setsid()
             if os.fork() == 0:
-                _Guardian(book, token, theirs, silence).run()
+                _Guardian(book, token, theirs, silence, ward).run()
         finally:
             os._exit(0)
     theirs.close()
@@ -126,12 +136,15 @@ def start_guardian(book: LockBook, token: str, silence: float = SILENCE) -> Lock
 class _Guardian:
     """The other process."""
 
-    def __init__(self, book: LockBook, token: str, connection: socket.socket, silence: float) -> None:
+    def __init__(
+        self, book: LockBook, token: str, connection: socket.socket, silence: float, ward: Optional[Ward]
+    ) -> None:
         self._book = book
         self._token = token
         self._connection = connection
         self._silence = silence
         self._kept = False
+        self._ward = ward
 
     def run(self) -> None:
         """Watch, then end the lock where it still stands. Never returns an error to anybody: syslog has it."""
@@ -181,7 +194,11 @@ class _Guardian:
 
     def _try_to_end(self, why: str) -> bool:
         try:
+            if self._ward is not None and self._leave_given_up(self._ward):
+                return True
             record = break_lease(self._book, self._token)
+            if self._ward is not None:
+                self._ward.recover()
             if record is not None:
                 syslog.syslog(syslog.LOG_NOTICE, f"{record.name}: {shown(record.path)} is unlocked: {why}")
                 end_lock(self._book, self._token)
@@ -189,6 +206,13 @@ class _Guardian:
             syslog.syslog(syslog.LOG_ERR, f"the guardian of a lock failed: {error}")
             return False
         return True
+
+    def _leave_given_up(self, ward: Ward) -> bool:
+        with self._book.step("guardian"):
+            given_up = ward.is_given_up()
+            if given_up:
+                leave_read_only(self._book, self._token)
+        return given_up
 
 
 def _terminate(_number: int, _frame: Optional[FrameType]) -> None:

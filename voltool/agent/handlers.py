@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages
+from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -29,6 +29,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.StartRestore: ("voltool.agent.restore", "restore"),
     messages.MakeClone: ("voltool.agent.clones", "make_clone"),
     messages.ListClones: ("voltool.agent.clones", "list_clones"),
+    moving.MoveOut: ("voltool.agent.moving.out", "move_out"),
+    moving.MoveIn: ("voltool.agent.moving.into", "move_in"),
+    moving.ListMoves: ("voltool.agent.moving.out", "list_moves"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import FrameDecoder, decode_records
 from voltool.errors import AgentError, IntegrityError
-from voltool.tree.manifest import ManifestTaker
+from voltool.model import Consistency, DumpHeader, Epoch
+from voltool.tree.manifest import ManifestTaker, state_manifest
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
@@ -41,6 +42,27 @@ def receive_manifest(conversation: Conversation, keeper: StateKeeper, state_id: 
     base = keeper.open(state_id)
     assert base is not None
     return base
+
+
+def send_manifest(conversation: Conversation, state: BaseState, keeper: StateKeeper, tool_version: str) -> None:
+    """Give a kept state's manifest away, as data frames (`EndOfData` is the caller's)."""
+    header = DumpHeader(
+        dump_id="0" * 32,
+        volume_uuid="0" * 32,
+        volume_name="",
+        level=0,
+        sequence=0,
+        epoch=Epoch(0, "", ""),
+        clone_time_ns=0,
+        boot_id="",
+        host="",
+        driver="",
+        consistency=Consistency.LIVE,
+        source_path=b"",
+        tool_version=tool_version,
+    )
+    for data in state_manifest(header, state, keeper):
+        conversation.send_data(data)
 
 
 _RECORDS = (fmt.OBJECTS, fmt.ENTRIES, fmt.CHUNKS)

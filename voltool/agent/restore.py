@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from typing import Callable
 
 from voltool.agent.host import HostState
 from voltool.errors import AgentError, SpaceError, UsageError
@@ -38,14 +39,14 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
         settings = ApplySettings(
             key=key,
             numeric_owner=request.numeric_owner,
-            workers=request.workers or _workers(),
+            workers=request.workers or worker_count(),
             subject=request.volume_name,
             total_bytes=request.total_bytes,
         )
         applier = Applier(staging, settings, conversation)
         stack.callback(applier.close)
         conversation.send(messages.RestoreReady(applier.resume_after))
-        _receive(conversation, applier, request.bandwidth)
+        receive_dump(conversation, applier.feed, request.bandwidth)
         applied = applier.finish()
         records.forget_area(host.directory, staging.path)
     return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
@@ -72,7 +73,7 @@ def _check_room(staging: Staging, request: messages.StartRestore) -> None:
         )
 
 
-def _receive(conversation: Conversation, applier: Applier, bandwidth: int) -> None:
+def receive_dump(conversation: Conversation, feed: Callable[[bytes], None], bandwidth: int) -> None:
     """Feed what comes until `EndOfData`, no faster than ``bandwidth`` bytes/s (0: as fast as it comes)."""
     due = time.monotonic()
     while True:
@@ -81,7 +82,7 @@ def _receive(conversation: Conversation, applier: Applier, bandwidth: int) -> No
             return
         if not isinstance(item, bytes):
             raise AgentError("something else came where a dump should", why=type(item).__name__)
-        applier.feed(item)
+        feed(item)
         if bandwidth:
             now = time.monotonic()
             due = max(due, now - 1.0) + len(item) / bandwidth
@@ -107,5 +108,6 @@ def _tell_about_staging(staging: Staging, conversation: Conversation) -> None:
         conversation.report(Notice("info", f"{shown(path)} is left of another restore; voltool host clean removes it"))
 
 
-def _workers() -> int:
+def worker_count() -> int:
+    """How many worker processes a restore gets where nobody says."""
     return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0))))

@@ -10,7 +10,7 @@ from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
 from voltool.stores.contract import Store
-from voltool.wire.conversation import Conversation
+from voltool.wire.conversation import IntroducedConversation
 
 __all__ = ["Catalog", "Hosts", "KnownVolume", "Stores", "World"]
 
@@ -18,7 +18,7 @@ __all__ = ["Catalog", "Hosts", "KnownVolume", "Stores", "World"]
 class Hosts(Protocol):
     """Ways to agents. `remote.connect.RemoteHosts` is the real one."""
 
-    def connect(self, host: str) -> AbstractContextManager[Conversation]:
+    def connect(self, host: str) -> AbstractContextManager[IntroducedConversation]:
         """A conversation with a fresh agent on ``host`` (``Hello`` already done); leaving the context ends the agent.
 
         Raises UnreachableError, HostError (python3 missing or too old, with the remedy).

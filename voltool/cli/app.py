@@ -19,6 +19,7 @@ from voltool.cli.commands import (
     host_clean,
     lock,
     ls,
+    move,
     restore,
     unlock,
     verify,
@@ -62,6 +63,7 @@ app.command("cat")(cat.cat)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)
+app.command("move")(move.move)
 app.command("lock")(lock.lock)
 app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional
 
 from voltool import durable
-from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
-from voltool.model import VolumeRecord
+from voltool.errors import AgentError, HostError, MovedError, NotFoundError, RefusedError
+from voltool.model import MOVED, RETIRED, RETIRING, Epoch, SourceMove, VolumeRecord
 from voltool.showing import shown
 from voltool.volumes.mounts import is_mount_point
+from voltool.volumes.moving.records import MoveBook
 from voltool.wire.codec import from_plain, to_plain
 
 AREA_NAME = b".voltool"
@@ -111,14 +112,16 @@ def create(state_directory: bytes, record: VolumeRecord) -> VolumeHome:
     return home
 
 
-def open_home(state_directory: bytes, uuid: str, path: bytes) -> VolumeHome:
-    """The volume ``uuid``, which must be registered at ``path``.
+def open_home(state_directory: bytes, uuid: str, path: bytes, *, moving: bool = False) -> VolumeHome:
+    """The volume ``uuid``, which must be registered at ``path``. ``moving``: also while it is on its way to another host.
 
-    Raises NotFoundError (with ``volume set`` as remedy) where this host does not know it, knows it elsewhere, or its
-    area is not there; RefusedError where the area could be someone else's.
+    Raises RefusedError (MovedError) where a move has taken it away; NotFoundError (with ``volume set`` as remedy) where this
+    host does not know it, knows it elsewhere, or its area is not there; RefusedError where the area could be someone else's.
     """
     entry = _read_entry(_entry_path(state_directory, uuid))
     where = shown(path)
+    if not moving:
+        _refuse_away(state_directory, uuid)
     if entry is None:
         raise _not_found(
             "this host has no record of the volume", where, "it was never added, or the host was set up anew"
@@ -141,6 +144,25 @@ def open_home(state_directory: bytes, uuid: str, path: bytes) -> VolumeHome:
     return VolumeHome(record, entry.area)
 
 
+def _refuse_away(state_directory: bytes, uuid: str) -> None:
+    """What stands at the path of a volume that was switched over is not the volume."""
+    move = MoveBook(state_directory).source(uuid)
+    if move is not None and move.phase in (RETIRING, MOVED):
+        raise RefusedError(
+            "the volume is in service nowhere: its move was interrupted",
+            where=shown(move.path),
+            why=f"it was on its way to {move.target.host}:{shown(move.target.path)}",
+            remedy=f"voltool move --resume {move.name}",
+        )
+    if move is not None and move.phase == RETIRED:
+        raise MovedError(
+            "the volume has moved",
+            where=shown(move.path),
+            why=f"it lives at {move.target.host}:{shown(move.target.path)}",
+            remedy=f"voltool volume set {move.name} {move.target.host}:{shown(move.target.path)}",
+        )
+
+
 def read_left_record(path: bytes, uuid: str) -> Optional[VolumeRecord]:
     """The record that an area at ``path`` still holds, registered on this host or not; None where there is none."""
     return read_record(area_of(path, uuid))
@@ -154,6 +176,15 @@ def list_entries(state_directory: bytes) -> List[RegistryEntry]:
         return []
     entries = [_read_entry(os.path.join(_registry(state_directory), name)) for name in names if name.endswith(_SUFFIX)]
     return [entry for entry in entries if entry is not None]
+
+
+def forgotten_home(state_directory: bytes, uuid: str, record: SourceMove) -> VolumeHome:
+    """A volume that is out of the registry, whose area is still here: for the end of its move."""
+    for entry in list_entries(state_directory):
+        if entry.uuid == uuid:
+            gone = VolumeRecord(uuid, record.name, record.path, "directory", record.epoch or Epoch(0, "", ""), 0)
+            return VolumeHome(gone, entry.area)
+    raise _not_found("this host has no record of the volume", shown(record.path), "it was purged")
 
 
 def list_homes(state_directory: bytes) -> List[VolumeHome]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Type, TypeVar, Union
 
 from voltool.errors import AgentError
 from voltool.events import Event
-from voltool.wire.messages import Message
+from voltool.wire.messages import HelloReply, Message
 
 Buffer = Union[bytes, bytearray, memoryview]
 Reply = TypeVar("Reply")
@@ -34,6 +34,12 @@ class Conversation(Protocol):
 
     def report(self, event: Event) -> None:
         """Agent: send an event. CLI: report it. Makes a Conversation a Reporter."""
+
+
+class IntroducedConversation(Conversation, Protocol):
+    """A conversation at the CLI whose agent has said who it is."""
+
+    agent: HelloReply
 
 
 def expect(agent: Conversation, kind: Type[Reply]) -> Reply:

@@ -13,6 +13,25 @@ from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import CloneInfo, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.wire import codec
+from voltool.wire.moving import (
+    AbortMove,
+    Arrived,
+    EndMove,
+    HoldLock,
+    ListMoves,
+    MoveIn,
+    MoveOut,
+    MovesReply,
+    Prepare,
+    Publish,
+    ReceiveDump,
+    ReleaseLock,
+    SendManifest,
+    SettleMove,
+    SourceStatus,
+    Switch,
+    TargetStatus,
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------ the basics
 
@@ -186,6 +205,7 @@ class StartDump:
     agent: data frames, `EndOfData`, `DumpReply`. With ``dry_run`` it ends after `ScanTotals` with `Done`.
 
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
+    ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
     """
 
     uuid: str
@@ -200,6 +220,7 @@ class StartDump:
     nice: int = 0
     idle_io: bool = False
     dry_run: bool = False
+    for_move: bool = False
 
 
 @dataclass(frozen=True)
@@ -390,7 +411,9 @@ Message = Union[
     Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume, ShowVolume,
     ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
     DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones, DropClone,
-    ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress,
+    ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus, HoldLock,
+    ReleaseLock, Switch, SettleMove, AbortMove, EndMove, MoveIn, TargetStatus, SendManifest, ReceiveDump, Arrived, Prepare,
+    Publish, ListMoves, MovesReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

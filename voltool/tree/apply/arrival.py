@@ -63,6 +63,10 @@ class Arrival(Applier):
         _remove_front(self._staging.path)
         return self._applied()
 
+    def lost(self) -> bytes:
+        """What could not be held here, for `Losses.merge`."""
+        return self._losses.take()
+
     def close(self) -> None:
         """As of `Applier`."""
         super().close()

@@ -301,6 +301,39 @@ def exchange_held(book: LockBook, record: LockRecord, other: bytes) -> LockRecor
     return moved
 
 
+def exchange_back_held(book: LockBook, record: LockRecord) -> None:
+    """Undo `exchange_held` while the lock stands; the lock is at its path again. HostError where the rename fails."""
+    assert record.moved_to is not None
+    other = record.moved_to
+    failure = _in_private_namespace(lambda: _exchange_back(record, other))
+    if failure:
+        raise HostError("the locked tree cannot be renamed back", where=shown(record.path), why=failure)
+    book.write(dataclasses.replace(record, moved_to=None))
+
+
+def leave_read_only(book: LockBook, token: Optional[str] = None) -> None:
+    """The tree at ``moved_to`` is given up: detach the lock there without making it writable, and forget it; no hook runs.
+
+    Idempotent. The caller holds `LockBook.step`.
+    """
+    record = book.read()
+    if record is None or (token is not None and record.token != token):
+        return
+    if record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt"):
+        place = record.moved_to or record.path
+        while len(mounting.mounts_at(place)) > (0 if record.moved_to else record.below):
+            mounting.detach(place)
+    book.remove()
+
+
+def _exchange_back(record: LockRecord, other: bytes) -> None:
+    while mounting.mounts_at(other):
+        mounting.detach(other)
+    durable.rename_with_flags(other, record.path, durable.RENAME_EXCHANGE)
+    for directory in {os.path.dirname(record.path), os.path.dirname(other)}:
+        durable.fsync_directory(directory)
+
+
 def _exchange(record: LockRecord, other: bytes) -> None:
     while len(mounting.mounts_at(record.path)) > record.below:
         mounting.detach(record.path)

@@ -1,0 +1,132 @@
+"""The session with the new home of a volume that moves: the order of messages stands in `wire.moving`. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Optional, Tuple
+
+import voltool
+from voltool.agent.host import HostState
+from voltool.agent.manifest import send_manifest
+from voltool.agent.moving.target_ground import HostTarget
+from voltool.agent.restore import receive_dump, worker_count
+from voltool.errors import AgentError, RefusedError
+from voltool.model import PREPARED, PUBLISHED, TargetMove
+from voltool.showing import shown
+from voltool.tree.apply.applier import ApplySettings
+from voltool.tree.apply.arrival import Arrival
+from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.increment import IncrementFile
+from voltool.tree.apply.staging import StagingKey
+from voltool.volumes.moving.target import MovingTarget
+from voltool.wire import messages, moving
+from voltool.wire.conversation import Conversation
+
+
+def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState) -> messages.Message:
+    """Handle `MoveIn` and the steps of its session. Raises BusyError, RefusedError, SpaceError, IntegrityError."""
+    ground = HostTarget(host, request.move.uuid)
+    target = MovingTarget(ground)
+    with contextlib.closing(ground):
+        if request.begin:
+            _check_target(request.move)
+            move: Optional[TargetMove] = target.begin(request.move)
+        else:
+            known = target.status()
+            move = None if known is None else known if known.phase == PUBLISHED else target.begin(known)
+        held = ground.held_state() if ground.held is not None else ""
+        conversation.send(moving.TargetStatus(move, held))
+        return _Session(conversation, host, ground, target).serve()
+
+
+def _check_target(move: TargetMove) -> None:
+    if not move.path.startswith(b"/") or b"\0" in move.path or os.path.normpath(move.path) != move.path:
+        raise RefusedError("a volume needs an absolute path", where=shown(move.path), remedy="HOST:/path")
+    parent = os.path.dirname(move.path)
+    if os.path.realpath(parent) != parent:
+        raise RefusedError(
+            "the target's path goes through a symlink",
+            where=shown(move.path),
+            remedy=f"{shown(os.path.join(os.path.realpath(parent), os.path.basename(move.path)))}",
+        )
+
+
+class _Session:
+    """One session; `serve` until it ends."""
+
+    def __init__(self, conversation: Conversation, host: HostState, ground: HostTarget, target: MovingTarget) -> None:
+        self._conversation = conversation
+        self._host = host
+        self._ground = ground
+        self._target = target
+
+    def serve(self) -> messages.Message:
+        """Carry out steps until `EndMove`."""
+        while True:
+            step = self._conversation.receive()
+            if isinstance(step, moving.EndMove):
+                return messages.Done()
+            self._conversation.send(self._step(step))
+
+    def _step(self, step: object) -> messages.Message:
+        if isinstance(step, moving.SendManifest):
+            held = self._open()
+            with contextlib.closing(held.state()) as state:
+                send_manifest(self._conversation, state, held.keeper, voltool.__version__)
+            return messages.EndOfData()
+        if isinstance(step, moving.ReceiveDump):
+            return self._receive(step)
+        if isinstance(step, moving.Prepare):
+            return moving.TargetStatus(self._target.prepare(step.epoch, step.state_id, step.sequence), step.state_id)
+        if isinstance(step, moving.Publish):
+            return moving.TargetStatus(self._target.publish(step.proof))
+        if isinstance(step, moving.AbortMove):
+            move = self._target.status()
+            if move is not None:
+                self._target.abort(move.move_id)
+            return messages.Done()
+        raise AgentError("that is no step of a move", why=type(step).__name__)
+
+    def _receive(self, step: moving.ReceiveDump) -> moving.Arrived:
+        held = self._open()
+        move = self._target.status()
+        if move is not None and move.phase == PREPARED:
+            self._target.reopen()
+        receive = self._receive_all if held.record is None else self._receive_increment
+        size = receive(held, step)
+        assert held.record is not None
+        with contextlib.closing(held.state()) as state:
+            entries = sum(1 for _entry in state.entries)
+        return moving.Arrived(held.record.state_id, entries, size, self._lost())
+
+    def _receive_all(self, held: HeldTree, step: moving.ReceiveDump) -> int:
+        move = self._target.status()
+        assert move is not None
+        key = StagingKey(move.path, move.uuid, "", f"move {move.move_id}")
+        settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=move.name)
+        arrival = Arrival(held, settings, self._conversation)
+        with contextlib.closing(arrival):
+            receive_dump(self._conversation, arrival.feed, step.bandwidth)
+            applied = arrival.arrive()
+        self._ground.losses.merge(arrival.lost())
+        return applied.bytes
+
+    def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:
+        if held.record is not None and held.record.assembled:
+            self._ground.apply_waiting()  # takes it apart
+        with contextlib.closing(IncrementFile(held)) as increment:
+            receive_dump(self._conversation, increment.feed, step.bandwidth)
+            increment.finish()
+        return self._ground.apply_waiting()
+
+    def _lost(self) -> Tuple[str, ...]:
+        losses = self._ground.losses
+        lost = [f"{what}: {count} times" for what, (count, _first) in sorted(losses.attributes.items())]
+        lost += [f"object {lost.number}: {lost.why}" for lost in losses.objects[:10]]
+        return tuple(lost)
+
+    def _open(self) -> HeldTree:
+        if self._ground.held is None:
+            raise RefusedError("nothing is being received", remedy="voltool move --status")
+        return self._ground.held

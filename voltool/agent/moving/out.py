@@ -1,0 +1,193 @@
+"""The session with the old home of a volume that moves: the order of messages stands in `wire.moving`. Ships to servers.
+
+The volume's lock file is held for the whole session, so nobody dumps, moves or forgets the volume meanwhile. However the
+session ends, a lock that stands is undone, unless the volume was given up under it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Iterator, Optional, Tuple
+
+from voltool.agent.dump import dump_home
+from voltool.agent.guardian import LockLease, start_guardian
+from voltool.agent.host import HostState
+from voltool.agent.moving.source_ground import HostSource
+from voltool.errors import AgentError, NotFoundError, RefusedError
+from voltool.model import MOVED, RETIRED, SourceMove
+from voltool.showing import shown
+from voltool.volumes import records
+from voltool.volumes.hooks import Hook
+from voltool.volumes.lock.hold import LockWish, check_can_lock, lock_tree, new_token, refuse_locked
+from voltool.volumes.lock.search import walk_files
+from voltool.volumes.mounts import is_mount_point
+from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.moving.source import MovingSource
+from voltool.volumes.records import VolumeHome
+from voltool.wire import messages, moving
+from voltool.wire.conversation import Conversation
+
+#: After so many files the guardian hears from us.
+_BEAT_EVERY = 10_000
+_PLACE = b"retired-"
+
+
+def move_out(request: moving.MoveOut, conversation: Conversation, host: HostState) -> messages.Message:
+    """Handle `MoveOut` and the steps of its session. Raises BusyError, RefusedError, NotFoundError, MovedError."""
+    known = MoveBook(host.directory).source(request.move.uuid)
+    if known is not None and known.phase == RETIRED and (not request.begin or known.move_id == request.move.move_id):
+        return _over(known, conversation)
+    home = _open(request.move, known, host)
+    with home.lock(f"move {request.move.move_id}"):
+        session = _Session(conversation, host, home)
+        try:
+            status = session.begin(request.move) if request.begin else MovingSource(session.ground).recover()
+            conversation.send(moving.SourceStatus(status, home.record))
+            return session.serve()
+        finally:
+            session.close()
+
+
+def list_moves(
+    request: moving.ListMoves,  # noqa: ARG001 - a handler's signature
+    conversation: Conversation,  # noqa: ARG001
+    host: HostState,
+) -> moving.MovesReply:
+    """Handle `ListMoves`."""
+    book = MoveBook(host.directory)
+    return moving.MovesReply(tuple(book.sources()), tuple(book.targets()))
+
+
+def _over(move: SourceMove, conversation: Conversation) -> messages.Message:
+    """A move that is over needs no volume here any more."""
+    conversation.send(moving.SourceStatus(move))
+    while True:
+        step = conversation.receive()
+        if isinstance(step, moving.EndMove):
+            return messages.Done()
+        if not isinstance(step, moving.SettleMove):
+            raise RefusedError(
+                "the move is over",
+                where=shown(move.path),
+                why=f"the volume lives at {move.target.host}:{shown(move.target.path)}",
+            )
+        conversation.send(moving.SourceStatus(move))
+
+
+def _open(move: SourceMove, known: Optional[SourceMove], host: HostState) -> VolumeHome:
+    if known is not None and known.phase == RETIRED:
+        records.open_home(host.directory, move.uuid, b"")  # says where it is, or finds that it has come back
+    try:
+        return records.open_home(host.directory, move.uuid, move.path, moving=True)
+    except NotFoundError:
+        # `settle` was cut off between taking the volume out of the registry and its record.
+        if known is None or known.phase != MOVED:
+            raise
+        return records.forgotten_home(host.directory, move.uuid, known)
+
+
+class _Session:
+    """One session; `serve` until it ends."""
+
+    def __init__(self, conversation: Conversation, host: HostState, home: VolumeHome) -> None:
+        self._conversation = conversation
+        self._host = host
+        self._home = home
+        self.ground = HostSource(host, home.record.uuid, home.area)
+        self._source = MovingSource(self.ground)
+
+    def begin(self, wish: SourceMove) -> SourceMove:
+        """Begin the move, or go on with it."""
+        path = self._home.record.path
+        known = self._source.recover()
+        if known is None or known.phase == RETIRED:
+            check_movable(path)
+        status = os.lstat(path)
+        place = os.path.join(self._home.area, _PLACE + wish.move_id[:12].encode())
+        return self._source.begin(
+            dataclasses.replace(
+                wish, name=self._home.record.name, path=path, root_inode=status.st_ino, retired_path=place
+            )
+        )
+
+    def serve(self) -> messages.Message:
+        """Carry out steps until `EndMove`."""
+        while True:
+            step = self._conversation.receive()
+            if isinstance(step, moving.EndMove):
+                return messages.Done()
+            self._conversation.send(self._step(step))
+
+    def _step(self, step: object) -> messages.Message:
+        if isinstance(step, messages.StartDump):
+            return dump_home(step, self._conversation, self._host, self._home)
+        if isinstance(step, moving.HoldLock):
+            return self._lock(step)
+        if isinstance(step, moving.ReleaseLock):
+            self.ground.unlock()
+            return messages.Done()
+        if isinstance(step, moving.Switch):
+            return moving.SourceStatus(self._source.switch(step.epoch, step.state_id))
+        if isinstance(step, moving.SettleMove):
+            return moving.SourceStatus(self._source.settle())
+        if isinstance(step, moving.AbortMove):
+            self._source.abort()
+            return messages.Done()
+        raise AgentError("that is no step of a move", why=type(step).__name__)
+
+    def _lock(self, step: moving.HoldLock) -> messages.LockReply:
+        check_can_lock()
+        refuse_locked(self.ground.book, self._home.record.path)
+        self.ground.unlock()  # what a crash has left
+        token = new_token()
+        path = self._home.record.path
+        # The time-out of silence is the lock's own limit: while the new home works nothing is said here.
+        silence = float(step.seconds + step.hook_timeout)
+        lease = start_guardian(self.ground.book, token, silence=silence, ward=self.ground)
+        self.ground.lease = lease
+        wish = LockWish(
+            uuid=self._home.record.uuid,
+            name=self._home.record.name,
+            path=path,
+            owner=step.owner,
+            seconds=step.seconds,
+            timeout=step.timeout,
+            files=lambda: _beating(walk_files(path), lease),
+            before_lock=_hook(step.before_lock, step),
+            after_unlock=_hook(step.after_unlock, step),
+            token=token,
+        )
+        record, result = lock_tree(self.ground.book, wish, alive=lease.beat)
+        return messages.LockReply(record.until, len(result.unexamined), result.leaseless)
+
+    def close(self) -> None:
+        """The end: a switch that was not committed and a lock that still stands are undone."""
+        move = self.ground.load()
+        if move is not None and move.phase in (MOVED, RETIRED):
+            self.ground.leave_lock()
+            return
+        self._source.recover()
+        self.ground.unlock()
+
+
+def check_movable(path: bytes) -> None:
+    """RefusedError for what the switch could not take away from its path."""
+    if is_mount_point(path):
+        raise RefusedError(
+            "the volume is the root of a mounted file system",
+            where=shown(path),
+            why="a mount point cannot be renamed away",
+            remedy="voltool dump and voltool restore; or move a directory in it",
+        )
+
+
+def _beating(files: Iterator[bytes], lease: LockLease) -> Iterator[bytes]:
+    for number, path in enumerate(files):
+        if number % _BEAT_EVERY == 0:
+            lease.beat()
+        yield path
+
+
+def _hook(arguments: Tuple[str, ...], step: moving.HoldLock) -> Optional[Hook]:
+    return Hook(arguments, step.hook_timeout) if arguments else None

@@ -1,0 +1,202 @@
+"""The old home for real: records, lock, the exchange of the tree with an empty directory, the second scan. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from contextlib import AbstractContextManager
+from typing import Optional
+
+from voltool import durable, inodes
+from voltool.agent.guardian import LockLease
+from voltool.agent.host import HostState
+from voltool.dumpfile.format import FLAG_IMMUTABLE
+from voltool.errors import HostError, RefusedError
+from voltool.model import MOVED, RETIRED, SourceMove
+from voltool.showing import shown
+from voltool.tree.spool import SortedSpool
+from voltool.tree.state import StateKeeper
+from voltool.tree.unchanged import first_difference
+from voltool.volumes import records
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import (
+    end_lock,
+    exchange_back_held,
+    exchange_held,
+    is_in_force,
+    leave_read_only,
+)
+from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.moving.source import MovingSource
+
+#: Marks the empty directory that stands at the path while the tree is away.
+_MARK = "trusted.voltool.away"
+
+
+class HostSource:
+    """A `SourceGround` on this host; also the `Ward` of the lock's guardian. ``lease`` while the volume is locked."""
+
+    def __init__(self, host: HostState, uuid: str, area: bytes) -> None:
+        self._host = host
+        self._uuid = uuid
+        self._area = area
+        self._moves = MoveBook(host.directory)
+        self.book = LockBook(host.directory, uuid)
+        self.lease: Optional[LockLease] = None
+
+    # ------------------------------------------------------------------------------------------------------- records
+
+    def load(self) -> Optional[SourceMove]:
+        """See `SourceGround`."""
+        return self._moves.source(self._uuid)
+
+    def save(self, move: SourceMove) -> None:
+        """See `SourceGround`."""
+        self._moves.save_source(move, self._area)
+
+    def remove(self) -> None:
+        """See `SourceGround`."""
+        self._moves.remove_source(self._uuid, self._area)
+
+    def step(self) -> AbstractContextManager[None]:
+        """See `SourceGround`."""
+        return self.book.step("move")
+
+    # ---------------------------------------------------------------------------------------------------- lock, tree
+
+    def assert_locked(self) -> None:
+        """See `SourceGround`."""
+        if self.lease is None:
+            raise RefusedError("the volume is not locked", remedy="voltool move --resume")
+        self.lease.assert_held()
+
+    def assert_unchanged(self, state_id: str) -> None:
+        """See `SourceGround`."""
+        move = self.load()
+        keeper = StateKeeper(os.path.join(self._area, b"states"))
+        state = keeper.open(state_id)
+        if move is None or state is None:
+            raise RefusedError("what was sent last is not known any more", remedy="voltool move --resume")
+        place = move.retired_path if self.is_away(move) else move.path
+        tmp = os.path.join(self._area, b"tmp")
+        durable.make_directory(tmp)
+        try:
+            root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                with SortedSpool(tmp) as spool:
+                    difference = first_difference(root, state, spool)
+            finally:
+                os.close(root)
+        finally:
+            state.close()
+        if difference is not None:
+            raise RefusedError(
+                "the volume changed under the lock",
+                where=shown(os.path.join(move.path, difference)),
+                why="somebody wrote past the lock; what he wrote is in the volume, which stays here",
+                remedy="find out who it was, then voltool move --resume",
+            )
+
+    def is_away(self, move: SourceMove) -> bool:
+        """See `SourceGround`."""
+        try:
+            return os.getxattr(move.path, _MARK, follow_symlinks=False) == move.move_id.encode()
+        except OSError:
+            return False
+
+    def take_away(self, move: SourceMove) -> None:
+        """See `SourceGround`."""
+        record = self.book.read()
+        assert record is not None
+        self._make_placeholder(move)
+        exchange_held(self.book, record, move.retired_path)
+        with contextlib.suppress(OSError):  # not every file system can: then it is empty, and that is all
+            _set_immutable(move.path, FLAG_IMMUTABLE)
+
+    def _make_placeholder(self, move: SourceMove) -> None:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(move.retired_path, 0o700)
+            os.setxattr(move.retired_path, _MARK, move.move_id.encode())
+            durable.fsync_directory(os.path.dirname(move.retired_path))
+        except OSError as error:
+            raise HostError(
+                "the volume cannot be taken away from its path",
+                where=shown(move.path),
+                why=f"the empty directory that is to stand there cannot be made: {error.strerror}",
+            ) from error
+
+    def bring_back(self, move: SourceMove) -> None:
+        """See `SourceGround`."""
+        if self.is_away(move):
+            with contextlib.suppress(OSError):
+                _set_immutable(move.path, 0)
+            record = self.book.read()
+            if record is not None and record.moved_to is not None and is_in_force(record):
+                exchange_back_held(self.book, record)
+            else:
+                self._exchange(move)
+        else:
+            record = self.book.read()
+            if record is not None and record.moved_to is not None and is_in_force(record):
+                self.book.write(dataclasses.replace(record, moved_to=None))
+        with contextlib.suppress(OSError):
+            if os.getxattr(move.retired_path, _MARK) == move.move_id.encode():
+                os.rmdir(move.retired_path)
+
+    def _exchange(self, move: SourceMove) -> None:
+        try:
+            durable.rename_with_flags(move.retired_path, move.path, durable.RENAME_EXCHANGE)
+        except OSError as error:
+            raise HostError(
+                "the volume cannot be brought back to its path",
+                where=shown(move.retired_path),
+                why=error.strerror or str(error),
+                remedy=f"see that {shown(move.path)} is an empty directory, then voltool move --resume {move.name}",
+            ) from error
+        for directory in {os.path.dirname(move.path), os.path.dirname(move.retired_path)}:
+            durable.fsync_directory(directory)
+
+    def unlock(self) -> None:
+        """See `SourceGround`."""
+        lease, self.lease = self.lease, None
+        record = self.book.read()
+        try:
+            if record is not None and (lease is None or record.token == lease.token):
+                end_lock(self.book, record.token)
+        finally:
+            if lease is not None:
+                lease.close()
+
+    def leave(self, move: SourceMove) -> None:
+        """See `SourceGround`."""
+        self.leave_lock()
+        records.forget(self._host.directory, move.uuid)
+
+    def leave_lock(self) -> None:
+        """After the commit: the lock's mounts are taken off the retired tree, which stays as it is; no hook. Idempotent."""
+        with self.step():
+            leave_read_only(self.book)
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.close()
+
+    # ------------------------------------------------------------------------------------------------ for the guardian
+
+    def is_given_up(self) -> bool:
+        """See `Ward`."""
+        move = self.load()
+        return move is not None and move.phase in (MOVED, RETIRED)
+
+    def recover(self) -> None:
+        """See `Ward`."""
+        MovingSource(self).recover()
+
+
+def _set_immutable(path: bytes, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        inodes.set_flags(descriptor, flags, FLAG_IMMUTABLE)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,197 @@
+"""The new home for real: staging that holds a state, the states' way into the volume's area, the registry. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from typing import Optional
+
+from voltool import durable
+from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
+from voltool.agent.host import HostState
+from voltool.errors import RefusedError
+from voltool.model import TargetMove, VolumeRecord
+from voltool.showing import shown
+from voltool.tree.apply.arrival import salvage
+from voltool.tree.apply.attributes import Attributes
+from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.increment import apply_waiting
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.owners import Owners
+from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.staging import Staging, StagingKey, open_staging
+from voltool.volumes import records
+from voltool.volumes.mounts import is_within
+from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.registry import detect
+
+_KEPT_MODE = 0o700
+
+
+class HostTarget:
+    """A `TargetGround` on this host. ``held`` while staging is open; `close` gives it up."""
+
+    def __init__(self, host: HostState, uuid: str) -> None:
+        self._host = host
+        self._uuid = uuid
+        self._moves = MoveBook(host.directory)
+        self.held: Optional[HeldTree] = None
+        self.losses = Losses()
+        self.owners = Owners(numeric=False)
+        self.attributes = Attributes(self.owners, self.losses)
+
+    def load(self) -> Optional[TargetMove]:
+        """See `TargetGround`."""
+        return self._moves.target(self._uuid)
+
+    def save(self, move: TargetMove) -> None:
+        """See `TargetGround`."""
+        self._moves.save_target(move)
+
+    def remove(self) -> None:
+        """See `TargetGround`."""
+        self._moves.remove_target(self._uuid)
+
+    def open_staging(self, move: TargetMove) -> None:
+        """See `TargetGround`."""
+        if self.held is not None:
+            return
+        self._refuse_overlap(move)
+        staging = self._staging(move)
+        records.remember_area(self._host.directory, staging.path)
+        held = HeldTree(staging)
+        self.held = held
+        if held.record is None and not salvage(held) and not staging.fresh:
+            self._begin_anew(move)
+            return
+        held.learn_owners(self.owners, [])
+        self.apply_waiting()
+
+    def _begin_anew(self, move: TargetMove) -> None:
+        """Nothing of what came is worth keeping."""
+        assert self.held is not None
+        self.held.staging.remove()
+        self.held = HeldTree(self._staging(move))
+
+    def _staging(self, move: TargetMove) -> Staging:
+        return open_staging(StagingKey(move.path, move.uuid, "", f"move {move.move_id}"), into_existing=False)
+
+    def _refuse_overlap(self, move: TargetMove) -> None:
+        for entry in records.list_entries(self._host.directory):
+            inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
+            if entry.lives and entry.uuid != move.uuid and inside:
+                raise RefusedError(
+                    "the target is, contains or lies in another volume",
+                    where=shown(move.path),
+                    why=f"this host has a volume at {shown(entry.path)}",
+                    remedy="another target; volumes must not contain each other",
+                )
+            if entry.lives and entry.uuid == move.uuid:
+                raise RefusedError(
+                    "the volume lives on this host already",
+                    where=shown(entry.path),
+                    remedy="a move is from one host to another",
+                )
+
+    def apply_waiting(self) -> int:
+        """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.
+        The tree is in its flat form afterwards."""
+        held = self._open()
+        if held.record is None:
+            return 0
+        if held.record.assembled:
+            take_apart(held)
+        brought = apply_waiting(held, self.attributes, self.owners, self.losses)
+        return brought.bytes if brought is not None else 0
+
+    def held_state(self) -> str:
+        """See `TargetGround`."""
+        record = self._open().record
+        return record.state_id if record is not None and not record.applying else ""
+
+    def make_ready(self, move: TargetMove) -> TargetMove:
+        """See `TargetGround`."""
+        make_ready(self._open(), self.attributes, self.losses)
+        if not os.path.lexists(move.path):
+            os.mkdir(move.path, _KEPT_MODE)
+            durable.fsync_directory(os.path.dirname(move.path))
+            return dataclasses.replace(move, reserved=True)
+        return move
+
+    def publish(self, move: TargetMove) -> None:
+        """See `TargetGround`. Repeatable: states, tree, then the registry; the staging goes with the tree."""
+        area = records.area_of(move.path, move.uuid)
+        staging = self._find_staging(move)
+        if staging is not None:
+            self.held = HeldTree(staging)
+            root = self._keep_states(self.held, area)
+            publish_ready(self.held, self.attributes, self.losses, root)
+            records.forget_area(self._host.directory, staging.path)
+            self.held = None
+        assert move.epoch is not None
+        record = VolumeRecord(
+            uuid=move.uuid,
+            name=move.name,
+            path=move.path,
+            driver=detect(move.path),
+            epoch=move.epoch,
+            sequence=move.sequence,
+            excludes=move.excludes,
+            created_ns=time.time_ns(),
+        )
+        records.create(self._host.directory, record)
+        BaseBook(area).begin_with(Base(move.state_id, move.move_id, "", MOVE_LEVEL))
+        MoveBook(self._host.directory).remove_source(move.uuid, area)
+
+    def _find_staging(self, move: TargetMove) -> Optional[Staging]:
+        """The open one, or that of an interrupted publish; None where it is done with."""
+        if self.held is not None and self.held.staging.descriptor >= 0:
+            return self.held.staging
+        key = StagingKey(move.path, move.uuid, "", f"move {move.move_id}")
+        for area in (move.path, os.path.dirname(move.path)):
+            if os.path.isdir(os.path.join(area, records.AREA_NAME, b"staging-" + key.digest())):
+                return self._staging(move)
+        return None
+
+    def _keep_states(self, held: HeldTree, area: bytes) -> bytes:
+        """Bring the states to where the volume's dumps look for them; the root's record. Repeatable."""
+        durable.make_directory(area)
+        kept = os.path.join(area, b"root-record")
+        place = os.path.join(area, b"states")
+        if os.path.isdir(held.keeper.directory) and held.record is not None:
+            state = held.keeper.open(held.record.state_id)
+            root = state.object(1) if state is not None else None
+            if state is not None:
+                state.close()
+            if root is not None:
+                durable.write_file(kept, root)
+                shutil.rmtree(place, ignore_errors=True)
+                os.rename(held.keeper.directory, place)
+                durable.fsync_directory(area)
+        with open(kept, "rb") as file:
+            return file.read()
+
+    def discard(self, move: TargetMove) -> None:
+        """See `TargetGround`."""
+        staging = self._find_staging(move)
+        if staging is not None:
+            staging.remove()
+            records.forget_area(self._host.directory, staging.path)
+        self.held = None
+        if move.reserved:
+            with contextlib.suppress(OSError):
+                os.rmdir(move.path)
+
+    def close(self) -> None:
+        """Give the staging up, as it is. Idempotent."""
+        if self.held is not None:
+            self.held.staging.close()
+            self.held = None
+
+    def _open(self) -> HeldTree:
+        if self.held is None:
+            raise RefusedError("nothing is being received", remedy="voltool move --resume")
+        return self.held

@@ -1,0 +1,170 @@
+"""`voltool move`: a volume in use goes to another host; and goes on, back, or says where it stands."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean with a default
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltool.cli.invocation import Invocation, begin
+from voltool.errors import BusyError, UsageError
+
+if TYPE_CHECKING:
+    from voltool.move.driver import Moved, MoveOptions
+    from voltool.move.job import Ends
+    from voltool.move.sessions import SourceSettings
+
+
+def move(  # noqa: PLR0917 - typer gives them by name
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The volume.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(metavar="HOST[:/path]", help="Where to; the path it has unless another is given.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with the move of this volume.")] = None,
+    abort: Annotated[str | None, typer.Option(metavar="NAME", help="Undo it: the volume stays where it was.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Say where the move of NAME stands.")] = False,
+    max_rounds: Annotated[int, typer.Option("--max-rounds", min=1, max=1000, metavar="N")] = 10,
+    downtime: Annotated[
+        float,
+        typer.Option("--downtime", min=0.0, metavar="SECONDS", help="Catch up until the lock is as short as this."),
+    ] = 1.0,
+    max_lock: Annotated[
+        int | None, typer.Option("--max-lock", min=1, metavar="SECONDS", help="Undo a lock that lasts longer.")
+    ] = None,
+    lock_timeout: Annotated[
+        int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
+    ] = 30,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
+) -> int:
+    """Move a volume in use to another host, with a short lock at the end."""
+    from voltool.move.driver import MoveOptions
+
+    invocation = begin(context, "move")
+    wanted = [bool(target), resume is not None, abort is not None, status]
+    if sum(wanted) != 1 or (target and not name) or (name and (resume or abort)):
+        raise UsageError(
+            "what is to be done is not clear",
+            remedy="voltool move NAME HOST[:/path], --resume NAME, --abort NAME, or --status NAME",
+        )
+    if status:
+        return _status(invocation, name)
+    if abort is not None:
+        return _abort(invocation, abort)
+
+    def confirm(predicted: float) -> None:
+        _confirm(predicted, downtime, yes=yes)
+
+    options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm)
+    volume = resume or name
+    assert volume is not None
+    settings = _settings(invocation, volume, lock_timeout)
+    return _move(invocation, volume, None if resume else target, settings, options)
+
+
+def _settings(invocation: Invocation, name: str, lock_timeout: int) -> SourceSettings:
+    from voltool.move.sessions import SourceSettings
+
+    settings = invocation.settings
+    section = settings.volume(name)
+    return SourceSettings(
+        owner=invocation.world.caller,
+        codec=section.codec or settings.codec,
+        workers=settings.workers,
+        bandwidth=settings.bandwidth,
+        lock_timeout=lock_timeout,
+        before_lock=tuple(section.before_lock),
+        after_unlock=tuple(section.after_unlock),
+        hook_timeout=section.hook_timeout,
+    )
+
+
+def _move(invocation: Invocation, name: str, target: str | None, settings: SourceSettings, options: MoveOptions) -> int:
+    import time
+
+    from voltool.cli.location import parse_host, parse_location
+    from voltool.move.job import MoveWish, move_volume, resume_move
+
+    began = time.monotonic()
+    if target is None:
+        done, ends = resume_move(invocation.world, name, settings, options)
+    else:
+        place = parse_location(target) if ":/" in target else None
+        host = place.host if place else parse_host(target)
+        wish = MoveWish(name, host, place.path if place else None, settings, options)
+        done, ends = move_volume(invocation.world, wish)
+    _tell(invocation, name, done, ends, time.monotonic() - began)
+    return invocation.finish()
+
+
+def _tell(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> None:
+    from voltool.cli import display
+    from voltool.cli.json_lines import name_value
+    from voltool.showing import shown
+
+    here, there = ends.volume, ends.source.target
+    text = f"{name}: moved to {there.host}:{shown(there.path)}: {display.amount(done.bytes)}"
+    text += f", {display.count(done.entries, 'entry', 'entries')}, {display.count(done.rounds, 'round')}"
+    text += f", {seconds:.1f} s"
+    if done.downtime is not None:
+        text += f", downtime {done.downtime:.2f} s"
+    invocation.output.summary(text)
+    invocation.fields |= {
+        "volume": name,
+        "from": {"host": here.host, "path": name_value(here.path)},
+        "to": {"host": there.host, "path": name_value(there.path)},
+        "epoch": done.epoch,
+        "bytes": done.bytes,
+        "entries": done.entries,
+        "rounds": done.rounds,
+        "seconds": round(seconds, 3),
+        "downtime_seconds": None if done.downtime is None else round(done.downtime, 3),
+    }
+
+
+def _confirm(predicted: float, downtime: float, *, yes: bool) -> None:
+    """Ask; without a terminal, BusyError."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BusyError(
+            "the volume would be locked for longer than you want",
+            why=f"about {predicted:.1f} s, and --downtime says {downtime:g} s; nothing is locked",
+            remedy="--yes, a larger --downtime, or a time when less is written; what has arrived is kept",
+        )
+    if not typer.confirm(f"The volume will be locked for about {predicted:.1f} s. Go on?", err=True):
+        raise BusyError("the volume was not locked", why="you said no", remedy="again at another time")
+
+
+def _abort(invocation: Invocation, name: str) -> int:
+    from voltool.move.job import abort_move
+    from voltool.showing import shown
+
+    ends = abort_move(invocation.world, name)
+    invocation.output.summary(f"{name}: the move is undone; it stays at {ends.volume.host}:{shown(ends.volume.path)}")
+    invocation.fields |= {"volume": name, "aborted": True}
+    return invocation.finish()
+
+
+def _status(invocation: Invocation, name: str | None) -> int:
+    from voltool.move.job import standing
+
+    names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
+    found = []
+    for each in names:
+        now = standing(invocation.world, each)
+        found.append(
+            {
+                "volume": each,
+                "source": now.source.phase if now.source else None,
+                "target": now.target.phase if now.target else None,
+                "what": now.what,
+                "command": now.command or None,
+            }
+        )
+        invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))
+    invocation.fields["moves"] = found
+    return invocation.finish()

@@ -1,0 +1,137 @@
+"""A move, step by step: copy, catch up, lock, the last increment, prepare, switch, publish, settle. And going on, and back.
+
+Knows the hosts by `SourceHome` and `TargetHome` alone: the test that crashes everywhere runs this very code. Resuming needs
+nothing but the two hosts' records: the new home holds a state, the old home sends the difference to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from voltool.errors import RefusedError, VoltoolError
+from voltool.events import Notice, PhaseEnded, PhaseStarted, Reporter
+from voltool.model import MOVED, RETIRED, Epoch, FileProblem
+from voltool.move.ports import Sent, SourceHome, TargetHome
+from voltool.move.predict import RoundResult, lock_limit, predicted_downtime, why_stop
+from voltool.showing import shown
+
+
+@dataclass(frozen=True)
+class MoveOptions:
+    """``downtime`` seconds aimed at, ``max_rounds`` before the lock at the most, ``max_lock`` seconds (None: from the
+    prediction). ``confirm`` is asked, with the prediction, when it is above ``downtime``; it raises to stop."""
+
+    downtime: float = 1.0
+    max_rounds: int = 10
+    max_lock: int | None = None
+    confirm: Callable[[float], None] = lambda _seconds: None
+
+
+@dataclass
+class Moved:
+    """What a move came to. ``downtime`` is None where another call of voltool had switched it already."""
+
+    rounds: int = 0
+    bytes: int = 0
+    entries: int = 0
+    downtime: float | None = None
+    predicted: float = 0.0
+    epoch: int = 0
+    lengths: list[RoundResult] = field(default_factory=list)
+
+
+def run(source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str) -> Moved:
+    """Bring the volume to its new home, from wherever the two records say it is. Raises VoltoolError; what it left behind is
+    in the records, and `run` again goes on."""
+    done = Moved()
+    if source.move is not None and source.move.phase in (MOVED, RETIRED):
+        _bring_into_service(source, target, done)
+        return done
+    _catch_up(source, target, options, reporter, name, done)
+    _switch_over(source, target, options, reporter, name, done)
+    source.settle()
+    return done
+
+
+def abort(source: SourceHome, target: TargetHome | None) -> None:
+    """Undo a move that is not committed: the old home first, durably; then the copy is thrown away. RefusedError after the
+    commit."""
+    source.abort()
+    if target is not None:
+        target.abort()
+
+
+def _catch_up(
+    source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str, done: Moved
+) -> None:
+    while True:
+        phase = "copy" if not done.lengths and not target.held else f"catch up {len(done.lengths)}"
+        reporter.report(PhaseStarted(name, phase))
+        sent = _round(source, target, done)
+        reporter.report(PhaseEnded(name, phase))
+        done.lengths.append(RoundResult(sent.seconds, sent.bytes, sent.entries))
+        done.predicted = predicted_downtime(done.lengths[-1])
+        why = why_stop(done.lengths, downtime=options.downtime, most=options.max_rounds)
+        message = f"{name}: {phase}: {sent.bytes:,} bytes in {sent.seconds:.1f} s; downtime now {done.predicted:.1f} s"
+        reporter.report(Notice("info", f"{message}{'; ' + why if why else ''}"))
+        if why:
+            break
+    if done.predicted > options.downtime:
+        options.confirm(done.predicted)
+
+
+def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
+    sent = source.dump(target.held, target.manifest, target)
+    done.bytes += sent.bytes
+    done.entries = sent.entries
+    return sent
+
+
+def _switch_over(
+    source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str, done: Moved
+) -> None:
+    assert source.volume is not None
+    reporter.report(PhaseStarted(name, "lock"))
+    began = time.monotonic()
+    source.lock(seconds=lock_limit(done.predicted, options.max_lock))
+    try:
+        sent = _round(source, target, done)
+        _refuse_incomplete(sent.problems)
+        epoch = Epoch(source.volume.epoch.number + 1, secrets.token_hex(16), target.hostname)
+        target.prepare(epoch, sent.state_id, sent.sequence + 1)
+        proof = source.switch(epoch, sent.state_id)
+    except BaseException:
+        with contextlib.suppress(VoltoolError):  # where the session is over, its end has unlocked it
+            source.unlock()
+        raise
+    target.publish(proof)
+    done.rounds = len(done.lengths) + 1
+    done.downtime = time.monotonic() - began
+    done.epoch = epoch.number
+    reporter.report(PhaseEnded(name, "lock"))
+
+
+def _refuse_incomplete(problems: tuple[FileProblem, ...]) -> None:
+    """Under the lock everything is at rest: what could not be read would be lost at the new home."""
+    if problems:
+        first = problems[0]
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise RefusedError(
+            "not everything of the volume can be read",
+            where=f"{shown(first.path)}{more}",
+            why=first.why,
+            remedy="repair or remove it, then voltool move --resume",
+        )
+
+
+def _bring_into_service(source: SourceHome, target: TargetHome, done: Moved) -> None:
+    proof = source.move
+    assert proof is not None
+    assert proof.epoch is not None
+    done.epoch = proof.epoch.number
+    target.publish(proof)
+    source.settle()

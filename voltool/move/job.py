@@ -1,0 +1,239 @@
+"""`voltool move`: finds the two homes, opens a session with each, and lets `driver` do the rest. Also resume, abort, status."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from voltool.errors import InterruptedByUser, NotFoundError, RefusedError, UnreachableError, VoltoolError
+from voltool.model import (
+    COPYING,
+    MOVED,
+    PREPARED,
+    RECEIVING,
+    RETIRED,
+    RETIRING,
+    KnownVolume,
+    Peer,
+    SourceMove,
+    TargetMove,
+)
+from voltool.move import driver
+from voltool.move.driver import Moved, MoveOptions
+from voltool.move.ports import World
+from voltool.move.sessions import SourceSession, SourceSettings, TargetSession
+from voltool.showing import shown
+from voltool.wire import moving
+from voltool.wire.conversation import Conversation, expect
+
+
+@dataclass(frozen=True)
+class MoveWish:
+    """Move ``name`` to ``host`` and ``path`` (None: the path it has). ``settings`` and ``options`` say how."""
+
+    name: str
+    host: str
+    path: bytes | None
+    settings: SourceSettings
+    options: MoveOptions
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where a move leads from and to."""
+
+    volume: KnownVolume
+    source: SourceMove
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the two hosts' records say of a move; ``command`` goes on, ``what`` says it in words."""
+
+    name: str
+    source: SourceMove | None
+    target: TargetMove | None
+    what: str
+    command: str
+
+
+def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
+    """Move a volume, from the beginning. RefusedError where a move of it is under way already."""
+    volume = world.catalog.volume(wish.name)
+    path = wish.path or volume.path
+    target = Peer(wish.host, "", "", path)
+    move = SourceMove(uuid.uuid4().hex, volume.uuid, volume.name, volume.path, target, COPYING, int(time.time()))
+    if wish.host == volume.host:
+        raise RefusedError(
+            "the volume is on that host already",
+            where=wish.host,
+            remedy="another host; on one host, rename the directory and say so: voltool volume set",
+        )
+    return _carry_out(world, volume, move, wish.settings, wish.options), Ends(volume, move)
+
+
+def resume_move(world: World, name: str, settings: SourceSettings, options: MoveOptions) -> tuple[Moved, Ends]:
+    """Go on with the move of a volume, whatever it was that stopped it. NotFoundError where there is none."""
+    volume = world.catalog.volume(name)
+    move = _known_move(world, volume)
+    return _carry_out(world, volume, move, settings, options), Ends(volume, move)
+
+
+def abort_move(world: World, name: str) -> Ends:
+    """Undo the move of a volume: it stays where it is. RefusedError after the commit; NotFoundError where there is none."""
+    volume = world.catalog.volume(name)
+    move = _known_move(world, volume)
+    _undo(world, volume, move)
+    return Ends(volume, move)
+
+
+def standing(world: World, name: str) -> Standing:
+    """What the hosts' records say."""
+    volume = world.catalog.volume(name)
+    source = _source_record(world, volume)
+    target = None
+    if source is not None:
+        with contextlib.suppress(UnreachableError), world.hosts.connect(source.target.host) as agent:
+            agent.send(moving.ListMoves())
+            found = expect(agent, moving.MovesReply).targets
+            target = next((move for move in found if move.move_id == source.move_id), None)
+    return Standing(name, source, target, *_in_words(name, source, target))
+
+
+def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -> tuple[str, str]:
+    if source is None:
+        return "no move is under way", ""
+    place = f"{source.target.host}:{shown(source.target.path)}"
+    go_on = f"voltool move --resume {name}"
+    if source.phase == RETIRED:
+        return f"it has moved to {place}", ""
+    if source.phase in (MOVED, RETIRING):
+        return f"it is in service nowhere: switched over to {place}, and not published there", go_on
+    arrived = "ready there" if target is not None and target.phase == PREPARED else "arriving there"
+    if target is None or target.phase not in (RECEIVING, PREPARED):
+        arrived = "nothing is there yet"
+    return f"it is in service here and on its way to {place}: {arrived}", f"{go_on}, or voltool move --abort {name}"
+
+
+def _known_move(world: World, volume: KnownVolume) -> SourceMove:
+    move = _source_record(world, volume)
+    if move is None:
+        raise NotFoundError(
+            f"no move of {volume.name} is under way",
+            where=volume.host,
+            remedy=f"voltool move {volume.name} HOST; voltool move --status {volume.name}",
+        )
+    return move
+
+
+def _source_record(world: World, volume: KnownVolume) -> SourceMove | None:
+    with world.hosts.connect(volume.host) as agent:
+        agent.send(moving.ListMoves())
+        found = expect(agent, moving.MovesReply).sources
+    return next((move for move in found if move.uuid == volume.uuid), None)
+
+
+def _carry_out(
+    world: World, volume: KnownVolume, move: SourceMove, settings: SourceSettings, options: MoveOptions
+) -> Moved:
+    try:
+        with _sessions(world, volume, move, settings) as (source, target):
+            done = driver.run(source, target, options, world.reporter, volume.name)
+    except InterruptedByUser as error:
+        raise _interrupted(world, volume, move, error) from None
+    except VoltoolError as error:
+        raise _with_the_way_on(world, volume, error) from None
+    moved = dataclasses.replace(volume, host=move.target.host, path=move.target.path)
+    world.catalog.put_volume(moved)
+    return done
+
+
+@contextlib.contextmanager
+def _sessions(
+    world: World, volume: KnownVolume, move: SourceMove, settings: SourceSettings
+) -> Iterator[tuple[SourceSession, TargetSession]]:
+    with contextlib.ExitStack() as stack:
+        there = stack.enter_context(world.hosts.connect(move.target.host))
+        here = stack.enter_context(world.hosts.connect(volume.host))
+        about_there, about_here = there.agent, here.agent
+        if (
+            about_here.machine_id
+            and about_here.machine_id == about_there.machine_id
+            and volume.path == move.target.path
+        ):
+            raise RefusedError(
+                "the volume is on that machine already", where=f"{move.target.host}:{shown(volume.path)}"
+            )
+        peer = dataclasses.replace(move.target, machine_id=about_there.machine_id, hostname=about_there.hostname)
+        source = SourceSession(here, dataclasses.replace(move, target=peer), settings, begin=True)
+        back = Peer(volume.host, about_here.machine_id, about_here.hostname, volume.path)
+        excludes = source.volume.excludes if source.volume is not None else ()
+        arriving = TargetMove(
+            move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, int(time.time()), excludes
+        )
+        target = TargetSession(
+            there, arriving, about_there.hostname, begin=True, bandwidth=settings.bandwidth, workers=settings.workers
+        )
+        yield source, target
+        for agent in (here, there):
+            _end(agent)
+
+
+def _end(agent: Conversation) -> None:
+    from voltool.wire import messages
+
+    agent.send(moving.EndMove())
+    expect(agent, messages.Done)
+
+
+def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
+    """The old home first, durably; then the copy is thrown away."""
+    with world.hosts.connect(volume.host) as here:
+        source = SourceSession(here, move, SourceSettings(owner=world.caller), begin=False)
+        source.abort()
+        _end(here)
+    with world.hosts.connect(move.target.host) as there:
+        back = Peer(volume.host, "", "", volume.path)
+        arriving = TargetMove(move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, move.since)
+        target = TargetSession(there, arriving, "", begin=False)
+        if target.move is not None and target.move.move_id == move.move_id:
+            target.abort()
+        _end(there)
+
+
+def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: InterruptedByUser) -> InterruptedByUser:
+    """Ctrl-C: before the commit everything is undone; after it, what to do is said."""
+    state = ""
+    try:
+        known = _source_record(world, volume)
+        if known is None or known.phase in (COPYING, RETIRING):
+            _undo(world, volume, known or move)
+            return InterruptedByUser(
+                "interrupted", why=error.why, remedy=f"nothing: the move is undone, {volume.name} is where it was"
+            )
+        state = f"the volume was switched over to {move.target.host} already"
+    except VoltoolError as failure:
+        state = f"the hosts could not be told: {failure}"
+    return InterruptedByUser("interrupted", why=f"{error.why}; {state}", remedy=f"voltool move --resume {volume.name}")
+
+
+def _with_the_way_on(world: World, volume: KnownVolume, error: VoltoolError) -> VoltoolError:
+    """The error, with what state the move is in and the command that goes on, where there is a move."""
+    try:
+        now = standing(world, volume.name)
+    except VoltoolError:
+        now = None
+    if now is None:
+        error.remedy = (
+            f"{error.remedy}; voltool move --status {volume.name}"
+            if error.remedy
+            else f"voltool move --status {volume.name}"
+        )
+    elif now.command and now.command not in error.remedy:
+        error.why = f"{error.why}; {now.what}" if error.why else now.what
+        error.remedy = f"{error.remedy}; then {now.command}" if error.remedy else now.command
+    return error

@@ -1,0 +1,176 @@
+"""`SourceHome` and `TargetHome` over a conversation with an agent: one exchange of messages a method (see `wire.moving`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from voltool.errors import AgentError
+from voltool.model import Epoch, SourceMove, TargetMove, VolumeRecord
+from voltool.move.ports import Sent, Sink
+from voltool.wire import messages, moving
+from voltool.wire.conversation import Conversation, expect
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How the old home works: see `messages.StartDump` and `moving.HoldLock` for each."""
+
+    owner: str
+    codec: str = "lz4"
+    workers: int = 0
+    bandwidth: int = 0
+    lock_timeout: int = 30
+    before_lock: tuple[str, ...] = ()
+    after_unlock: tuple[str, ...] = ()
+    hook_timeout: int = 60
+
+
+class SourceSession:
+    """The session with the old home."""
+
+    def __init__(self, agent: Conversation, move: SourceMove, settings: SourceSettings, *, begin: bool) -> None:
+        self._agent = agent
+        self._settings = settings
+        self._dumps = 0
+        agent.send(moving.MoveOut(move, begin))
+        status = expect(agent, moving.SourceStatus)
+        self.move = status.move
+        self.volume: VolumeRecord | None = status.volume
+
+    def dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink) -> Sent:
+        """See `SourceHome`."""
+        assert self.move is not None
+        assert self.volume is not None
+        began = time.monotonic()
+        self._dumps += 1
+        request = messages.StartDump(
+            uuid=self.volume.uuid,
+            path=self.volume.path,
+            dump_id=f"{self.move.move_id[:20]}{int(time.time()):08x}{self._dumps % 0x10000:04x}",
+            level=9 if base else 0,
+            base_state_id=base or None,
+            base_dump_id=None,
+            codec=self._settings.codec,
+            workers=self._settings.workers,
+            bandwidth=self._settings.bandwidth,
+            for_move=True,
+        )
+        self._agent.send(request)
+        received = self._agent.receive()
+        if isinstance(received, messages.NeedManifest):
+            for data in manifest():
+                self._agent.send_data(data)
+            self._agent.send(messages.EndOfData())
+            received = self._agent.receive()
+        if not isinstance(received, messages.ScanTotals):
+            raise AgentError(
+                "the agent gave an answer that does not belong to the question", why=type(received).__name__
+            )
+        sink.open()
+        self._agent.send(messages.Proceed())
+        while isinstance(received := self._agent.receive(), bytes):
+            sink.feed(received)
+        if not isinstance(received, messages.EndOfData):
+            raise AgentError("something else came where a dump should", why=type(received).__name__)
+        result = expect(self._agent, messages.DumpReply).result
+        held = sink.close()
+        if held != result.totals.state_id:
+            raise AgentError("the new home does not hold what was sent", remedy="voltool move --resume")
+        totals = result.totals
+        seconds = time.monotonic() - began
+        return Sent(held, totals.entries, totals.data_bytes, result.header.sequence, result.problems, seconds)
+
+    def lock(self, *, seconds: int) -> None:
+        """See `SourceHome`."""
+        settings = self._settings
+        self._agent.send(
+            moving.HoldLock(
+                owner=settings.owner,
+                seconds=seconds,
+                timeout=settings.lock_timeout,
+                before_lock=settings.before_lock,
+                after_unlock=settings.after_unlock,
+                hook_timeout=settings.hook_timeout,
+            )
+        )
+        expect(self._agent, messages.LockReply)
+
+    def unlock(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.ReleaseLock())
+        expect(self._agent, messages.Done)
+
+    def switch(self, epoch: Epoch, state_id: str) -> SourceMove:
+        """See `SourceHome`."""
+        self._agent.send(moving.Switch(epoch, state_id))
+        self.move = expect(self._agent, moving.SourceStatus).move
+        assert self.move is not None
+        return self.move
+
+    def settle(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.SettleMove())
+        self.move = expect(self._agent, moving.SourceStatus).move
+
+    def abort(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.AbortMove())
+        expect(self._agent, messages.Done)
+        self.move = None
+
+
+class TargetSession:
+    """The session with the new home. ``lost``: what its file system cannot hold."""
+
+    def __init__(
+        self, agent: Conversation, move: TargetMove, hostname: str, *, begin: bool, bandwidth: int = 0, workers: int = 0
+    ) -> None:
+        self._agent = agent
+        self._receive = moving.ReceiveDump(bandwidth, workers)
+        self.hostname = hostname
+        self.lost: tuple[str, ...] = ()
+        agent.send(moving.MoveIn(move, begin))
+        status = expect(agent, moving.TargetStatus)
+        self.move = status.move
+        self.held = status.held
+
+    def open(self) -> None:
+        """See `Sink`."""
+        self._agent.send(self._receive)
+
+    def feed(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._agent.send_data(data)
+
+    def close(self) -> str:
+        """See `Sink`."""
+        self._agent.send(messages.EndOfData())
+        arrived = expect(self._agent, moving.Arrived)
+        self.held, self.lost = arrived.held, arrived.lost
+        return self.held
+
+    def manifest(self) -> Iterator[bytes]:
+        """See `TargetHome`."""
+        self._agent.send(moving.SendManifest())
+        while isinstance(received := self._agent.receive(), bytes):
+            yield received
+        if not isinstance(received, messages.EndOfData):
+            raise AgentError("the manifest of the copy did not come", why=type(received).__name__)
+
+    def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
+        """See `TargetHome`."""
+        self._agent.send(moving.Prepare(epoch, state_id, sequence))
+        self.move = expect(self._agent, moving.TargetStatus).move
+
+    def publish(self, proof: SourceMove) -> None:
+        """See `TargetHome`."""
+        self._agent.send(moving.Publish(proof))
+        self.move = expect(self._agent, moving.TargetStatus).move
+
+    def abort(self) -> None:
+        """See `TargetHome`."""
+        self._agent.send(moving.AbortMove())
+        expect(self._agent, messages.Done)
+        self.move = None

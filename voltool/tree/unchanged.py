@@ -1,0 +1,60 @@
+"""The second scan before a switch: is every stamp of a tree the one that its state was made from? Ships to servers.
+
+Never a clock against a ctime: equal stamps under a lock that nobody can write through mean an equal tree. A name that was
+moved shows in the stamps of its directories.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Optional
+
+from voltool.model import ROOT_OBJECT
+from voltool.tree.spool import SortedSpool
+from voltool.tree.stamps import STAMP_SIZE
+from voltool.tree.state import BaseState
+from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, Walker, WalkResult
+
+#: Where the ctime is in a stamp: renaming the root sets the root's.
+_CTIME = slice(32, 44)
+
+
+def first_difference(root_fd: int, state: BaseState, spool: SortedSpool) -> Optional[bytes]:
+    """The path of something that is not as the state's home stamps say (``b""``: the root, or something is missing); None
+    where everything is. ``spool`` is for the scan."""
+    if state.stamps is None:
+        return b""
+    walk = Walker(root_fd, spool, live=True, excludes=(), mounts=frozenset(), tick=lambda _entries, _size: None).walk()
+    if walk.problems or walk.skipped_mounts or walk.fuzzy:
+        return walk.problems[0].path if walk.problems else b""
+    stamps = iter(state.stamps)
+    home = next(stamps, None)
+    last = b""
+    for record in walk.spool:
+        inode = record[:8]
+        if inode == last:
+            continue
+        last = inode
+        stamp = record[STAMP_AT : STAMP_AT + STAMP_SIZE]
+        if home is None or home[:8] != inode:
+            return _path(walk, record)
+        known = home[16 : 16 + STAMP_SIZE]
+        if known != stamp and not (_number(home) == ROOT_OBJECT and _without_ctime(known) == _without_ctime(stamp)):
+            return _path(walk, record)
+        home = next(stamps, None)
+    return None if home is None else b""
+
+
+def _number(home: bytes) -> int:
+    return int.from_bytes(home[8:16], "big")
+
+
+def _without_ctime(stamp: bytes) -> bytes:
+    return stamp[: _CTIME.start] + stamp[_CTIME.stop :]
+
+
+def _path(walk: WalkResult, record: bytes) -> bytes:
+    directory = walk.table.path(int.from_bytes(record[DIRECTORY_AT : DIRECTORY_AT + 4], "big"))
+    if record[8] == SELF:
+        return directory
+    return os.path.join(directory, record[SCAN_SIZE:])

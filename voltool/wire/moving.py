@@ -1,0 +1,143 @@
+"""The messages of a move: two conversations, one with each host, each a session of steps. Part of what is shipped to servers.
+
+`MoveOut` and `MoveIn` open a session, answered by the host's record; then come steps, one reply each, until `EndMove`,
+answered by `Done`. While the session lasts the host holds the volume's lock file. A step that fails ends the session.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from voltool.model import Epoch, SourceMove, TargetMove, VolumeRecord
+
+
+@dataclass(frozen=True)
+class MoveOut:
+    """Open a session with the old home. Answered by `SourceStatus`. ``begin``: begin this move or go on with it; without, only
+    look. Steps: `StartDump` (its own conversation, `Done` where it found the host without clones), `HoldLock`,
+    `ReleaseLock`, `Switch`, `SettleMove`, `AbortMove`."""
+
+    move: SourceMove
+    begin: bool
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """``move``: the record, None where there is none. ``volume``: the volume as it is here, None where it is not (any more).
+    ``retired_bytes`` is unknown and 0 unless asked for."""
+
+    move: Optional[SourceMove]
+    volume: Optional[VolumeRecord] = None
+
+
+@dataclass(frozen=True)
+class HoldLock:
+    """Lock the volume for the rest of the session, for ``seconds`` at the most. Answered by `LockReply`; BusyError with who still
+    writes."""
+
+    owner: str
+    seconds: int
+    timeout: int
+    before_lock: Tuple[str, ...] = ()
+    after_unlock: Tuple[str, ...] = ()
+    hook_timeout: int = 60
+
+
+@dataclass(frozen=True)
+class ReleaseLock:
+    """Unlock it. Answered by `Done`. Idempotent."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The switch of home, up to the commit. Answered by `SourceStatus`. Only under `HoldLock`."""
+
+    epoch: Epoch
+    state_id: str
+
+
+@dataclass(frozen=True)
+class SettleMove:
+    """The new home is in service. Answered by `SourceStatus` or `TargetStatus`."""
+
+
+@dataclass(frozen=True)
+class AbortMove:
+    """The move is off. Answered by `Done`. RefusedError after the commit."""
+
+
+@dataclass(frozen=True)
+class EndMove:
+    """End the session. Answered by `Done`."""
+
+
+@dataclass(frozen=True)
+class MoveIn:
+    """Open a session with the new home. Answered by `TargetStatus`. ``begin`` as in `MoveOut`. Steps: `SendManifest`,
+    `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`."""
+
+    move: TargetMove
+    begin: bool
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """``held``: the id of the state that has arrived completely; empty: none."""
+
+    move: Optional[TargetMove]
+    held: str = ""
+
+
+@dataclass(frozen=True)
+class SendManifest:
+    """Give the manifest of the state that is held: data frames, then `EndOfData`."""
+
+
+@dataclass(frozen=True)
+class ReceiveDump:
+    """A dump follows: data frames, `EndOfData`; of everything where nothing is held, else an increment to what is held.
+    Answered by `Arrived`."""
+
+    bandwidth: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The dump is applied. ``entries`` of the state, ``bytes`` of file content written. ``lost``: what the file system there
+    cannot hold, each with a count, for people."""
+
+    held: str
+    entries: int
+    bytes: int
+    lost: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make the copy ready: publishing cannot fail for space or name any more. Answered by `TargetStatus`."""
+
+    epoch: Epoch
+    state_id: str
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Become the volume's home; ``proof`` is the old home's record that it has moved. Answered by `TargetStatus`."""
+
+    proof: SourceMove
+
+
+@dataclass(frozen=True)
+class ListMoves:
+    """What moves this host takes or took part in. Answered by `MovesReply`."""
+
+
+@dataclass(frozen=True)
+class MovesReply:
+    """All records."""
+
+    sources: Tuple[SourceMove, ...]
+    targets: Tuple[TargetMove, ...]
