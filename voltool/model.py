@@ -150,9 +150,10 @@ class StoredDump:
     problems: Tuple[FileProblem, ...] = field(default=())
 
 
-#: Source: the volume is in service; it is (perhaps) away from its path; it lives elsewhere (the commit); and is published
-#: there, so that what is here is only the retired copy.
+#: Source: the volume is in service; so it is, and the copy elsewhere is to be thrown away; it is (perhaps) away from its
+#: path; it lives elsewhere (the commit); and is published there, so that what is here is only the retired copy.
 COPYING = "copying"
+ABORTING = "aborting"
 RETIRING = "retiring"
 MOVED = "moved"
 RETIRED = "retired"

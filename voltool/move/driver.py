@@ -57,12 +57,12 @@ def run(source: SourceHome, target: TargetHome, options: MoveOptions, reporter: 
     return done
 
 
-def abort(source: SourceHome, target: TargetHome | None) -> None:
-    """Undo a move that is not committed: the old home first, durably; then the copy is thrown away. RefusedError after the
-    commit."""
+def abort(source: SourceHome, target: TargetHome) -> None:
+    """Undo a move that is not committed: the old home first, durably, so that it can never be switched; then the copy is
+    thrown away. RefusedError after the commit. Can be repeated."""
     source.abort()
-    if target is not None:
-        target.abort()
+    target.abort()
+    source.forget()
 
 
 def _catch_up(

@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from voltool.errors import InterruptedByUser, NotFoundError, RefusedError, UnreachableError, VoltoolError
+from voltool.errors import BusyError, InterruptedByUser, NotFoundError, RefusedError, UnreachableError, VoltoolError
 from voltool.model import (
+    ABORTING,
     COPYING,
     MOVED,
     PREPARED,
@@ -29,6 +30,9 @@ from voltool.move.sessions import SourceSession, SourceSettings, TargetSession
 from voltool.showing import shown
 from voltool.wire import moving
 from voltool.wire.conversation import Conversation, expect
+
+#: Of a record that is only a wish yet.
+PLANNED = "planned"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
     volume = world.catalog.volume(wish.name)
     path = wish.path or volume.path
     target = Peer(wish.host, "", "", path)
-    move = SourceMove(uuid.uuid4().hex, volume.uuid, volume.name, volume.path, target, COPYING, int(time.time()))
+    move = SourceMove(uuid.uuid4().hex, volume.uuid, volume.name, volume.path, target, PLANNED, int(time.time()))
     if wish.host == volume.host:
         raise RefusedError(
             "the volume is on that host already",
@@ -113,6 +117,8 @@ def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -
         return f"it has moved to {place}", ""
     if source.phase in (MOVED, RETIRING):
         return f"it is in service nowhere: switched over to {place}, and not published there", go_on
+    if source.phase == ABORTING:
+        return f"it is in service here; its move to {place} is being undone", f"voltool move --abort {name}"
     arrived = "ready there" if target is not None and target.phase == PREPARED else "arriving there"
     if target is None or target.phase not in (RECEIVING, PREPARED):
         arrived = "nothing is there yet"
@@ -175,9 +181,20 @@ def _sessions(
         arriving = TargetMove(
             move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, int(time.time()), excludes
         )
-        target = TargetSession(
-            there, arriving, about_there.hostname, begin=True, bandwidth=settings.bandwidth, workers=settings.workers
-        )
+        try:
+            target = TargetSession(
+                there,
+                arriving,
+                about_there.hostname,
+                begin=True,
+                bandwidth=settings.bandwidth,
+                workers=settings.workers,
+            )
+        except (RefusedError, BusyError):
+            if source.move is not None and source.move.phase == COPYING and move.phase == PLANNED:
+                source.abort()
+                source.forget()
+            raise
         yield source, target
         for agent in (here, there):
             _end(agent)
@@ -191,18 +208,14 @@ def _end(agent: Conversation) -> None:
 
 
 def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
-    """The old home first, durably; then the copy is thrown away."""
-    with world.hosts.connect(volume.host) as here:
+    with world.hosts.connect(volume.host) as here, world.hosts.connect(move.target.host) as there:
         source = SourceSession(here, move, SourceSettings(owner=world.caller), begin=False)
-        source.abort()
-        _end(here)
-    with world.hosts.connect(move.target.host) as there:
         back = Peer(volume.host, "", "", volume.path)
         arriving = TargetMove(move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, move.since)
         target = TargetSession(there, arriving, "", begin=False)
-        if target.move is not None and target.move.move_id == move.move_id:
-            target.abort()
-        _end(there)
+        driver.abort(source, target)
+        for agent in (here, there):
+            _end(agent)
 
 
 def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: InterruptedByUser) -> InterruptedByUser:
@@ -210,7 +223,7 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
     state = ""
     try:
         known = _source_record(world, volume)
-        if known is None or known.phase in (COPYING, RETIRING):
+        if known is None or known.phase in (COPYING, ABORTING, RETIRING):
             _undo(world, volume, known or move)
             return InterruptedByUser(
                 "interrupted", why=error.why, remedy=f"nothing: the move is undone, {volume.name} is where it was"

@@ -105,7 +105,10 @@ class SourceHome(Protocol):
         """The new home is in service."""
 
     def abort(self) -> None:
-        """The move is off."""
+        """The move is off; it can never be switched any more."""
+
+    def forget(self) -> None:
+        """The copy is thrown away: nothing is left of the move."""
 
 
 class TargetHome(Sink, Protocol):

@@ -118,6 +118,11 @@ class SourceSession:
         """See `SourceHome`."""
         self._agent.send(moving.AbortMove())
         expect(self._agent, messages.Done)
+
+    def forget(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.ForgetMove())
+        expect(self._agent, messages.Done)
         self.move = None
 
 

@@ -85,7 +85,13 @@ def locate_area(path: bytes) -> bytes:
 
 
 def area_of(path: bytes, uuid: str) -> bytes:
-    """The area of one volume at ``path``."""
+    """The area of one volume at ``path``: where it is, else where it would be made.
+
+    A lock is a mount over the path itself, which must not make another place of it.
+    """
+    beside = os.path.join(os.path.dirname(path), AREA_NAME, uuid.encode())
+    if os.path.isdir(beside):
+        return beside
     return os.path.join(locate_area(path), uuid.encode())
 
 

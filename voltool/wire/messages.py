@@ -17,6 +17,7 @@ from voltool.wire.moving import (
     AbortMove,
     Arrived,
     EndMove,
+    ForgetMove,
     HoldLock,
     ListMoves,
     MoveIn,
@@ -412,7 +413,7 @@ Message = Union[
     ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
     DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones, DropClone,
     ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus, HoldLock,
-    ReleaseLock, Switch, SettleMove, AbortMove, EndMove, MoveIn, TargetStatus, SendManifest, ReceiveDump, Arrived, Prepare,
+    ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus, SendManifest, ReceiveDump, Arrived, Prepare,
     Publish, ListMoves, MovesReply,
 ]  # fmt: skip
 

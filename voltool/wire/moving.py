@@ -16,7 +16,7 @@ from voltool.model import Epoch, SourceMove, TargetMove, VolumeRecord
 class MoveOut:
     """Open a session with the old home. Answered by `SourceStatus`. ``begin``: begin this move or go on with it; without, only
     look. Steps: `StartDump` (its own conversation, `Done` where it found the host without clones), `HoldLock`,
-    `ReleaseLock`, `Switch`, `SettleMove`, `AbortMove`."""
+    `ReleaseLock`, `Switch`, `SettleMove`, `AbortMove`, `ForgetMove`."""
 
     move: SourceMove
     begin: bool
@@ -65,6 +65,11 @@ class SettleMove:
 @dataclass(frozen=True)
 class AbortMove:
     """The move is off. Answered by `Done`. RefusedError after the commit."""
+
+
+@dataclass(frozen=True)
+class ForgetMove:
+    """The new home has thrown its copy away: forget the aborted move. Answered by `Done`. Idempotent."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,9 @@ class _Session:
         if isinstance(step, moving.AbortMove):
             self._source.abort()
             return messages.Done()
+        if isinstance(step, moving.ForgetMove):
+            self._source.forget()
+            return messages.Done()
         raise AgentError("that is no step of a move", why=type(step).__name__)
 
     def _lock(self, step: moving.HoldLock) -> messages.LockReply:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from contextlib import AbstractContextManager
-from typing import Optional
+from typing import Iterator, Optional, Tuple
 
 from voltool import durable, inodes
 from voltool.agent.guardian import LockLease
@@ -16,8 +16,8 @@ from voltool.errors import HostError, RefusedError
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
 from voltool.tree.spool import SortedSpool
-from voltool.tree.state import StateKeeper
-from voltool.tree.unchanged import first_difference
+from voltool.tree.state import BaseState, StateKeeper
+from voltool.tree.unchanged import first_difference, is_root_unchanged
 from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import (
@@ -74,29 +74,32 @@ class HostSource:
     def assert_unchanged(self, state_id: str) -> None:
         """See `SourceGround`."""
         move = self.load()
-        keeper = StateKeeper(os.path.join(self._area, b"states"))
-        state = keeper.open(state_id)
-        if move is None or state is None:
-            raise RefusedError("what was sent last is not known any more", remedy="voltool move --resume")
-        place = move.retired_path if self.is_away(move) else move.path
+        if move is None:
+            raise RefusedError("the volume is not being moved", remedy="voltool move --status")
         tmp = os.path.join(self._area, b"tmp")
         durable.make_directory(tmp)
-        try:
+        place = move.retired_path if self.is_away(move) else move.path
+        with self._compared(move, place, state_id) as (root, state), SortedSpool(tmp) as spool:
+            difference = first_difference(root, state, spool)
+        if difference is not None:
+            raise _changed(move, difference)
+
+    @contextlib.contextmanager
+    def _compared(self, move: SourceMove, place: bytes, state_id: str) -> Iterator[Tuple[int, BaseState]]:
+        """The tree's root at ``place`` and the state that was sent last."""
+        state = StateKeeper(os.path.join(self._area, b"states")).open(state_id)
+        if state is None:
+            raise RefusedError(
+                "what was sent last is not known any more",
+                where=shown(move.path),
+                remedy=f"voltool move --resume {move.name}",
+            )
+        with contextlib.closing(state):
             root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                with SortedSpool(tmp) as spool:
-                    difference = first_difference(root, state, spool)
+                yield root, state
             finally:
                 os.close(root)
-        finally:
-            state.close()
-        if difference is not None:
-            raise RefusedError(
-                "the volume changed under the lock",
-                where=shown(os.path.join(move.path, difference)),
-                why="somebody wrote past the lock; what he wrote is in the volume, which stays here",
-                remedy="find out who it was, then voltool move --resume",
-            )
 
     def is_away(self, move: SourceMove) -> bool:
         """See `SourceGround`."""
@@ -109,6 +112,9 @@ class HostSource:
         """See `SourceGround`."""
         record = self.book.read()
         assert record is not None
+        with self._compared(move, move.path, move.state_id) as (root, state):
+            if not is_root_unchanged(root, state):
+                raise _changed(move, b"")
         self._make_placeholder(move)
         exchange_held(self.book, record, move.retired_path)
         with contextlib.suppress(OSError):  # not every file system can: then it is empty, and that is all
@@ -192,6 +198,15 @@ class HostSource:
     def recover(self) -> None:
         """See `Ward`."""
         MovingSource(self).recover()
+
+
+def _changed(move: SourceMove, path: bytes) -> RefusedError:
+    return RefusedError(
+        "the volume changed under the lock",
+        where=shown(os.path.join(move.path, path) if path else move.path),
+        why="somebody wrote past the lock; what he wrote is in the volume, which stays here",
+        remedy="find out who it was",
+    )
 
 
 def _set_immutable(path: bytes, flags: int) -> None:

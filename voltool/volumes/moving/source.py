@@ -9,7 +9,7 @@ import dataclasses
 from typing import Optional
 
 from voltool.errors import BusyError, RefusedError
-from voltool.model import COPYING, MOVED, RETIRED, RETIRING, Epoch, SourceMove
+from voltool.model import ABORTING, COPYING, MOVED, RETIRED, RETIRING, Epoch, SourceMove
 from voltool.showing import shown
 from voltool.volumes.moving.ground import SourceGround
 
@@ -36,6 +36,12 @@ class MovingSource:
                 where=shown(known.path),
                 why=f"to {known.target.host}:{shown(known.target.path)}",
                 remedy=f"voltool move --resume {known.name}, or --abort {known.name}",
+            )
+        if known is not None and known.phase == ABORTING:
+            raise RefusedError(
+                "the move is being undone",
+                where=shown(known.path),
+                remedy=f"voltool move --abort {known.name}, then begin anew",
             )
         if known is not None and known.move_id == move.move_id:
             return known
@@ -81,9 +87,12 @@ class MovingSource:
         return back
 
     def abort(self) -> None:
-        """The move is off: the volume stays here, writable. RefusedError after the commit. Idempotent."""
+        """The move is off: the volume stays here, writable; `forget` when the copy is gone. RefusedError after the commit.
+
+        Idempotent.
+        """
         move = self.recover()
-        if move is not None and move.phase == MOVED:
+        if move is not None and move.phase in (MOVED, RETIRED):
             raise RefusedError(
                 "the volume has moved already",
                 where=shown(move.path),
@@ -91,7 +100,14 @@ class MovingSource:
                 remedy=f"voltool move --resume {move.name} brings it into service; then move it back",
             )
         self._ground.unlock()
-        if move is not None and move.phase == COPYING:
+        with self._ground.step():
+            if move is not None and move.phase == COPYING:
+                self._ground.save(dataclasses.replace(move, phase=ABORTING))
+
+    def forget(self) -> None:
+        """The copy of an aborted move is thrown away: nothing is left of it. Idempotent."""
+        move = self._ground.load()
+        if move is not None and move.phase == ABORTING:
             self._ground.remove()
 
     def settle(self) -> SourceMove:
