@@ -409,12 +409,12 @@ class UnlockReply:
 
 
 Message = Union[
-    Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume, ShowVolume,
-    ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest, ScanTotals, Proceed,
-    DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones, DropClone,
-    ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus, HoldLock,
-    ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus, SendManifest, ReceiveDump, Arrived, Prepare,
-    Publish, ListMoves, MovesReply,
+    Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume,
+    ShowVolume, ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest,
+    ScanTotals, Proceed, DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones,
+    DropClone, ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus,
+    HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus, SendManifest,
+    ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

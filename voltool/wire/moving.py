@@ -79,8 +79,8 @@ class EndMove:
 
 @dataclass(frozen=True)
 class MoveIn:
-    """Open a session with the new home. Answered by `TargetStatus`. ``begin`` as in `MoveOut`. Steps: `SendManifest`,
-    `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`."""
+    """Open a session with the new home. Answered by `TargetStatus`. ``begin`` as in `MoveOut`; without, only `AbortMove` comes.
+    Steps: `SendManifest`, `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`."""
 
     move: TargetMove
     begin: bool

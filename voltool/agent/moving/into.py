@@ -12,7 +12,7 @@ from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, RefusedError
-from voltool.model import PREPARED, PUBLISHED, TargetMove
+from voltool.model import PREPARED, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
@@ -33,8 +33,7 @@ def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState)
             _check_target(request.move)
             move: Optional[TargetMove] = target.begin(request.move)
         else:
-            known = target.status()
-            move = None if known is None else known if known.phase == PUBLISHED else target.begin(known)
+            move = target.status()
         held = ground.held_state() if ground.held is not None else ""
         conversation.send(moving.TargetStatus(move, held))
         return _Session(conversation, host, ground, target).serve()

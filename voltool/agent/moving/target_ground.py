@@ -12,7 +12,7 @@ from typing import Optional
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
-from voltool.errors import RefusedError
+from voltool.errors import IntegrityError, RefusedError
 from voltool.model import TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
@@ -68,7 +68,8 @@ class HostTarget:
             self._begin_anew(move)
             return
         held.learn_owners(self.owners, [])
-        self.apply_waiting()
+        if held.record is not None and not held.record.assembled:
+            self.apply_waiting()
 
     def _begin_anew(self, move: TargetMove) -> None:
         """Nothing of what came is worth keeping."""
@@ -126,8 +127,14 @@ class HostTarget:
         area = records.area_of(move.path, move.uuid)
         staging = self._find_staging(move)
         if staging is not None:
-            self.held = HeldTree(staging)
-            root = self._keep_states(self.held, area)
+            self.held = held = HeldTree(staging)
+            if held.record is None or not held.record.assembled or held.record.state_id != move.state_id:
+                raise IntegrityError(
+                    "the copy is not ready to be published",
+                    where=shown(staging.path),
+                    remedy="do not remove anything: the volume's old home keeps its copy; report this",
+                )
+            root = self._keep_states(held, area)
             publish_ready(self.held, self.attributes, self.losses, root)
             records.forget_area(self._host.directory, staging.path)
             self.held = None
