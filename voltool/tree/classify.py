@@ -145,7 +145,7 @@ class Classifier:
 
     def _directory_number(self, index: int) -> int:
         chain = []
-        while not self._numbers[index] and index:
+        while not self._numbers[index] and not self._is_root(index):
             chain.append(index)
             index = self._walk.table.parent(index)
         if not self._numbers[index]:

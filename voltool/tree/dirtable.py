@@ -43,7 +43,10 @@ class DirTable:
     def replace(self, index: int) -> int:
         """The index under which ``index`` is listed anew; the old listing is dead, its children hang on the new one."""
         self.live[index] = 0
-        return self.add(self._parents[index], self.name(index), self.inodes[index])
+        new = self.add(self._parents[index], self.name(index), self.inodes[index])
+        if self._parents[index] == index:
+            self._parents[new] = new  # a root
+        return new
 
     def parent(self, index: int) -> int:
         """The parent's index (the root's is the root)."""
@@ -60,7 +63,9 @@ class DirTable:
         self._confirmed[index] = 1
 
     def orphaned(self, index: int) -> bool:
-        """Whether no living listing has it."""
+        """Whether no living listing has it. A root needs none."""
+        if self._parents[index] == index:
+            return False
         return not self._confirmed[index] or not self.live[self._parents[index]]
 
     def move(self, index: int, parent: int, name: bytes) -> int:

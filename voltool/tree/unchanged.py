@@ -10,6 +10,7 @@ import os
 from typing import Optional
 
 from voltool.model import ROOT_OBJECT
+from voltool.tree.classify import inode_groups
 from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
@@ -29,12 +30,8 @@ def first_difference(root_fd: int, state: BaseState, spool: SortedSpool) -> Opti
         return walk.problems[0].path if walk.problems else b""
     stamps = iter(state.stamps)
     home = next(stamps, None)
-    last = b""
-    for record in walk.spool:
-        inode = record[:8]
-        if inode == last:
-            continue
-        last = inode
+    for group in inode_groups(walk):
+        inode, record = group.inode, group.own or group.names[0]
         stamp = record[STAMP_AT : STAMP_AT + STAMP_SIZE]
         if home is None or home[:8] != inode:
             return _path(walk, record)
