@@ -13,7 +13,7 @@ from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
 from voltool.errors import IntegrityError, RefusedError
-from voltool.model import TargetMove, VolumeRecord
+from voltool.model import PREPARED, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import Attributes
@@ -59,6 +59,8 @@ class HostTarget:
         """See `TargetGround`."""
         if self.held is not None:
             return
+        if move.phase == PREPARED and self._find_staging(move) is None:
+            return  # publishing was cut off after the tree had got its name
         self._refuse_overlap(move)
         staging = self._staging(move)
         records.remember_area(self._host.directory, staging.path)

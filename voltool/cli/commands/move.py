@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltool.cli.invocation import Invocation, begin
+from voltool.cli.options import Bandwidth
 from voltool.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
     lock_timeout: Annotated[
         int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
     ] = 30,
+    bandwidth: Bandwidth = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
 ) -> int:
     """Move a volume in use to another host, with a short lock at the end."""
@@ -61,11 +63,12 @@ def move(  # noqa: PLR0917 - typer gives them by name
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm)
     volume = resume or name
     assert volume is not None
-    settings = _settings(invocation, volume, lock_timeout)
+    settings = _settings(invocation, volume, lock_timeout, bandwidth)
     return _move(invocation, volume, None if resume else target, settings, options)
 
 
-def _settings(invocation: Invocation, name: str, lock_timeout: int) -> SourceSettings:
+def _settings(invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None) -> SourceSettings:
+    from voltool.config.quantity import parse_bytes
     from voltool.move.sessions import SourceSettings
 
     settings = invocation.settings
@@ -74,7 +77,7 @@ def _settings(invocation: Invocation, name: str, lock_timeout: int) -> SourceSet
         owner=invocation.world.caller,
         codec=section.codec or settings.codec,
         workers=settings.workers,
-        bandwidth=settings.bandwidth,
+        bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(bandwidth),
         lock_timeout=lock_timeout,
         before_lock=tuple(section.before_lock),
         after_unlock=tuple(section.after_unlock),

@@ -229,8 +229,7 @@ def _mount(tree: Tree) -> None:
     inside = os.path.isdir(area)
     descriptor = os.open(area, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) if inside else -1
     try:
-        mounting.bind(tree.path, tree.path)
-        mounting.remount(tree.path, read_only=True)
+        mounting.bind_read_only(tree.path)
         mounting.bind(tree.path, tree.path)
         if inside:  # voltool's own records go on being written
             mounting.bind(b"/proc/self/fd/%d" % descriptor, area)

@@ -6,6 +6,7 @@ Knows nothing of locks' records. Sources: mount(2), mount_namespaces(7), include
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import List, Optional
 
@@ -20,6 +21,8 @@ _MS_REC = 16384
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+#: How often a mount over a busy tree is tried.
+_ATTEMPTS = 200
 _CLONE_NEWNS = 0x20000
 #: A remount sets all of these anew, so those that a mount has are given again.
 _KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
@@ -35,8 +38,35 @@ def bind(path: bytes, target: bytes) -> None:
     _mount(path, target, _MS_BIND)
 
 
+class MountBusyError(HostError):
+    """Somebody has a file open for writing through the mount."""
+
+
+def bind_read_only(path: bytes) -> None:
+    """Mount the directory ``path`` over itself, read-only. Raises HostError.
+
+    Between the bind and the remount somebody may open a file for writing through the new mount, which then cannot become
+    read-only: it is taken off and made anew. He writes on through what is left of it, as a writer from before the lock.
+    """
+    for _attempt in range(_ATTEMPTS):
+        bind(path, path)
+        try:
+            remount(path, read_only=True)
+        except MountBusyError:
+            detach(path)
+        else:
+            return
+    raise HostError(
+        "the volume cannot be made read-only",
+        where=shown(path),
+        why="files in it are opened for writing all the time",
+        remedy="stop who does it: a before_lock hook does it each time",
+    )
+
+
 def remount(path: bytes, *, read_only: bool) -> None:
-    """Make the topmost mount at ``path`` read-only or writable; only this mount, not the file system. Raises HostError."""
+    """Make the topmost mount at ``path`` read-only or writable; only this mount, not the file system. Raises HostError,
+    MountBusyError."""
     flags = _MS_REMOUNT | _MS_BIND | (_MS_RDONLY if read_only else 0)
     for option in mounts_at(path)[-1].options:
         flags |= _KEPT.get(option, 0)
@@ -65,5 +95,7 @@ def _mount(source: Optional[bytes], target: bytes, flags: int) -> None:
 
 
 def _error(what: str, path: bytes) -> HostError:
-    why = os.strerror(ctypes.get_errno())
-    return HostError(what, where=shown(path), why=why, remedy="look at the host's kernel log (dmesg)")
+    code = ctypes.get_errno()
+    why = os.strerror(code)
+    kind = MountBusyError if code == errno.EBUSY else HostError
+    return kind(what, where=shown(path), why=why, remedy="look at the host's kernel log (dmesg)")

@@ -1,0 +1,324 @@
+"""`voltool move` for real: two hosts, a writer that keeps a log of what was acknowledged, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.filesystems import LoopFilesystem
+from tests.hosts import VOLTOOL, Site
+from tests.judge import compare
+from voltool.volumes.lock.hold import in_container
+
+PAIRS = [
+    ("ext4", "ext4"), ("ext4", "xfs"), ("ext4", "btrfs"), ("xfs", "ext4"), ("xfs", "xfs"), ("xfs", "btrfs"),
+    ("btrfs", "ext4"), ("btrfs", "xfs"), ("btrfs", "btrfs"),
+]  # fmt: skip
+
+
+_WRITER = """
+import os, sys, time
+root, log = sys.argv[1:]
+with open(log, "a") as acknowledged:
+    number = 0
+    while True:
+        name, line = f"log{number % 40}", f"line {number}"
+        try:
+            with open(os.path.join(root, name), "a") as file:
+                file.write(line + chr(10))
+                file.flush()
+                os.fsync(file.fileno())
+            acknowledged.write(name + ":" + line + chr(10))
+            acknowledged.flush()
+            if number % 7 == 0:
+                os.rename(os.path.join(root, name), os.path.join(root, name + ".swap"))
+                os.rename(os.path.join(root, name + ".swap"), os.path.join(root, name))
+        except OSError as error:
+            sys.exit(error.strerror)
+        number += 1
+        time.sleep(0.001)
+"""
+
+
+class Writer:
+    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done."""
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        self._log = directory / "acknowledged"
+        self._log.touch()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(root), str(self._log)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+        )
+        wait_until(lambda: len(self.acknowledged()) > 20)
+
+    def acknowledged(self) -> list[tuple[str, str]]:
+        """(file, line) of every write that was acknowledged."""
+        pairs = [line.split(":") for line in self._log.read_text(encoding="utf-8").splitlines()]
+        return [(name, line) for name, line in pairs]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was refused a write."""
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """End it; idempotent."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def lost(self, root: Path) -> list[tuple[str, str]]:
+        """Acknowledged lines that are not in the tree at ``root``. One that was being renamed has its other name."""
+        texts: dict[str, set[str]] = {}
+        for name in {name for name, _line in self.acknowledged()}:
+            for there in (root / name, root / f"{name}.swap"):
+                with contextlib.suppress(FileNotFoundError):
+                    texts.setdefault(name, set()).update(there.read_text(encoding="utf-8").splitlines())
+        return [(name, line) for name, line in self.acknowledged() if line not in texts.get(name, ())]
+
+
+class Ground:
+    """Two hosts, ``hosta`` with the volume ``vol`` and ``hostb``, each with a file system of its own."""
+
+    def __init__(self, site: Site, here: LoopFilesystem, there: LoopFilesystem, files: int = 300) -> None:
+        self.site = site
+        self.here, self.there = here.path, there.path
+        self.volume = here.path / "vol"
+        self.target = there.path / "vol"
+        site.add_host("hosta")
+        site.add_host("hostb")
+        if here.kind == "btrfs":
+            subprocess.run(["btrfs", "-q", "subvolume", "create", str(self.volume)], check=True)
+        else:
+            self.volume.mkdir()
+        generator = random.Random(5)
+        for number in range(files):
+            directory = self.volume / f"d{number % 9}" / "sub"
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"f{number}").write_bytes(generator.randbytes(generator.randrange(20_000)))
+        (self.volume / "large").write_bytes(generator.randbytes(3_000_000))
+        (self.volume / "link").symlink_to("large")
+        os.link(self.volume / "large", self.volume / "d1" / "other name")
+        site.voltool("volume", "add", "vol", f"hosta:{self.volume}")
+
+    @property
+    def retired(self) -> Path:
+        """Where the old home keeps its copy."""
+        (found,) = (self.here / ".voltool").glob("*/retired-*")
+        return found
+
+    def move(self, *options: str) -> dict[str, object]:
+        return self.site.result("move", "vol", f"hostb:{self.target}", "--yes", *options)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """A voltool that can be killed."""
+        return subprocess.Popen(
+            [str(VOLTOOL), *words],
+            env=self.site.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def mounts(self) -> list[str]:
+        """Mounts of a lock that stand."""
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if f" {self.volume} " in line or "/retired-" in line]
+
+    def clear(self) -> None:
+        """Let the file systems be unmounted: nothing of a lock is left, and no immutable placeholder."""
+        subprocess.run(["chattr", "-i", str(self.volume)], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def made(tmp_path: Path, here: str, there: str, files: int = 300) -> Iterator[Ground]:
+    if in_container():
+        pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    with LoopFilesystem(here) as a, LoopFilesystem(there) as b, Site(tmp_path / "site") as site:
+        ground = Ground(site, a, b, files)
+        try:
+            yield ground
+        finally:
+            ground.clear()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("here", "there"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_a_volume_in_use_is_moved(tmp_path: Path, here: str, there: str) -> None:
+    with made(tmp_path, here, there) as ground:
+        ground.site.voltool("dump", "vol")
+        writer = Writer(ground.volume, tmp_path)
+        result = ground.move()
+        wait_until(lambda: writer.refused)
+        writer.stop()
+        assert writer.lost(ground.target) == []
+        differences = compare(ground.retired, ground.target)
+        assert [line for line in differences if "'.'" not in line and ".d..t" not in line] == []
+        assert (result["ok"], result["volume"], result["to"]) == (
+            True,
+            "vol",
+            {"host": "hostb", "path": str(ground.target)},
+        )
+        assert result["epoch"] == 2
+        assert float(str(result["downtime_seconds"])) < float(str(result["seconds"]))
+        assert ground.site.voltool("where", "vol").stdout == f"hostb:{ground.target}\n"
+        assert ground.mounts() == []
+        assert os.listdir(ground.volume) == []
+        next_dump = ground.site.result("dump", "--level", "1", "vol")["dumps"][0]
+        assert next_dump["level"] == 1
+        assert next_dump["stored_bytes"] < 200_000
+        ground.site.voltool("restore", "vol", f"hosta:{ground.here / 'restored'}")
+        assert compare(ground.here / "restored", ground.target) == []
+
+
+def kill_when(ground: Ground, phase: str, words: tuple[str, ...], number: int = signal.SIGKILL) -> int:
+    """Start a voltool, wait until it says that ``phase`` has begun, kill it; its exit status."""
+    process = subprocess.Popen(
+        [str(VOLTOOL), "--json", *words],
+        env=ground.site.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if b'"started"' in line and f'"phase":"{phase}"'.encode() in line:
+            break
+    process.send_signal(number)
+    process.stdout.read()
+    process.stdout.close()
+    return process.wait(60)
+
+
+@pytest.mark.parametrize("phase", ["copy", "catch up 1", "lock"])
+def test_the_command_is_killed_and_the_move_goes_on(tmp_path: Path, phase: str) -> None:
+    with made(tmp_path, "ext4", "xfs") as ground:
+        writer = Writer(ground.volume, tmp_path)
+        words = ("move", "vol", f"hostb:{ground.target}", "--yes")
+        assert kill_when(ground, phase, words) == -signal.SIGKILL
+        if phase != "lock":
+            wait_until(lambda: "it is in service here" in ground.site.voltool("move", "--status", "vol").stdout)
+            assert not writer.refused
+            wait_until(
+                lambda: "still" not in ground.site.voltool("move", "--resume", "vol", "--yes", check=False).stderr
+            )
+        else:
+            wait_until(lambda: ground.site.voltool("move", "--resume", "vol", "--yes", check=False).returncode == 0)
+        writer.stop()
+        assert ground.site.voltool("where", "vol").stdout == f"hostb:{ground.target}\n"
+        assert writer.lost(ground.target) == []
+        assert ground.mounts() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_undoes_it(tmp_path: Path, number: int) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        writer = Writer(ground.volume, tmp_path)
+        words = ("move", "vol", f"hostb:{ground.target}", "--yes", "--bandwidth", "1M")
+        status = kill_when(ground, "copy", words, number)
+        time.sleep(0.1)
+        writer.stop()
+        assert status == 130
+        assert not writer.refused
+        assert writer.lost(ground.volume) == []
+        assert not ground.target.exists()
+        assert not list(ground.there.glob(".voltool/*"))
+        assert "no move is under way" in ground.site.voltool("move", "--status", "vol").stdout
+        ground.site.voltool("dump", "vol")
+
+
+def test_an_interrupted_copy_is_not_sent_again(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=20) as ground:
+        generator = random.Random(7)
+        for number in range(60):
+            (ground.volume / f"m{number}").write_bytes(generator.randbytes(1 << 20))
+        process = ground.start("move", "vol", f"hostb:{ground.target}", "--yes", "--bandwidth", "8M")
+        staged = ground.there / ".voltool"
+        wait_until(lambda: len(list(staged.glob("staging-*/dirs/*/*/m*"))) > 45, 60)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: "arriving there" in ground.site.voltool("move", "--status", "vol").stdout)
+        result = ground.site.result("move", "--resume", "vol", "--yes")
+        assert result["bytes"] < 40 << 20
+        assert compare(ground.retired, ground.target) == []
+
+
+def test_abort(tmp_path: Path) -> None:
+    with made(tmp_path, "xfs", "ext4") as ground:
+        assert kill_when(ground, "catch up 1", ("move", "vol", f"hostb:{ground.target}", "--yes")) == -signal.SIGKILL
+        wait_until(lambda: ground.site.voltool("move", "--abort", "vol", check=False).returncode == 0)
+        assert not ground.target.exists()
+        assert not list(ground.there.glob(".voltool/*"))
+        (ground.volume / "writable").touch()
+        assert ground.site.voltool("move", "--abort", "vol", check=False).returncode == 1
+
+
+def test_a_file_that_stays_open_keeps_the_volume_where_it_is(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        with (ground.volume / "busy").open("w") as file:
+            file.write("acknowledged")
+            file.flush()
+            refused = ground.site.voltool(
+                "move", "vol", f"hostb:{ground.target}", "--yes", "--lock-timeout", "1", check=False
+            )
+            assert refused.returncode == 4
+            assert str(os.getpid()) in refused.stderr
+            assert "--resume" in refused.stderr
+            file.write(" and more")
+        (ground.volume / "writable").touch()
+        ground.site.voltool("move", "--resume", "vol", "--yes")
+        assert (ground.target / "busy").read_text() == "acknowledged and more"
+
+
+def test_a_lock_that_would_be_too_long_is_asked_about(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        refused = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--downtime", "0", check=False)
+        assert refused.returncode == 4
+        assert "--downtime" in refused.stderr
+        (ground.volume / "writable").touch()
+        ground.site.voltool("move", "--resume", "vol", "--yes")
+
+
+def test_what_stands_at_the_target_is_not_overwritten(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        ground.target.mkdir()
+        (ground.target / "precious").write_text("data")
+        refused = ground.site.voltool("move", "vol", f"hostb:{ground.target}", check=False)
+        assert refused.returncode == 1
+        assert "not empty" in refused.stderr
+        assert (ground.target / "precious").read_text() == "data"
+        assert "no move is under way" in ground.site.voltool("move", "--status", "vol").stdout
+
+
+def test_two_moves_at_once(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        ground.site.add_host("hostc")
+        process = ground.start("move", "vol", f"hostb:{ground.target}", "--yes", "--bandwidth", "500k")
+        wait_until(lambda: list((ground.there / ".voltool").glob("staging-*/dirs")) != [])
+        for words in (("move", "vol", f"hostc:{ground.there}/other"), ("dump", "vol")):
+            second = ground.site.voltool(*words, check=False)
+            assert second.returncode == 4, second.stderr
+            assert "since" in second.stderr
+        assert process.wait(120) == 0
+        assert not (ground.there / "other").exists()

@@ -1,0 +1,254 @@
+"""A move whose agents die at chosen moments: what is promised between the switch and the publishing, and before it.
+
+The agents are forked from the test (`tests.core.harness`), so that one can be killed in the midst of any step of its own; the
+file systems, the lock and its guardian are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.core.harness import ForkHosts, Recorder
+from tests.filesystems import LoopFilesystem
+from tests.jobs.test_move import Writer, wait_until
+from tests.judge import compare
+from voltool.agent.moving.source_ground import HostSource
+from voltool.agent.moving.target_ground import HostTarget
+from voltool.backup.ports import World
+from voltool.backup.volumes import VolumeWish, add_volume
+from voltool.catalog.sqlite import SqliteCatalog
+from voltool.errors import RefusedError, VoltoolError
+from voltool.model import KnownVolume
+from voltool.move.driver import MoveOptions
+from voltool.move.job import MoveWish, abort_move, move_volume, resume_move, standing
+from voltool.move.sessions import SourceSettings
+from voltool.remote.session import AgentSession
+from voltool.stores.opening import StoreOpener
+from voltool.volumes.lock.hold import in_container
+
+SETTINGS = SourceSettings(owner="a test", workers=1)
+OPTIONS = MoveOptions(downtime=1000.0)
+
+
+class TwoHosts:
+    """`Hosts`: each name has a state directory of its own; ``inject`` says what is done in a host's agents first."""
+
+    def __init__(self, directory: Path, reporter: Recorder) -> None:
+        self.inject: dict[str, Callable[[], object]] = {}
+        self._hosts = {name: ForkHosts(directory / f"state-{name}", reporter) for name in ("a", "b")}
+
+    def connect(self, host: str) -> AbstractContextManager[AgentSession]:
+        hosts = self._hosts[host]
+        hosts.inject = self.inject.get(host)
+        return _forgiving(hosts.connect(host))
+
+
+@contextlib.contextmanager
+def _forgiving(connection: AbstractContextManager[AgentSession]) -> Iterator[AgentSession]:
+    """An agent that was killed ends with a status that the harness would complain of."""
+    session = connection.__enter__()
+    try:
+        yield session
+    finally:
+        with contextlib.suppress(AssertionError):
+            connection.__exit__(None, None, None)
+
+
+class Ground:
+    """A volume on host a, and room for it on host b."""
+
+    def __init__(self, directory: Path, here: Path, there: Path) -> None:
+        self.volume, self.target = here / "vol", there / "vol"
+        (self.volume / "sub").mkdir(parents=True)
+        for number in range(50):
+            (self.volume / "sub" / f"f{number}").write_bytes(os.urandom(5000))
+        self.here, self.there = here, there
+        self.directory = directory
+        reporter = Recorder()
+        self.hosts = TwoHosts(directory, reporter)
+        self.catalog = SqliteCatalog(str(directory / "catalog.sqlite"))
+        self.world = World(self.hosts, StoreOpener(0.0), self.catalog, reporter, "a test")
+        self.known: KnownVolume = add_volume(
+            self.world, VolumeWish("vol", "a", os.fsencode(self.volume), "directory", ())
+        ).volume
+
+    def move(self) -> None:
+        move_volume(self.world, MoveWish("vol", "b", os.fsencode(self.target), SETTINGS, OPTIONS))
+
+    def resume(self) -> None:
+        resume_move(self.world, "vol", SETTINGS, OPTIONS)
+
+    def what(self) -> str:
+        return standing(self.world, "vol").what
+
+    @property
+    def retired(self) -> Path:
+        (found,) = (self.here / ".voltool").glob("*/retired-*")
+        return found
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    if in_container():
+        pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    with LoopFilesystem("ext4") as a, LoopFilesystem("xfs") as b:
+        made = Ground(tmp_path, a.path, b.path)
+        try:
+            yield made
+        finally:
+            made.catalog.close()
+            os.system(f"chattr -i {made.volume} 2>/dev/null")  # noqa: S605 - a path of ours
+
+
+def die(*_arguments: object) -> None:
+    """kill -9 of the agent."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_before(kind: type, method: str) -> Callable[[], None]:
+    """For ``inject``: the agent dies instead of doing that."""
+
+    def inject() -> None:
+        setattr(kind, method, die)
+
+    return inject
+
+
+def dying_after(kind: type, method: str) -> Callable[[], None]:
+    """For ``inject``: the agent dies when it has done that."""
+    real = getattr(kind, method)
+
+    def then_die(self: object, *arguments: object) -> None:
+        real(self, *arguments)
+        die()
+
+    def inject() -> None:
+        setattr(kind, method, then_die)
+
+    return inject
+
+
+def locked_mounts() -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if "/vol " in line or "retired-" in line]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_the_new_home_dies_when_it_is_to_publish(ground: Ground, moment: str) -> None:
+    writer = Writer(ground.volume, ground.directory)
+    dying = dying_before if moment == "before" else dying_after
+    ground.hosts.inject["b"] = dying(HostTarget, "publish")
+    with pytest.raises(VoltoolError) as failed:
+        ground.move()
+    writer.stop()
+    assert "in service nowhere" in failed.value.why
+    assert "voltool move --resume vol" in failed.value.remedy
+    assert os.listdir(ground.volume) == []
+    assert "in service nowhere" in ground.what()
+    with pytest.raises(RefusedError, match="moved already"):
+        abort_move(ground.world, "vol")
+    del ground.hosts.inject["b"]
+    ground.resume()
+    assert writer.lost(ground.target) == []
+    assert compare(ground.retired, ground.target) == []
+    assert locked_mounts() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "when"),
+    [("take_away", "before"), ("take_away", "after"), ("assert_unchanged", "before"), ("assert_unchanged", "after")],
+)
+def test_the_old_home_dies_during_the_switch(ground: Ground, method: str, when: str) -> None:
+    """Not committed: the guardian brings the tree back to its path, writable, and the move can go on."""
+    writer = Writer(ground.volume, ground.directory)
+    ground.hosts.inject["a"] = (dying_before if when == "before" else dying_after)(HostSource, method)
+    with pytest.raises(VoltoolError):
+        ground.move()
+    writer.stop()
+
+    def is_back() -> bool:
+        try:
+            (ground.volume / "probe").touch()
+        except OSError:
+            return False
+        return (ground.volume / "sub").is_dir()
+
+    wait_until(is_back)
+    assert writer.lost(ground.volume) == []
+    wait_until(lambda: locked_mounts() == [])
+    del ground.hosts.inject["a"]
+    assert "in service here" in ground.what()
+    ground.resume()
+    assert writer.lost(ground.target) == []
+    assert (ground.target / "probe").exists()
+    assert locked_mounts() == []
+
+
+def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
+    """Committed: the guardian leaves the tree retired and read-only, and runs no hook."""
+    mark = ground.here / "after_unlock ran"
+    settings = SourceSettings(owner="a test", workers=1, after_unlock=("touch", str(mark)))
+    real = HostSource.save
+
+    def save(self: HostSource, move: object) -> None:
+        real(self, move)  # type: ignore[arg-type]
+        if getattr(move, "phase", "") == "moved":
+            die()
+
+    def inject() -> None:
+        HostSource.save = save  # type: ignore[method-assign]
+
+    ground.hosts.inject["a"] = inject
+    with pytest.raises(VoltoolError) as failed:
+        move_volume(ground.world, MoveWish("vol", "b", os.fsencode(ground.target), settings, OPTIONS))
+    assert "in service nowhere" in failed.value.why
+    wait_until(lambda: locked_mounts() == [])
+    time.sleep(0.5)
+    assert os.listdir(ground.volume) == []
+    assert not mark.exists()
+    del ground.hosts.inject["a"]
+    ground.resume()
+    assert (ground.target / "sub" / "f1").exists()
+    assert compare(ground.retired, ground.target) == []
+
+
+@pytest.mark.parametrize("method", ["make_ready", "apply_waiting"])
+def test_the_new_home_dies_under_the_lock(ground: Ground, method: str) -> None:
+    ground.hosts.inject["b"] = dying_after(HostTarget, method)
+    with pytest.raises(VoltoolError):
+        ground.move()
+    wait_until(lambda: locked_mounts() == [])
+    (ground.volume / "still writable").touch()
+    del ground.hosts.inject["b"]
+    ground.resume()
+    assert (ground.target / "still writable").exists()
+    assert compare(ground.retired, ground.target) == []
+
+
+def test_somebody_writes_past_the_lock(ground: Ground) -> None:
+    """What the search for writers misses, the second scan sees: the switch is undone, and what was written is there."""
+    real = HostSource.take_away
+
+    def take_away(self: HostSource, move: object) -> None:
+        real(self, move)  # type: ignore[arg-type]
+        descriptor = os.open(getattr(move, "retired_path"), os.O_RDONLY)  # noqa: B009 - an object of the agent's
+        os.fchmod(descriptor, 0o750)
+        os.close(descriptor)
+
+    def inject() -> None:
+        HostSource.take_away = take_away  # type: ignore[method-assign]
+
+    ground.hosts.inject["a"] = inject
+    with pytest.raises(VoltoolError):
+        ground.move()
+    assert (ground.volume / "sub" / "f1").exists()
+    wait_until(lambda: locked_mounts() == [])
+    (ground.volume / "writable").touch()
