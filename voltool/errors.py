@@ -141,6 +141,17 @@ class InterruptedByUser(VoltoolError):  # noqa: N818 - an interruption, not an e
     exit_code = EXIT_INTERRUPTED
 
 
+class Interruption(BaseException):
+    """How an interruption travels from the signal handler to the end of the command.
+
+    No subclass of Exception: libraries swallow those where they take every failure of a system call for a broken connection.
+    """
+
+    def __init__(self, error: InterruptedByUser) -> None:
+        super().__init__(error.what)
+        self.error = error
+
+
 def _tree(root: Type[VoltoolError]) -> Iterable[Type[VoltoolError]]:
     yield root
     for child in root.__subclasses__():

@@ -13,7 +13,7 @@ import pytest
 from tests.catalog.samples import make_dump, make_volume
 from tests.cli.fakes import Console, ListedEntry, Outcome, Result, make_record
 from voltool.cli import json_lines
-from voltool.errors import IntegrityError, InterruptedByUser
+from voltool.errors import IntegrityError, InterruptedByUser, Interruption
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import FileProblem, Problem
 from voltool.wire.messages import ScanTotals
@@ -142,7 +142,7 @@ def test_a_dry_run(filled: Console) -> None:
 def test_an_interrupted_one_says_what_it_has_done(filled: Console) -> None:
     def job(world: Any, volume: Any, options: Any) -> Outcome:
         if volume.name == "second":
-            raise InterruptedByUser("interrupted")
+            raise Interruption(InterruptedByUser("interrupted"))
         return dump_job(world, volume, options)
 
     filled.job("dump", dump_volume=job)

@@ -70,8 +70,8 @@ class Writer:
 
     @property
     def refused(self) -> bool:
-        """Whether it was refused a write."""
-        return self._process.poll() is not None
+        """Whether it was refused a write (and not ended by us)."""
+        return self._process.poll() not in (None, -signal.SIGKILL)
 
     def stop(self) -> None:
         """End it; idempotent."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from voltool.cli.arguments import globals_first
-from voltool.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, InterruptedByUser, UsageError, VoltoolError
+from voltool.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, InterruptedByUser, Interruption, UsageError, VoltoolError
 
 if TYPE_CHECKING:
     from voltool.backup.ports import World
@@ -52,6 +52,8 @@ def _run(words: list[str], invocation: Invocation) -> int:
         result = app(args=words, prog_name="voltool", standalone_mode=False, obj=invocation)
     except VoltoolError as error:
         return _report(error, invocation)
+    except Interruption as interruption:
+        return _report(interruption.error, invocation)
     except KeyboardInterrupt:
         return _report(InterruptedByUser("interrupted"), invocation)
     except BrokenPipeError:

@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from voltool.errors import InterruptedByUser
+from voltool.errors import InterruptedByUser, Interruption
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the context lasts these signals raise InterruptedByUser in the main thread.
+    """While the context lasts these signals raise Interruption in the main thread.
 
     A signal that is ignored (nohup) stays ignored. Once one has come the rest are held off until the end: a second
     Ctrl-C must not tear apart the clean-up of the first. Outside the main thread it does nothing.
@@ -45,8 +45,10 @@ class _Interrupt:
         if self._raised:
             return
         self._raised = True
-        raise InterruptedByUser(
-            "interrupted",
-            why=f"by {signal.Signals(number).name}",
-            remedy="the same command again: it begins anew or goes on where it was",
+        raise Interruption(
+            InterruptedByUser(
+                "interrupted",
+                why=f"by {signal.Signals(number).name}",
+                remedy="the same command again: it begins anew or goes on where it was",
+            )
         )

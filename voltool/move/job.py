@@ -9,7 +9,15 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from voltool.errors import BusyError, InterruptedByUser, NotFoundError, RefusedError, UnreachableError, VoltoolError
+from voltool.errors import (
+    BusyError,
+    InterruptedByUser,
+    Interruption,
+    NotFoundError,
+    RefusedError,
+    UnreachableError,
+    VoltoolError,
+)
 from voltool.model import (
     ABORTING,
     COPYING,
@@ -149,8 +157,8 @@ def _carry_out(
     try:
         with _sessions(world, volume, move, settings) as (source, target):
             done = driver.run(source, target, options, world.reporter, volume.name)
-    except InterruptedByUser as error:
-        raise _interrupted(world, volume, move, error) from None
+    except Interruption as interruption:
+        raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
     except VoltoolError as error:
         raise _with_the_way_on(world, volume, error) from None
     moved = dataclasses.replace(volume, host=move.target.host, path=move.target.path)

@@ -10,7 +10,7 @@ import typer
 
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun, Workers
-from voltool.errors import InterruptedByUser, UsageError, VoltoolError
+from voltool.errors import UsageError, VoltoolError
 from voltool.showing import shown
 
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
             _say_where(invocation, options.store, store)
         _warn_of_excludes(invocation, name, volume.excludes)
         outcome = dump_volume(invocation.world, volume, options)
-    except InterruptedByUser:
-        raise
     except VoltoolError as error:
         invocation.failed(error, name)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltool.cli.invocation import Invocation, begin
-from voltool.errors import InterruptedByUser, VoltoolError
+from voltool.errors import VoltoolError
 
 if TYPE_CHECKING:
     from voltool.model import StoredDump
@@ -32,8 +32,6 @@ def verify(
     for word in dict.fromkeys(words):
         try:
             dump = choose(invocation, word, None)
-        except InterruptedByUser:
-            raise
         except VoltoolError as error:
             invocation.failed(error, word)
         else:
@@ -47,8 +45,6 @@ def _verify_one(invocation: Invocation, subject: str, dump: StoredDump) -> None:
 
     try:
         outcome = verify_dump(invocation.world, dump)
-    except InterruptedByUser:
-        raise
     except VoltoolError as error:
         invocation.failed(error, subject)
         return
