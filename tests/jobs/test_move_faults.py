@@ -136,9 +136,9 @@ def dying_after(kind: type, method: str) -> Callable[[], None]:
     return inject
 
 
-def locked_mounts() -> list[str]:
+def locked_mounts(ground: Ground) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if "/vol " in line or "retired-" in line]
+    return [line for line in lines if f" {ground.here}/" in line]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -159,7 +159,7 @@ def test_the_new_home_dies_when_it_is_to_publish(ground: Ground, moment: str) ->
     ground.resume()
     assert writer.lost(ground.target) == []
     assert compare(ground.retired, ground.target) == []
-    assert locked_mounts() == []
+    assert locked_mounts(ground) == []
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_the_old_home_dies_during_the_switch(ground: Ground, method: str, when: 
 
     wait_until(is_back)
     assert writer.lost(ground.volume) == []
-    wait_until(lambda: locked_mounts() == [])
+    wait_until(lambda: locked_mounts(ground) == [])
     del ground.hosts.inject["a"]
     assert "in service here" in ground.what()
     ground.resume()
     assert writer.lost(ground.target) == []
     assert (ground.target / "probe").exists()
-    assert locked_mounts() == []
+    assert locked_mounts(ground) == []
 
 
 def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
@@ -210,7 +210,7 @@ def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
     with pytest.raises(VoltoolError) as failed:
         move_volume(ground.world, MoveWish("vol", "b", os.fsencode(ground.target), settings, OPTIONS))
     assert "in service nowhere" in failed.value.why
-    wait_until(lambda: locked_mounts() == [])
+    wait_until(lambda: locked_mounts(ground) == [])
     time.sleep(0.5)
     assert os.listdir(ground.volume) == []
     assert not mark.exists()
@@ -225,7 +225,7 @@ def test_the_new_home_dies_under_the_lock(ground: Ground, method: str) -> None:
     ground.hosts.inject["b"] = dying_after(HostTarget, method)
     with pytest.raises(VoltoolError):
         ground.move()
-    wait_until(lambda: locked_mounts() == [])
+    wait_until(lambda: locked_mounts(ground) == [])
     (ground.volume / "still writable").touch()
     del ground.hosts.inject["b"]
     ground.resume()
@@ -250,5 +250,5 @@ def test_somebody_writes_past_the_lock(ground: Ground) -> None:
     with pytest.raises(VoltoolError):
         ground.move()
     assert (ground.volume / "sub" / "f1").exists()
-    wait_until(lambda: locked_mounts() == [])
+    wait_until(lambda: locked_mounts(ground) == [])
     (ground.volume / "writable").touch()

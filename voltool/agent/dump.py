@@ -25,6 +25,7 @@ from voltool.errors import AgentError, RefusedError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.showing import shown
+from voltool.tree.borrow import borrow_stamps
 from voltool.tree.changes import classify_changes
 from voltool.tree.classify import Classified, Classifier
 from voltool.tree.opening import CaptureSettings
@@ -166,8 +167,21 @@ class _Dump:
         base = self._keeper.open(wanted)
         if base is None:
             self._conversation.send(messages.NeedManifest(wanted))
-            base = receive_manifest(self._conversation, self._keeper, wanted)
+            base = self._with_stamps(receive_manifest(self._conversation, self._keeper, wanted))
         return self._closing(base), None
+
+    def _with_stamps(self, base: BaseState) -> BaseState:
+        """The base with stamps of the state that this host knows best, where that is possible."""
+        newest = self._book.newest()
+        lender = self._keeper.open(newest.state_id) if newest else None
+        if lender is not None:
+            with contextlib.closing(lender):
+                found = borrow_stamps(self._keeper, base, lender)
+            if found is not None:
+                return found
+        message = f"{self._record.name}: the host has no home stamps of the base: every file is read and compared"
+        self._conversation.report(Notice("info", message))
+        return base
 
     def _closing(self, state: Optional[BaseState]) -> Optional[BaseState]:
         if state is not None:

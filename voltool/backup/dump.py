@@ -187,8 +187,6 @@ class _Job:
         return received
 
     def _send_manifest(self) -> None:
-        message = f"{self._volume.name}: the host has no home stamps of the base: every file is read and compared"
-        self._world.reporter.report(Notice("info", message))
         readers = []
         with contextlib.ExitStack() as stack:
             for dump in self._chain:

@@ -59,7 +59,7 @@ class HostTarget:
         """See `TargetGround`."""
         if self.held is not None:
             return
-        if move.phase == PREPARED and self._find_staging(move) is None:
+        if move.phase == PREPARED and not self._has_staging(move):
             return  # publishing was cut off after the tree had got its name
         self._refuse_overlap(move)
         staging = self._staging(move)
@@ -159,11 +159,12 @@ class HostTarget:
         """The open one, or that of an interrupted publish; None where it is done with."""
         if self.held is not None and self.held.staging.descriptor >= 0:
             return self.held.staging
-        key = StagingKey(move.path, move.uuid, "", f"move {move.move_id}")
-        for area in (move.path, os.path.dirname(move.path)):
-            if os.path.isdir(os.path.join(area, records.AREA_NAME, b"staging-" + key.digest())):
-                return self._staging(move)
-        return None
+        return self._staging(move) if self._has_staging(move) else None
+
+    def _has_staging(self, move: TargetMove) -> bool:
+        name = b"staging-" + StagingKey(move.path, move.uuid, "", f"move {move.move_id}").digest()
+        places = (move.path, os.path.dirname(move.path))
+        return any(os.path.isdir(os.path.join(place, records.AREA_NAME, name)) for place in places)
 
     def _keep_states(self, held: HeldTree, area: bytes) -> bytes:
         """Bring the states to where the volume's dumps look for them; the root's record. Repeatable."""
