@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import judge
 from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
+from tests.writer import Writer
 
 MIB = 1 << 20
 #: ACLs are compared by -A, not as the attributes that show them again (XFS even in a form of its own).
@@ -32,6 +33,10 @@ _RSYNC = ["rsync", "-aHAXin", "--checksum", "--delete", "--numeric-ids"]
 _RSYNC += ["--filter=-x system.*", "--filter=-x trusted.SGI_ACL_*"]
 #: How many differences are shown.
 _SHOWN = 20
+
+
+#: include/linux/proc_ns.h: in any other one this is a container.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 @dataclass
@@ -122,6 +127,31 @@ def _play(demo: Demo, volume: Path, target: Path) -> None:
     demo.say("Check: the newest state against the volume, the first state against a copy made on that day")
     demo.compare(volume, target / "vol1")
     demo.compare(monday, target / "vol1-monday")
+    _move(demo, volume, target / "vol1-home")
+
+
+def _move(demo: Demo, volume: Path, target: Path) -> None:
+    """The volume goes to the other host while a process writes to it."""
+    if os.geteuid() != 0 or os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
+        demo.say("A move is not shown: locking a volume needs root, outside of a container")
+        return
+    demo.say("Move the volume to the other host while a process writes to it")
+    with tempfile.TemporaryDirectory(prefix="voltool-demo-") as notes:
+        writer = Writer(volume, Path(notes))
+        try:
+            demo.run("voltool", "move", "vol1", f"hostB:{target}", "--yes")
+            demo.run("voltool", "where", "vol1")
+        finally:
+            writer.stop()
+        demo.say("Check: every write that was acknowledged, and the retired copy against the new home")
+        lost = writer.lost(target)
+        print(f"{len(writer.acknowledged())} writes were acknowledged, {len(lost)} are missing")
+        if lost:
+            demo.faults.append(f"{len(lost)} acknowledged writes are missing")
+        (retired,) = volume.parent.glob(".voltool/*/retired-*")
+        demo.compare(retired, target)
+    demo.run("voltool", "dump", "--level", "3", "vol1")
+    demo.run("voltool", "retired", "purge", "vol1", "hostA", "--yes")
 
 
 def _verdict(faults: list[str]) -> int:

@@ -28,11 +28,11 @@ from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival, salvage
 from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.increment import IncrementFile, apply_waiting
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import StagingKey, open_staging
+from voltool.tree.apply.waiting import IncrementFile, apply_waiting
 from voltool.tree.manifest import state_manifest
 from voltool.tree.walk import TICK_NS
 from voltool.wire import messages

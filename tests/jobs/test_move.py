@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,77 +17,13 @@ import pytest
 from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
 from tests.judge import compare
+from tests.writer import Writer, wait_until
 from voltool.volumes.lock.hold import in_container
 
 PAIRS = [
     ("ext4", "ext4"), ("ext4", "xfs"), ("ext4", "btrfs"), ("xfs", "ext4"), ("xfs", "xfs"), ("xfs", "btrfs"),
     ("btrfs", "ext4"), ("btrfs", "xfs"), ("btrfs", "btrfs"),
 ]  # fmt: skip
-
-
-_WRITER = """
-import os, sys, time
-root, log = sys.argv[1:]
-with open(log, "a") as acknowledged:
-    number = 0
-    while True:
-        name, line = f"log{number % 40}", f"line {number}"
-        try:
-            with open(os.path.join(root, name), "a") as file:
-                file.write(line + chr(10))
-                file.flush()
-                os.fsync(file.fileno())
-            acknowledged.write(name + ":" + line + chr(10))
-            acknowledged.flush()
-            if number % 7 == 0:
-                os.rename(os.path.join(root, name), os.path.join(root, name + ".swap"))
-                os.rename(os.path.join(root, name + ".swap"), os.path.join(root, name))
-        except OSError as error:
-            sys.exit(error.strerror)
-        number += 1
-        time.sleep(0.001)
-"""
-
-
-class Writer:
-    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done."""
-
-    def __init__(self, root: Path, directory: Path) -> None:
-        self._log = directory / "acknowledged"
-        self._log.touch()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(root), str(self._log)],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd="/",
-        )
-        wait_until(lambda: len(self.acknowledged()) > 20)
-
-    def acknowledged(self) -> list[tuple[str, str]]:
-        """(file, line) of every write that was acknowledged."""
-        pairs = [line.split(":") for line in self._log.read_text(encoding="utf-8").splitlines()]
-        return [(name, line) for name, line in pairs]
-
-    @property
-    def refused(self) -> bool:
-        """Whether it was refused a write (and not ended by us)."""
-        return self._process.poll() not in (None, -signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it; idempotent."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def lost(self, root: Path) -> list[tuple[str, str]]:
-        """Acknowledged lines that are not in the tree at ``root``. One that was being renamed has its other name."""
-        texts: dict[str, set[str]] = {}
-        for name in {name for name, _line in self.acknowledged()}:
-            for there in (root / name, root / f"{name}.swap"):
-                with contextlib.suppress(FileNotFoundError):
-                    texts.setdefault(name, set()).update(there.read_text(encoding="utf-8").splitlines())
-        return [(name, line) for name, line in self.acknowledged() if line not in texts.get(name, ())]
 
 
 class Ground:
@@ -154,13 +90,6 @@ def made(tmp_path: Path, here: str, there: str, files: int = 300) -> Iterator[Gr
             yield ground
         finally:
             ground.clear()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("here", "there"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
@@ -322,3 +251,39 @@ def test_two_moves_at_once(tmp_path: Path) -> None:
             assert "since" in second.stderr
         assert process.wait(120) == 0
         assert not (ground.there / "other").exists()
+
+
+def test_what_a_move_leaves_and_a_catalog_that_did_not_see_it(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4") as ground:
+        site = ground.site
+        other_state = {"VOLTOOL_STATE_DIR": str(tmp_path / "other catalog")}
+        shutil.copytree(site.state, other_state["VOLTOOL_STATE_DIR"])
+        ground.move()
+        assert site.voltool("where", "vol", environment=other_state).stdout == f"hostb:{ground.target}\n"
+        site.voltool("dump", "vol", environment=other_state)
+        listed = site.result("retired", "list")["retired"]
+        assert [(copy["volume"], copy["host"], copy["moved_to"]) for copy in listed] == [("vol", "hosta", "hostb")]
+        assert listed[0]["bytes"] > 5_000_000
+        refused = site.voltool("host", "clean", "hosta", check=False)
+        assert refused.returncode == 1
+        assert "retired" in refused.stderr
+        retired = ground.retired
+        assert site.voltool("retired", "purge", "vol", "hosta", check=False).returncode == 2
+        assert retired.exists()
+        site.voltool("retired", "purge", "vol", "hosta", "--yes")
+        assert not retired.exists()
+        assert not ground.volume.exists()
+        site.voltool("host", "clean", "hosta")
+        assert [path.name for path in ground.here.iterdir()] == ["lost+found"]
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "xfs", files=30) as ground:
+        ground.move()
+        (ground.target / "new").write_text("written at the new home")
+        back = ground.here / "back"
+        ground.site.voltool("move", "vol", f"hosta:{back}", "--yes")
+        assert (back / "new").read_text() == "written at the new home"
+        assert ground.site.voltool("where", "vol").stdout == f"hosta:{back}\n"
+        ground.site.voltool("dump", "vol")
+        assert ground.site.result("move", "--status", "vol")["moves"][0]["what"] == "no move is under way"

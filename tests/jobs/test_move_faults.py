@@ -18,8 +18,8 @@ import pytest
 
 from tests.core.harness import ForkHosts, Recorder
 from tests.filesystems import LoopFilesystem
-from tests.jobs.test_move import Writer, wait_until
 from tests.judge import compare
+from tests.writer import Writer, wait_until
 from voltool.agent.moving.source_ground import HostSource
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.backup.ports import World

@@ -15,21 +15,24 @@ from voltool import durable
 from voltool.agent.host import HostState
 from voltool.errors import RefusedError
 from voltool.events import Notice
+from voltool.model import PUBLISHED, RETIRED
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.removal import remove_tree
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
 _STAGING = b"staging-"
 #: In the order in which they go: a clean that is interrupted must still find the rest, and needs the agent to the last.
-_STATE_PARTS = (b"places", b"locks", b"volumes", b"log", b"agent")
+_STATE_PARTS = (b"places", b"locks", b"moves", b"volumes", b"log", b"agent")
 
 
 def clean_host(request: messages.CleanHost, conversation: Conversation, host: HostState) -> messages.CleanReply:
     """Remove (or, with ``dry_run``, list) everything. Idempotent. Raises RefusedError, BusyError, HostError."""
     entries = records.list_entries(host.directory)
     _refuse_living([entry for entry in entries if entry.lives])
+    _refuse_moves(MoveBook(host.directory))
     areas = sorted({entry.area for entry in entries if os.path.lexists(entry.area)})
     homes = _own_directories(host, areas)
     doomed = [*areas, *_staging_in(homes, host), *_state_parts(host)]
@@ -56,6 +59,27 @@ def _refuse_living(entries: Sequence[records.RegistryEntry]) -> None:
             why="its records and clones are what the next dump compares with",
             remedy="voltool volume remove NAME first, for each of them",
         )
+
+
+def _refuse_moves(book: MoveBook) -> None:
+    """A move's records and copies are not left-overs: they may be all that there is of a volume."""
+    for move in book.sources():
+        if move.phase != RETIRED or os.path.lexists(move.retired_path):
+            raise RefusedError(
+                "a volume's retired copy, or a move, is on this host",
+                where=shown(move.retired_path if move.phase == RETIRED else move.path),
+                why=f"{move.name} has moved to {move.target.host}"
+                if move.phase == RETIRED
+                else f"the move is {move.phase}",
+                remedy=f"voltool retired purge {move.name} HOST, or voltool move --resume {move.name}",
+            )
+    for arriving in book.targets():
+        if arriving.phase != PUBLISHED:
+            raise RefusedError(
+                "a move to this host is under way",
+                where=shown(arriving.path),
+                remedy=f"voltool move --resume {arriving.name}, or --abort {arriving.name}",
+            )
 
 
 def _own_directories(host: HostState, areas: Sequence[bytes]) -> List[bytes]:

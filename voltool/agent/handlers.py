@@ -31,6 +31,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.ListClones: ("voltool.agent.clones", "list_clones"),
     moving.MoveOut: ("voltool.agent.moving.out", "move_out"),
     moving.MoveIn: ("voltool.agent.moving.into", "move_in"),
+    moving.ListRetired: ("voltool.agent.moving.retired", "list_retired"),
+    moving.PurgeRetired: ("voltool.agent.moving.retired", "purge_retired"),
     moving.ListMoves: ("voltool.agent.moving.out", "list_moves"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }

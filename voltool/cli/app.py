@@ -21,6 +21,7 @@ from voltool.cli.commands import (
     ls,
     move,
     restore,
+    retired,
     unlock,
     verify,
     volume_add,
@@ -44,6 +45,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 _volume = typer.Typer(help="The records of volumes.", no_args_is_help=True, rich_markup_mode=None)
+_retired = typer.Typer(
+    help="The copies that volumes left behind when they moved.", no_args_is_help=True, rich_markup_mode=None
+)
 _host = typer.Typer(
     help="What voltool can do on a host, and what it left there.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -64,6 +68,9 @@ app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)
 app.command("move")(move.move)
+_retired.command("list")(retired.retired_list)
+_retired.command("purge")(retired.retired_purge)
+app.add_typer(_retired, name="retired")
 app.command("lock")(lock.lock)
 app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)

@@ -28,6 +28,9 @@ class Volumes(Protocol):
     def volume(self, name: str) -> KnownVolume:
         """NotFoundError with the names that are known."""
 
+    def volumes(self) -> list[KnownVolume]:
+        """All, by name."""
+
     def put_volume(self, volume: KnownVolume) -> None:
         """Add or replace a volume (by uuid)."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from voltool.model import KnownVolume
 from voltool.move.ports import World
+from voltool.remote.follow import at_home
 from voltool.wire import messages
 from voltool.wire.conversation import expect
 
@@ -19,8 +21,14 @@ class Place:
 
 
 def where(world: World, name: str) -> Place:
-    """The volume's home, confirmed by its host. Raises NotFoundError where the host has no such volume, UnreachableError."""
-    volume = world.catalog.volume(name)
+    """The volume's home, confirmed by its host; a volume that has moved is followed.
+
+    Raises NotFoundError where the host has no such volume, UnreachableError.
+    """
+    return at_home(world, world.catalog.volume(name), lambda volume: _ask(world, volume))
+
+
+def _ask(world: World, volume: KnownVolume) -> Place:
     with world.hosts.connect(volume.host) as agent:
         agent.send(messages.ShowVolume(volume.uuid, volume.path))
         reply = expect(agent, messages.VolumeReply)

@@ -20,13 +20,16 @@ from voltool.wire.moving import (
     ForgetMove,
     HoldLock,
     ListMoves,
+    ListRetired,
     MoveIn,
     MoveOut,
     MovesReply,
     Prepare,
     Publish,
+    PurgeRetired,
     ReceiveDump,
     ReleaseLock,
+    RetiredReply,
     SendManifest,
     SettleMove,
     SourceStatus,
@@ -414,7 +417,7 @@ Message = Union[
     ScanTotals, Proceed, DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones,
     DropClone, ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus,
     HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus, SendManifest,
-    ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply,
+    ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired, RetiredReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -141,6 +141,33 @@ class ListMoves:
 
 
 @dataclass(frozen=True)
+class ListRetired:
+    """The retired copies on this host. Answered by `RetiredReply`."""
+
+
+@dataclass(frozen=True)
+class PurgeRetired:
+    """Delete the retired copy of a volume for good. Answered by `RetiredReply` with what is gone."""
+
+    uuid: str
+
+
+@dataclass(frozen=True)
+class RetiredCopy:
+    """A copy that a volume left when it moved; ``bytes`` allocated on disk."""
+
+    move: SourceMove
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RetiredReply:
+    """Retired copies."""
+
+    copies: Tuple[RetiredCopy, ...]
+
+
+@dataclass(frozen=True)
 class MovesReply:
     """All records."""
 

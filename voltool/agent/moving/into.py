@@ -17,8 +17,8 @@ from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.increment import IncrementFile
 from voltool.tree.apply.staging import StagingKey
+from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.moving.target import MovingTarget
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation

@@ -18,11 +18,11 @@ from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.increment import apply_waiting
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging
+from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
 from voltool.volumes.mounts import is_within
 from voltool.volumes.moving.records import MoveBook

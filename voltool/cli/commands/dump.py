@@ -56,6 +56,7 @@ def dump(
 def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[str, object], *, first: bool) -> None:
     """One volume; what fails is noted, and the others go on."""
     from voltool.backup.dump import dump_volume
+    from voltool.remote.follow import at_home
 
     try:
         volume = invocation.world.catalog.volume(name)
@@ -63,7 +64,7 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
         if first:
             _say_where(invocation, options.store, store)
         _warn_of_excludes(invocation, name, volume.excludes)
-        outcome = dump_volume(invocation.world, volume, options)
+        outcome = at_home(invocation.world, volume, lambda home: dump_volume(invocation.world, home, options))
     except VoltoolError as error:
         invocation.failed(error, name)
     else:

@@ -1,0 +1,79 @@
+"""The retired copies that moves have left on this host: listing them, and purging one. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from voltool import durable, inodes
+from voltool.agent.host import HostState
+from voltool.dumpfile.format import FLAG_IMMUTABLE
+from voltool.errors import NotFoundError, RefusedError
+from voltool.model import RETIRED, SourceMove
+from voltool.showing import shown
+from voltool.volumes import records
+from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.removal import remove_tree, tree_size
+from voltool.wire import moving
+from voltool.wire.conversation import Conversation
+
+
+def list_retired(
+    request: moving.ListRetired,  # noqa: ARG001 - a handler's signature
+    conversation: Conversation,  # noqa: ARG001
+    host: HostState,
+) -> moving.RetiredReply:
+    """Handle `ListRetired`."""
+    moves = [move for move in MoveBook(host.directory).sources() if move.phase == RETIRED]
+    found = [move for move in moves if os.path.isdir(move.retired_path)]
+    return moving.RetiredReply(tuple(moving.RetiredCopy(move, tree_size(move.retired_path)) for move in found))
+
+
+def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host: HostState) -> moving.RetiredReply:
+    """Handle `PurgeRetired`. Raises NotFoundError; RefusedError for a volume that has not moved away, or is still here."""
+    del conversation
+    book = MoveBook(host.directory)
+    move = book.source(request.uuid)
+    if move is None:
+        raise NotFoundError("this host has no retired copy of the volume", remedy="voltool retired list")
+    if move.phase != RETIRED:
+        raise RefusedError(
+            "the volume's move is not complete: this may be its only copy",
+            where=shown(move.path),
+            why=f"it is {move.phase}",
+            remedy=f"voltool move --resume {move.name}",
+        )
+    size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
+    _remove_placeholder(move)
+    remove_tree(os.path.dirname(move.retired_path))
+    own = os.path.dirname(os.path.dirname(move.retired_path))
+    if os.path.isdir(own):
+        durable.fsync_directory(own)
+        with contextlib.suppress(OSError):
+            os.rmdir(own)  # nothing else of voltool is there
+    for entry in records.list_entries(host.directory):
+        if entry.uuid == move.uuid and entry.forgotten:
+            records.drop_entry(host.directory, entry)
+    book.remove_source(move.uuid, os.path.dirname(move.retired_path))
+    return moving.RetiredReply((moving.RetiredCopy(move, size),))
+
+
+def _remove_placeholder(move: SourceMove) -> None:
+    """The empty directory at the old path goes too, if it is the one that the switch left there."""
+    try:
+        if os.getxattr(move.path, "trusted.voltool.away", follow_symlinks=False) != move.move_id.encode():
+            return
+        descriptor = os.open(move.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        inodes.set_flags(descriptor, 0, FLAG_IMMUTABLE)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+    try:
+        os.rmdir(move.path)
+    except OSError:
+        return
+    durable.fsync_directory(os.path.dirname(move.path))

@@ -1,0 +1,103 @@
+"""An increment waits in its file until it is whole and checked; then it is applied, whatever happens. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from voltool.dumpfile import format as fmt
+from voltool.dumpfile.frames import FrameDecoder
+from voltool.dumpfile.reader import DumpReader
+from voltool.errors import IntegrityError
+from voltool.tree.apply.attributes import Attributes
+from voltool.tree.apply.files import translate
+from voltool.tree.apply.held import HeldRecord, HeldTree
+from voltool.tree.apply.increment import Increment
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.owners import Owners
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What an increment brought: files and other objects touched, bytes of data, and the state that is held now."""
+
+    state_id: str
+    files: int
+    bytes: int
+
+
+class IncrementFile:
+    """Receives an increment into its file; `close` it. Nothing of the tree is touched before `finish` has checked it whole."""
+
+    def __init__(self, held: HeldTree) -> None:
+        self._held = held
+        self._decoder = FrameDecoder("the increment")
+        self._file = open(held.increment_path, "wb", buffering=1 << 20)  # noqa: SIM115 - see close
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """The next bytes of the stream. Raises IntegrityError, SpaceError."""
+        for _frame in self._decoder.feed(data):
+            pass
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise translate(error, "an increment") from error
+
+    def finish(self) -> None:
+        """The stream is complete and whole: from now on it is applied, whatever happens."""
+        self._decoder.finish()
+        assert self._held.record is not None
+        header = self._decoder.header
+        if header is None or header.base_state_id != self._held.record.state_id:
+            raise IntegrityError("the increment does not fit what is staged", why="it was made against another state")
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise translate(error, "an increment") from error
+        self._held.save(replace(self._held.record, applying=True))
+
+    def close(self) -> None:
+        """Idempotent."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def apply_waiting(held: HeldTree, attributes: Attributes, owners: Owners, losses: Losses) -> Optional[Brought]:
+    """Apply the increment that `IncrementFile.finish` left, or go on with it after a crash; None where none waits."""
+    record = held.record
+    if record is None or not record.applying:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(held.increment_path)
+        return None
+    source = _LocalFile(held.increment_path)
+    try:
+        reader = DumpReader(source, "the increment")
+        held.learn_owners(owners, reader.records(fmt.OWNERS))
+        increment = Increment(held, reader, attributes, losses)
+        state_id = increment.apply()
+        held.save(HeldRecord(state_id))
+        increment.end()
+    finally:
+        source.close()
+    os.unlink(held.increment_path)
+    held.keeper.keep_only({state_id})
+    return Brought(state_id, increment.files, increment.size)
+
+
+class _LocalFile:
+    """A file as `RandomAccess`."""
+
+    def __init__(self, path: bytes) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """As of `RandomAccess`."""
+        return os.pread(self._descriptor, length, offset)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
