@@ -81,6 +81,8 @@ class HostSource:
         place = move.retired_path if self.is_away(move) else move.path
         with self._compared(move, place, state_id) as (root, state), SortedSpool(tmp) as spool:
             difference = first_difference(root, state, spool)
+        with contextlib.suppress(OSError):
+            os.rmdir(tmp)
         if difference is not None:
             raise _changed(move, difference)
 
