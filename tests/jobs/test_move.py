@@ -287,3 +287,26 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         assert ground.site.voltool("where", "vol").stdout == f"hosta:{back}\n"
         ground.site.voltool("dump", "vol")
         assert ground.site.result("move", "--status", "vol")["moves"][0]["what"] == "no move is under way"
+        copies = ground.site.result("retired", "list")["retired"]
+        assert sorted(copy["host"] for copy in copies) == ["hosta", "hostb"]
+        for host in ("hosta", "hostb"):
+            ground.site.voltool("retired", "purge", "vol", host, "--yes")
+        assert ground.site.result("retired", "list")["retired"] == []
+        assert not ground.volume.exists()
+        ground.site.voltool("verify", "vol")
+        ground.site.voltool("dump", "--level", "1", "vol")
+        assert (back / "new").exists()
+
+
+def test_what_the_new_home_cannot_hold_is_not_lost_silently(tmp_path: Path) -> None:
+    with made(tmp_path, "btrfs", "ext4", files=5) as ground:
+        (ground.volume / "not copied on write").touch()
+        subprocess.run(["chattr", "+C", str(ground.volume / "not copied on write")], check=True)
+        refused = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--yes", check=False)
+        assert refused.returncode == 1
+        assert "chattr +C" in refused.stderr
+        assert "--lossy" in refused.stderr
+        (ground.volume / "writable").touch()
+        ground.site.voltool("move", "--resume", "vol", "--yes", "--lossy")
+        assert (ground.target / "not copied on write").exists()
+        assert ground.site.result("volume", "list")["volumes"][0]["driver"] == "directory"

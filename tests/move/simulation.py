@@ -416,6 +416,7 @@ class TargetSession:
         self._ground = TargetGround(world)
         self._machine = MovingTarget(self._ground)
         self.hostname = "b"
+        self.lost: tuple[str, ...] = ()
         self.move: TargetMove | None = None
         self._coming = b""
 

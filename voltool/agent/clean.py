@@ -63,7 +63,7 @@ def _refuse_living(entries: Sequence[records.RegistryEntry]) -> None:
 
 def _refuse_moves(book: MoveBook) -> None:
     """A move's records and copies are not left-overs: they may be all that there is of a volume."""
-    for move in book.sources():
+    for move in (*book.sources(), *book.archived()):
         if move.phase != RETIRED or os.path.lexists(move.retired_path):
             raise RefusedError(
                 "a volume's retired copy, or a move, is on this host",

@@ -23,12 +23,14 @@ from voltool.showing import shown
 @dataclass(frozen=True)
 class MoveOptions:
     """``downtime`` seconds aimed at, ``max_rounds`` before the lock at the most, ``max_lock`` seconds (None: from the
-    prediction). ``confirm`` is asked, with the prediction, when it is above ``downtime``; it raises to stop."""
+    prediction). ``confirm`` is asked, with the prediction, when it is above ``downtime``; it raises to stop. ``lossy``:
+    attributes that the new home's file system cannot hold may be lost."""
 
     downtime: float = 1.0
     max_rounds: int = 10
     max_lock: int | None = None
     confirm: Callable[[float], None] = lambda _seconds: None
+    lossy: bool = False
 
 
 @dataclass
@@ -95,6 +97,13 @@ def _switch_over(
     source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str, done: Moved
 ) -> None:
     assert source.volume is not None
+    if target.lost and not options.lossy:
+        raise RefusedError(
+            "the new home's file system cannot hold everything of the volume",
+            where=target.hostname,
+            why="; ".join(target.lost),
+            remedy="a target on another file system, or --lossy",
+        )
     reporter.report(PhaseStarted(name, "lock"))
     began = time.monotonic()
     source.lock(seconds=lock_limit(done.predicted, options.max_lock))

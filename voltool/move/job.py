@@ -36,7 +36,7 @@ from voltool.move.driver import Moved, MoveOptions
 from voltool.move.ports import World
 from voltool.move.sessions import SourceSession, SourceSettings, TargetSession
 from voltool.showing import shown
-from voltool.wire import moving
+from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation, expect
 
 #: Of a record that is only a wish yet.
@@ -161,9 +161,20 @@ def _carry_out(
         raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
     except VoltoolError as error:
         raise _with_the_way_on(world, volume, error) from None
-    moved = dataclasses.replace(volume, host=move.target.host, path=move.target.path)
-    world.catalog.put_volume(moved)
+    world.catalog.put_volume(_at_its_new_home(world, volume, move))
     return done
+
+
+def _at_its_new_home(world: World, volume: KnownVolume, move: SourceMove) -> KnownVolume:
+    """The volume as the catalog shall know it from now on."""
+    host, path = move.target.host, move.target.path
+    with world.hosts.connect(host) as agent:
+        agent.send(messages.ShowVolume(volume.uuid, path))
+        record = expect(agent, messages.VolumeReply).record
+        hostname, machine_id = (agent.agent.hostname, agent.agent.machine_id) if host == "local" else ("", "")
+    return dataclasses.replace(
+        volume, host=host, path=path, driver=record.driver, hostname=hostname, machine_id=machine_id
+    )
 
 
 @contextlib.contextmanager
@@ -209,8 +220,6 @@ def _sessions(
 
 
 def _end(agent: Conversation) -> None:
-    from voltool.wire import messages
-
     agent.send(moving.EndMove())
     expect(agent, messages.Done)
 

@@ -129,6 +129,10 @@ class TargetHome(Sink, Protocol):
     def hostname(self) -> str:
         """The host's own name."""
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What of the volume the file system there cannot hold, for people."""
+
     def manifest(self) -> Iterator[bytes]:
         """The manifest of that state."""
 

@@ -24,7 +24,8 @@ def list_retired(
     host: HostState,
 ) -> moving.RetiredReply:
     """Handle `ListRetired`."""
-    moves = [move for move in MoveBook(host.directory).sources() if move.phase == RETIRED]
+    book = MoveBook(host.directory)
+    moves = [move for move in (*book.sources(), *book.archived()) if move.phase == RETIRED]
     found = [move for move in moves if os.path.isdir(move.retired_path)]
     return moving.RetiredReply(tuple(moving.RetiredCopy(move, tree_size(move.retired_path)) for move in found))
 
@@ -33,6 +34,9 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
     """Handle `PurgeRetired`. Raises NotFoundError; RefusedError for a volume that has not moved away, or is still here."""
     del conversation
     book = MoveBook(host.directory)
+    archived = next((move for move in book.archived() if move.uuid == request.uuid), None)
+    if archived is not None:
+        return _purge_archived(book, archived)
     move = book.source(request.uuid)
     if move is None:
         raise NotFoundError("this host has no retired copy of the volume", remedy="voltool retired list")
@@ -55,6 +59,15 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
         if entry.uuid == move.uuid and entry.forgotten:
             records.drop_entry(host.directory, entry)
     book.remove_source(move.uuid, os.path.dirname(move.retired_path))
+    return moving.RetiredReply((moving.RetiredCopy(move, size),))
+
+
+def _purge_archived(book: MoveBook, move: SourceMove) -> moving.RetiredReply:
+    """A copy from before the volume came back: beside it everything in its area is in use."""
+    size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
+    _remove_placeholder(move)
+    remove_tree(move.retired_path)
+    book.remove_archived(move)
     return moving.RetiredReply((moving.RetiredCopy(move, size),))
 
 

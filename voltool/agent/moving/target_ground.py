@@ -153,7 +153,7 @@ class HostTarget:
         )
         records.create(self._host.directory, record)
         BaseBook(area).begin_with(Base(move.state_id, move.move_id, "", MOVE_LEVEL))
-        MoveBook(self._host.directory).remove_source(move.uuid, area)
+        MoveBook(self._host.directory).archive_source(move.uuid, area)
 
     def _find_staging(self, move: TargetMove) -> Optional[Staging]:
         """The open one, or that of an interrupted publish; None where it is done with."""

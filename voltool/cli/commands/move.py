@@ -40,6 +40,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
         int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
     ] = 30,
     bandwidth: Bandwidth = None,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Go on also where the target's file system cannot hold every attribute.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
 ) -> int:
     """Move a volume in use to another host, with a short lock at the end."""
@@ -60,7 +63,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
     def confirm(predicted: float) -> None:
         _confirm(predicted, downtime, yes=yes)
 
-    options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm)
+    options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
     assert volume is not None
     settings = _settings(invocation, volume, lock_timeout, bandwidth)

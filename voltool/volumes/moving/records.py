@@ -52,6 +52,26 @@ class MoveBook:
         """Forget it. Idempotent."""
         durable.remove_file(self._path(uuid, b"target"))
 
+    def archive_source(self, uuid: str, area: bytes) -> None:
+        """The volume has come back: its retired copy is one of an older home from now on. Idempotent."""
+        move = self.source(uuid)
+        if move is not None:
+            self._save(uuid, move.move_id[:12].encode() + b".retired", _text(move))
+            self.remove_source(uuid, area)
+
+    def archived(self) -> List[SourceMove]:
+        """Records of copies that volumes left here before they came back."""
+        try:
+            names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            return []
+        paths = [os.path.join(self._directory, name) for name in names if name.endswith(b".retired.json")]
+        return [move for move in (_read(path, SourceMove) for path in paths) if move is not None]
+
+    def remove_archived(self, move: SourceMove) -> None:
+        """Its copy is purged. Idempotent."""
+        durable.remove_file(self._path(move.uuid, move.move_id[:12].encode() + b".retired"))
+
     def sources(self) -> List[SourceMove]:
         """All volumes that leave, or left."""
         return [move for move in map(self.source, self._uuids(b".source.json")) if move is not None]
