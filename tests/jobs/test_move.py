@@ -73,7 +73,7 @@ class Ground:
     def mounts(self) -> list[str]:
         """Mounts of a lock that stand."""
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if f" {self.volume} " in line or "/retired-" in line]
+        return [line for line in lines if f" {self.here}/" in line]
 
     def clear(self) -> None:
         """Let the file systems be unmounted: nothing of a lock is left, and no immutable placeholder."""
