@@ -32,6 +32,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Hooks:
+    """The user's own programs around a job: argument lists, empty for none, run on the volume's host (``*_online``: on its new
+    home). Each may take ``timeout`` seconds."""
+
+    before_clone: Tuple[str, ...] = ()
+    after_clone: Tuple[str, ...] = ()
+    before_lock: Tuple[str, ...] = ()
+    after_unlock: Tuple[str, ...] = ()
+    before_online: Tuple[str, ...] = ()
+    after_online: Tuple[str, ...] = ()
+    timeout: int = 60
+
+
+NO_HOOKS = Hooks()
+
+
+@dataclass(frozen=True)
 class VolumeRecord:
     """What a host knows durably of a volume that lives on it. ``path`` is absolute and free of symlinks."""
 

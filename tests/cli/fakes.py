@@ -23,7 +23,7 @@ from voltool.config.paths import catalog_path
 from voltool.dumpfile.format import NO_HASH, ObjectRecord
 from voltool.errors import UnreachableError
 from voltool.machine import Machine
-from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, KnownVolume, StoredDump, VolumeRecord
+from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, Hooks, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
 from voltool.wire import messages
 
@@ -40,6 +40,7 @@ class DumpOptions:
     workers: int
     unstable_ok: tuple[bytes, ...]
     min_free_percent: float
+    hooks: Hooks
 
 
 @dataclass(frozen=True)

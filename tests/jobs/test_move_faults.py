@@ -26,15 +26,15 @@ from voltool.backup.ports import World
 from voltool.backup.volumes import VolumeWish, add_volume
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.errors import RefusedError, VoltoolError
-from voltool.model import KnownVolume
+from voltool.model import Hooks, KnownVolume
 from voltool.move.driver import MoveOptions
-from voltool.move.job import MoveWish, abort_move, move_volume, resume_move, standing
-from voltool.move.sessions import SourceSettings
+from voltool.move.job import MoveWish, Which, abort_move, move_volume, resume_move, standing
+from voltool.move.sessions import SessionSettings
 from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
 from voltool.volumes.lock.hold import in_container
 
-SETTINGS = SourceSettings(owner="a test", workers=1)
+SETTINGS = SessionSettings(owner="a test", workers=1)
 OPTIONS = MoveOptions(downtime=1000.0)
 
 
@@ -84,10 +84,10 @@ class Ground:
         move_volume(self.world, MoveWish("vol", "b", os.fsencode(self.target), SETTINGS, OPTIONS))
 
     def resume(self) -> None:
-        resume_move(self.world, "vol", SETTINGS, OPTIONS)
+        resume_move(self.world, Which("vol"), SETTINGS, OPTIONS)
 
     def what(self) -> str:
-        return standing(self.world, "vol").what
+        return standing(self.world, Which("vol")).what
 
     @property
     def retired(self) -> Path:
@@ -154,7 +154,7 @@ def test_the_new_home_dies_when_it_is_to_publish(ground: Ground, moment: str) ->
     assert os.listdir(ground.volume) == []
     assert "in service nowhere" in ground.what()
     with pytest.raises(RefusedError, match="moved already"):
-        abort_move(ground.world, "vol")
+        abort_move(ground.world, Which("vol"))
     del ground.hosts.inject["b"]
     ground.resume()
     assert writer.lost(ground.target) == []
@@ -195,7 +195,7 @@ def test_the_old_home_dies_during_the_switch(ground: Ground, method: str, when: 
 def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
     """Committed: the guardian leaves the tree retired and read-only, and runs no hook."""
     mark = ground.here / "after_unlock ran"
-    settings = SourceSettings(owner="a test", workers=1, after_unlock=("touch", str(mark)))
+    settings = SessionSettings(owner="a test", workers=1, hooks=Hooks(after_unlock=("touch", str(mark))))
     real = HostSource.save
 
     def save(self: HostSource, move: object) -> None:

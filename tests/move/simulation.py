@@ -460,8 +460,9 @@ class TargetSession:
             self._world, Party.TARGET, lambda: self._machine.prepare(epoch, state_id, sequence)
         )
 
-    def publish(self, proof: SourceMove) -> None:
+    def publish(self, proof: SourceMove) -> str:
         self.move = _ask(self._world, Party.TARGET, lambda: self._machine.publish(proof))  # type: ignore[assignment]
+        return ""
 
     def abort(self) -> None:
         def act() -> None:

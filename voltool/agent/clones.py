@@ -10,6 +10,7 @@ from voltool.errors import NotFoundError, RefusedError
 from voltool.model import CloneInfo
 from voltool.showing import shown
 from voltool.volumes.contract import Clone, Driver
+from voltool.volumes.hooks import between_hooks
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
 from voltool.wire import messages
@@ -32,7 +33,8 @@ def make_clone(
     home = open_home(host.directory, request.uuid, request.path)
     with home.lock(f"clone {request.id}"):
         driver = driver_named(home.record.driver)
-        clone = driver.clone(home.record, _USER + request.id)
+        with between_hooks(request.hooks, "before_clone", "after_clone", home.record.name, home.record.path):
+            clone = driver.clone(home.record, _USER + request.id)
         if clone.live:
             driver.drop(home.record, clone)
             raise RefusedError(

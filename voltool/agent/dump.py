@@ -34,6 +34,8 @@ from voltool.tree.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
 from voltool.tree.walk import Walker, WalkResult
 from voltool.volumes.contract import Clone, Driver
+from voltool.volumes.directory import DirectoryDriver
+from voltool.volumes.hooks import between_hooks
 from voltool.volumes.mounts import nested_mounts
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
@@ -152,10 +154,22 @@ class _Dump:
             for clone in self._driver.clones(self._record):
                 if not is_users(clone):
                     self._driver.drop(self._record, clone)
-        clone = self._driver.clone(self._record, self._request.dump_id)
-        if clone.live and lock_info(self._host, self._record.uuid) is not None:
+        locked = lock_info(self._host, self._record.uuid) is not None
+        with contextlib.ExitStack() as hooks:
+            if self._wants_hooks(locked=locked):
+                name, path = self._record.name, self._record.path
+                hooks.enter_context(between_hooks(self._request.hooks, "before_clone", "after_clone", name, path))
+            clone = self._driver.clone(self._record, self._request.dump_id)
+            if clone.live:
+                self._stack.push(hooks.pop_all())  # nothing is frozen: the hooks stand around the reading
+        if clone.live and locked:
             return dataclasses.replace(clone, consistency=Consistency.LOCKED)
         return clone
+
+    def _wants_hooks(self, *, locked: bool) -> bool:
+        """Under a lock everything is at rest; and a move reads a live tree without stopping anybody before its lock."""
+        without_clones = self._driver.name == DirectoryDriver.name
+        return not (self._request.dry_run or locked or (self._request.for_move and without_clones))
 
     def _open_bases(self) -> tuple[Optional[BaseState], Optional[BaseState]]:
         """The base of the dump, and at level 0 the state whose object numbers go on."""

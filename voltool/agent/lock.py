@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable, Iterator, Optional
 
 from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
-from voltool.volumes.hooks import Hook
+from voltool.volumes.hooks import hook_of
 from voltool.volumes.lock.book import LOCKED, LockBook
 from voltool.volumes.lock.hold import (
     LockWish,
@@ -39,7 +39,7 @@ def lock_volume(request: messages.LockVolume, conversation: Conversation, host: 
         end_lock(book)  # what a crash has left
         token = new_token()
         # A hook may take its time without a word from us.
-        lease = start_guardian(book, token, silence=60.0 + request.hook_timeout)
+        lease = start_guardian(book, token, silence=60.0 + request.hooks.timeout)
         wish = LockWish(
             uuid=request.uuid,
             name=home.record.name,
@@ -48,8 +48,8 @@ def lock_volume(request: messages.LockVolume, conversation: Conversation, host: 
             seconds=request.seconds,
             timeout=request.timeout,
             files=lambda: _beating(walk_files(path), lease),
-            before_lock=_hook(request.before_lock, request),
-            after_unlock=_hook(request.after_unlock, request),
+            before_lock=hook_of(request.hooks, "before_lock"),
+            after_unlock=hook_of(request.hooks, "after_unlock"),
             token=token,
         )
         with contextlib.closing(lease):
@@ -87,7 +87,3 @@ def _beating(files: Iterator[bytes], lease: LockLease) -> Iterator[bytes]:
         if number % _BEAT_EVERY == 0:
             lease.beat()
         yield path
-
-
-def _hook(arguments: Tuple[str, ...], request: messages.LockVolume) -> Optional[Hook]:
-    return Hook(arguments, request.hook_timeout) if arguments else None

@@ -33,7 +33,7 @@ from voltool.errors import (
     VoltoolError,
 )
 from voltool.events import Notice
-from voltool.model import DumpResult, DumpTotals, FileProblem, KnownVolume, Problem, StoredDump
+from voltool.model import NO_HOOKS, DumpResult, DumpTotals, FileProblem, Hooks, KnownVolume, Problem, StoredDump
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages
@@ -60,6 +60,7 @@ class DumpOptions:
     workers: int = 0
     unstable_ok: tuple[bytes, ...] = ()
     min_free_percent: float = 5.0
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class _Job:
             nice=options.nice,
             idle_io=options.idle_io,
             dry_run=options.dry_run,
+            hooks=options.hooks,
         )
 
     def _expect(self, received: object, kind: type[T]) -> T:

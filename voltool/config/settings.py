@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from voltool.config.quantity import parse_bytes
 from voltool.errors import UsageError
+from voltool.model import Hooks
 
 
 def _amount(value: object) -> object:
@@ -61,9 +62,26 @@ class VolumeSection(_Strict):
     unstable_ok: list[Glob] = []
     store: StoreUrl | None = None
     codec: Codec | None = None
+    before_clone: list[str] = []
+    after_clone: list[str] = []
     before_lock: list[str] = []
     after_unlock: list[str] = []
+    before_online: list[str] = []
+    after_online: list[str] = []
     hook_timeout: int = Field(default=60, ge=1, le=86_400)
+
+    @property
+    def hooks(self) -> Hooks:
+        """The programs to run around jobs."""
+        return Hooks(
+            before_clone=tuple(self.before_clone),
+            after_clone=tuple(self.after_clone),
+            before_lock=tuple(self.before_lock),
+            after_unlock=tuple(self.after_unlock),
+            before_online=tuple(self.before_online),
+            after_online=tuple(self.after_online),
+            timeout=self.hook_timeout,
+        )
 
 
 class Settings(_Strict):

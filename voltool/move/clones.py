@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 
 from voltool.errors import NotFoundError, UsageError
-from voltool.model import CloneInfo
+from voltool.model import CloneInfo, Hooks
 from voltool.move.ports import World
 from voltool.wire import messages
 from voltool.wire.conversation import expect
@@ -20,9 +20,9 @@ _RequestOf = Callable[[str, bytes], messages.Message]
 _ID_BYTES = 6
 
 
-def make_clone(world: World, name: str) -> CloneInfo:
+def make_clone(world: World, name: str, hooks: Hooks) -> CloneInfo:
     """Clone the volume as it is now. Raises RefusedError where its driver has no clones, BusyError, SpaceError."""
-    return _ask(world, name, lambda uuid, path: messages.MakeClone(uuid, path, secrets.token_hex(_ID_BYTES)))[-1]
+    return _ask(world, name, lambda uuid, path: messages.MakeClone(uuid, path, secrets.token_hex(_ID_BYTES), hooks))[-1]
 
 
 def list_clones(world: World, name: str) -> tuple[CloneInfo, ...]:

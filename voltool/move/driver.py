@@ -35,7 +35,8 @@ class MoveOptions:
 
 @dataclass
 class Moved:
-    """What a move came to. ``downtime`` is None where another call of voltool had switched it already."""
+    """What a move came to. ``downtime`` is None where another call of voltool had switched it already. ``hook_failed``: why
+    ``after_online`` did not do what it should, once the volume was in service."""
 
     rounds: int = 0
     bytes: int = 0
@@ -43,6 +44,7 @@ class Moved:
     downtime: float | None = None
     predicted: float = 0.0
     epoch: int = 0
+    hook_failed: str = ""
     lengths: list[RoundResult] = field(default_factory=list)
 
 
@@ -117,7 +119,7 @@ def _switch_over(
         with contextlib.suppress(VoltoolError):  # where the session is over, its end has unlocked it
             source.unlock()
         raise
-    target.publish(proof)
+    done.hook_failed = target.publish(proof)
     done.rounds = len(done.lengths) + 1
     done.downtime = time.monotonic() - began
     done.epoch = epoch.number
@@ -142,5 +144,5 @@ def _bring_into_service(source: SourceHome, target: TargetHome, done: Moved) -> 
     assert proof is not None
     assert proof.epoch is not None
     done.epoch = proof.epoch.number
-    target.publish(proof)
+    done.hook_failed = target.publish(proof)
     source.settle()

@@ -33,8 +33,9 @@ from voltool.model import (
 )
 from voltool.move import driver
 from voltool.move.driver import Moved, MoveOptions
+from voltool.move.find import find_move
 from voltool.move.ports import World
-from voltool.move.sessions import SourceSession, SourceSettings, TargetSession
+from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
 from voltool.showing import shown
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation, expect
@@ -50,8 +51,18 @@ class MoveWish:
     name: str
     host: str
     path: bytes | None
-    settings: SourceSettings
+    settings: SessionSettings
     options: MoveOptions
+
+
+@dataclass(frozen=True)
+class Which:
+    """The move of the volume ``name``. Where the catalog does not know it, ``host`` is either of its ends; without that,
+    ``others`` are asked."""
+
+    name: str
+    host: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,25 +99,23 @@ def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
     return _carry_out(world, volume, move, wish.settings, wish.options), Ends(volume, move)
 
 
-def resume_move(world: World, name: str, settings: SourceSettings, options: MoveOptions) -> tuple[Moved, Ends]:
+def resume_move(world: World, which: Which, settings: SessionSettings, options: MoveOptions) -> tuple[Moved, Ends]:
     """Go on with the move of a volume, whatever it was that stopped it. NotFoundError where there is none."""
-    volume = world.catalog.volume(name)
-    move = _known_move(world, volume)
+    volume, move = _known_move(world, which)
     return _carry_out(world, volume, move, settings, options), Ends(volume, move)
 
 
-def abort_move(world: World, name: str) -> Ends:
+def abort_move(world: World, which: Which) -> Ends:
     """Undo the move of a volume: it stays where it is. RefusedError after the commit; NotFoundError where there is none."""
-    volume = world.catalog.volume(name)
-    move = _known_move(world, volume)
+    volume, move = _known_move(world, which)
     _undo(world, volume, move)
     return Ends(volume, move)
 
 
-def standing(world: World, name: str) -> Standing:
+def standing(world: World, which: Which) -> Standing:
     """What the hosts' records say."""
-    volume = world.catalog.volume(name)
-    source = _source_record(world, volume)
+    _volume, source = find_move(world, which.name, which.host, which.others)
+    name = which.name
     target = None
     if source is not None:
         with contextlib.suppress(UnreachableError), world.hosts.connect(source.target.host) as agent:
@@ -133,15 +142,15 @@ def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -
     return f"it is in service here and on its way to {place}: {arrived}", f"{go_on}, or voltool move --abort {name}"
 
 
-def _known_move(world: World, volume: KnownVolume) -> SourceMove:
-    move = _source_record(world, volume)
+def _known_move(world: World, which: Which) -> tuple[KnownVolume, SourceMove]:
+    volume, move = find_move(world, which.name, which.host, which.others)
     if move is None:
         raise NotFoundError(
             f"no move of {volume.name} is under way",
             where=volume.host,
             remedy=f"voltool move {volume.name} HOST; voltool move --status {volume.name}",
         )
-    return move
+    return volume, move
 
 
 def _source_record(world: World, volume: KnownVolume) -> SourceMove | None:
@@ -152,7 +161,7 @@ def _source_record(world: World, volume: KnownVolume) -> SourceMove | None:
 
 
 def _carry_out(
-    world: World, volume: KnownVolume, move: SourceMove, settings: SourceSettings, options: MoveOptions
+    world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions
 ) -> Moved:
     try:
         with _sessions(world, volume, move, settings) as (source, target):
@@ -179,7 +188,7 @@ def _at_its_new_home(world: World, volume: KnownVolume, move: SourceMove) -> Kno
 
 @contextlib.contextmanager
 def _sessions(
-    world: World, volume: KnownVolume, move: SourceMove, settings: SourceSettings
+    world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings
 ) -> Iterator[tuple[SourceSession, TargetSession]]:
     with contextlib.ExitStack() as stack:
         there = stack.enter_context(world.hosts.connect(move.target.host))
@@ -205,9 +214,8 @@ def _sessions(
                 there,
                 arriving,
                 about_there.hostname,
+                settings,
                 begin=True,
-                bandwidth=settings.bandwidth,
-                workers=settings.workers,
             )
         except (RefusedError, BusyError):
             if source.move is not None and source.move.phase == COPYING and move.phase == PLANNED:
@@ -226,10 +234,11 @@ def _end(agent: Conversation) -> None:
 
 def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
     with world.hosts.connect(volume.host) as here, world.hosts.connect(move.target.host) as there:
-        source = SourceSession(here, move, SourceSettings(owner=world.caller), begin=False)
+        settings = SessionSettings(owner=world.caller)
+        source = SourceSession(here, move, settings, begin=False)
         back = Peer(volume.host, "", "", volume.path)
         arriving = TargetMove(move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, move.since)
-        target = TargetSession(there, arriving, "", begin=False)
+        target = TargetSession(there, arriving, "", settings, begin=False)
         driver.abort(source, target)
         for agent in (here, there):
             _end(agent)
@@ -254,7 +263,7 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
 def _with_the_way_on(world: World, volume: KnownVolume, error: VoltoolError) -> VoltoolError:
     """The error, with what state the move is in and the command that goes on, where there is a move."""
     try:
-        now = standing(world, volume.name)
+        now = standing(world, Which(volume.name, volume.host))
     except VoltoolError:
         now = None
     if now is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from voltool.model import NO_HOOKS, Hooks
 from voltool.move.ports import World
 from voltool.wire import messages
 from voltool.wire.conversation import expect
@@ -13,15 +14,13 @@ from voltool.wire.conversation import expect
 class LockOptions:
     """``seconds``: how long the lock stands; ``timeout``: how long to wait for who still writes, in seconds.
 
-    The hooks are argument lists, empty for none, each with ``hook_timeout`` seconds. ``owner`` says who locks.
+    ``owner`` says who locks.
     """
 
     owner: str
     seconds: int = 600
     timeout: int = 30
-    before_lock: tuple[str, ...] = ()
-    after_unlock: tuple[str, ...] = ()
-    hook_timeout: int = 60
+    hooks: Hooks = NO_HOOKS
 
 
 def lock_volume(world: World, name: str, options: LockOptions) -> messages.LockReply:
@@ -34,9 +33,7 @@ def lock_volume(world: World, name: str, options: LockOptions) -> messages.LockR
         owner=options.owner,
         seconds=options.seconds,
         timeout=options.timeout,
-        before_lock=options.before_lock,
-        after_unlock=options.after_unlock,
-        hook_timeout=options.hook_timeout,
+        hooks=options.hooks,
     )
     with world.hosts.connect(volume.host) as agent:
         agent.send(request)

@@ -139,8 +139,8 @@ class TargetHome(Sink, Protocol):
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """Make it ready, durably."""
 
-    def publish(self, proof: SourceMove) -> None:
-        """Become the home."""
+    def publish(self, proof: SourceMove) -> str:
+        """Become the home. Why the hook ``after_online`` failed then; empty: it did not. Can be repeated."""
 
     def abort(self) -> None:
         """Throw the copy away."""

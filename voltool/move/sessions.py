@@ -7,30 +7,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from voltool.errors import AgentError
-from voltool.model import Epoch, SourceMove, TargetMove, VolumeRecord
+from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 from voltool.move.ports import Sent, Sink
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation, expect
 
 
 @dataclass(frozen=True)
-class SourceSettings:
-    """How the old home works: see `messages.StartDump` and `moving.HoldLock` for each."""
+class SessionSettings:
+    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each."""
 
     owner: str
     codec: str = "lz4"
     workers: int = 0
     bandwidth: int = 0
     lock_timeout: int = 30
-    before_lock: tuple[str, ...] = ()
-    after_unlock: tuple[str, ...] = ()
-    hook_timeout: int = 60
+    hooks: Hooks = NO_HOOKS
 
 
 class SourceSession:
     """The session with the old home."""
 
-    def __init__(self, agent: Conversation, move: SourceMove, settings: SourceSettings, *, begin: bool) -> None:
+    def __init__(self, agent: Conversation, move: SourceMove, settings: SessionSettings, *, begin: bool) -> None:
         self._agent = agent
         self._settings = settings
         self._dumps = 0
@@ -44,20 +42,7 @@ class SourceSession:
         assert self.move is not None
         assert self.volume is not None
         began = time.monotonic()
-        self._dumps += 1
-        request = messages.StartDump(
-            uuid=self.volume.uuid,
-            path=self.volume.path,
-            dump_id=f"{self.move.move_id[:20]}{int(time.time()):08x}{self._dumps % 0x10000:04x}",
-            level=9 if base else 0,
-            base_state_id=base or None,
-            base_dump_id=None,
-            codec=self._settings.codec,
-            workers=self._settings.workers,
-            bandwidth=self._settings.bandwidth,
-            for_move=True,
-        )
-        self._agent.send(request)
+        self._agent.send(self._start_dump(self.move, self.volume, base))
         received = self._agent.receive()
         if isinstance(received, messages.NeedManifest):
             for data in manifest():
@@ -82,6 +67,22 @@ class SourceSession:
         seconds = time.monotonic() - began
         return Sent(held, totals.entries, totals.data_bytes, result.header.sequence, result.problems, seconds)
 
+    def _start_dump(self, move: SourceMove, volume: VolumeRecord, base: str) -> messages.StartDump:
+        self._dumps += 1
+        return messages.StartDump(
+            uuid=volume.uuid,
+            path=volume.path,
+            dump_id=f"{move.move_id[:20]}{int(time.time()):08x}{self._dumps % 0x10000:04x}",
+            level=9 if base else 0,
+            base_state_id=base or None,
+            base_dump_id=None,
+            codec=self._settings.codec,
+            workers=self._settings.workers,
+            bandwidth=self._settings.bandwidth,
+            for_move=True,
+            hooks=self._settings.hooks,
+        )
+
     def lock(self, *, seconds: int) -> None:
         """See `SourceHome`."""
         settings = self._settings
@@ -90,9 +91,7 @@ class SourceSession:
                 owner=settings.owner,
                 seconds=seconds,
                 timeout=settings.lock_timeout,
-                before_lock=settings.before_lock,
-                after_unlock=settings.after_unlock,
-                hook_timeout=settings.hook_timeout,
+                hooks=settings.hooks,
             )
         )
         expect(self._agent, messages.LockReply)
@@ -130,10 +129,11 @@ class TargetSession:
     """The session with the new home. ``lost``: what its file system cannot hold."""
 
     def __init__(
-        self, agent: Conversation, move: TargetMove, hostname: str, *, begin: bool, bandwidth: int = 0, workers: int = 0
+        self, agent: Conversation, move: TargetMove, hostname: str, settings: SessionSettings, *, begin: bool
     ) -> None:
         self._agent = agent
-        self._receive = moving.ReceiveDump(bandwidth, workers)
+        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers)
+        self._hooks = settings.hooks
         self.hostname = hostname
         self.lost: tuple[str, ...] = ()
         agent.send(moving.MoveIn(move, begin))
@@ -166,13 +166,15 @@ class TargetSession:
 
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """See `TargetHome`."""
-        self._agent.send(moving.Prepare(epoch, state_id, sequence))
+        self._agent.send(moving.Prepare(epoch, state_id, sequence, self._hooks))
         self.move = expect(self._agent, moving.TargetStatus).move
 
-    def publish(self, proof: SourceMove) -> None:
+    def publish(self, proof: SourceMove) -> str:
         """See `TargetHome`."""
-        self._agent.send(moving.Publish(proof))
-        self.move = expect(self._agent, moving.TargetStatus).move
+        self._agent.send(moving.Publish(proof, self._hooks))
+        status = expect(self._agent, moving.TargetStatus)
+        self.move = status.move
+        return status.hook_failed
 
     def abort(self) -> None:
         """See `TargetHome`."""

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import syslog
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from voltool.errors import HostError
+from voltool.model import Hooks
 from voltool.showing import shown
 
 _OUTPUT_TAIL = 2000
-DEFAULT_TIMEOUT = 60
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,13 @@ class Hook:
     """A program with its arguments; ``timeout`` in seconds, after which it and its children are killed."""
 
     arguments: Tuple[str, ...]
-    timeout: int = DEFAULT_TIMEOUT
+    timeout: int = Hooks.timeout
+
+
+def hook_of(hooks: Hooks, phase: str) -> Optional[Hook]:
+    """The program of ``phase`` (a field of `Hooks`); None where there is none."""
+    arguments = getattr(hooks, phase)
+    return Hook(tuple(arguments), hooks.timeout) if arguments else None
 
 
 def run_hook(hook: Optional[Hook], phase: str, volume: str, path: bytes) -> None:
@@ -44,6 +50,22 @@ def run_hook(hook: Optional[Hook], phase: str, volume: str, path: bytes) -> None
     _log(phase, volume, output)
     if process.returncode != 0:
         raise _failed(hook, phase, f"it ended with status {process.returncode}", output)
+
+
+@contextlib.contextmanager
+def between_hooks(hooks: Hooks, before: str, after: str, volume: str, path: bytes) -> Iterator[None]:
+    """Run ``before``, what stands between, and ``after`` in any case, also when ``before`` failed half-way.
+
+    HostError as `run_hook`; of two failures the first is told.
+    """
+    try:
+        run_hook(hook_of(hooks, before), before, volume, path)
+        yield
+    except BaseException:
+        with contextlib.suppress(HostError):
+            run_hook(hook_of(hooks, after), after, volume, path)
+        raise
+    run_hook(hook_of(hooks, after), after, volume, path)
 
 
 def _start(hook: Hook, phase: str, environment: Dict[bytes, bytes]) -> subprocess.Popen[bytes]:

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.model import CloneInfo, DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, VolumeRecord
 from voltool.wire import codec
 from voltool.wire.moving import (
     AbortMove,
@@ -210,6 +210,7 @@ class StartDump:
 
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
+    Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there is none, around the reading.
     """
 
     uuid: str
@@ -225,6 +226,7 @@ class StartDump:
     idle_io: bool = False
     dry_run: bool = False
     for_move: bool = False
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
@@ -321,11 +323,13 @@ class RestoreReply:
 
 @dataclass(frozen=True)
 class MakeClone:
-    """Clone the volume; ``id`` is the clone's. Answered by `ClonesReply` with this one. RefusedError without clones."""
+    """Clone the volume; ``id`` is the clone's. Answered by `ClonesReply` with this one. RefusedError without clones.
+    Of the hooks ``before_clone`` and ``after_clone`` are run."""
 
     uuid: str
     path: bytes
     id: str
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
@@ -373,7 +377,7 @@ class LockVolume:
     """Make the volume read-only for ``seconds``, waiting up to ``timeout`` seconds for who still writes. Answered by
     `LockReply`; BusyError names the writers. A guardian on the host undoes it when the time is over.
 
-    The hooks are argument lists (empty: none); each may take ``hook_timeout`` seconds.
+    Of the hooks ``before_lock`` and ``after_unlock`` are run.
     """
 
     uuid: str
@@ -381,9 +385,7 @@ class LockVolume:
     owner: str
     seconds: int
     timeout: int
-    before_lock: Tuple[str, ...] = ()
-    after_unlock: Tuple[str, ...] = ()
-    hook_timeout: int = 60
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)

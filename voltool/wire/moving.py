@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-from voltool.model import Epoch, SourceMove, TargetMove, VolumeRecord
+from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class HoldLock:
     owner: str
     seconds: int
     timeout: int
-    before_lock: Tuple[str, ...] = ()
-    after_unlock: Tuple[str, ...] = ()
-    hook_timeout: int = 60
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,12 @@ class MoveIn:
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """``held``: the id of the state that has arrived completely; empty: none."""
+    """``held``: the id of the state that has arrived completely; empty: none. ``hook_failed``: the volume is in service, but
+    ``after_online`` failed, and why."""
 
     move: Optional[TargetMove]
     held: str = ""
+    hook_failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,22 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Make the copy ready: publishing cannot fail for space or name any more. Answered by `TargetStatus`."""
+    """Make the copy ready: publishing cannot fail for space or name any more; then ``before_online`` runs. Answered by
+    `TargetStatus`."""
 
     epoch: Epoch
     state_id: str
     sequence: int
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
 class Publish:
-    """Become the volume's home; ``proof`` is the old home's record that it has moved. Answered by `TargetStatus`."""
+    """Become the volume's home; ``proof`` is the old home's record that it has moved; then ``after_online`` runs. Answered by
+    `TargetStatus`. Can be repeated."""
 
     proof: SourceMove
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)

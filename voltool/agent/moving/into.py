@@ -11,14 +11,15 @@ from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.restore import receive_dump, worker_count
-from voltool.errors import AgentError, RefusedError
-from voltool.model import PREPARED, TargetMove
+from voltool.errors import AgentError, HostError, RefusedError
+from voltool.model import PREPARED, Hooks, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
+from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.moving.target import MovingTarget
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation
@@ -51,6 +52,15 @@ def _check_target(move: TargetMove) -> None:
         )
 
 
+def _after_online(move: TargetMove, hooks: Hooks) -> str:
+    """The volume is in service whatever its hook says; why it failed, empty: it did not."""
+    try:
+        run_hook(hook_of(hooks, "after_online"), "after_online", move.name, move.path)
+    except HostError as error:
+        return error.why or error.what
+    return ""
+
+
 class _Session:
     """One session; `serve` until it ends."""
 
@@ -77,9 +87,12 @@ class _Session:
         if isinstance(step, moving.ReceiveDump):
             return self._receive(step)
         if isinstance(step, moving.Prepare):
-            return moving.TargetStatus(self._target.prepare(step.epoch, step.state_id, step.sequence), step.state_id)
+            prepared = self._target.prepare(step.epoch, step.state_id, step.sequence)
+            run_hook(hook_of(step.hooks, "before_online"), "before_online", prepared.name, prepared.path)
+            return moving.TargetStatus(prepared, step.state_id)
         if isinstance(step, moving.Publish):
-            return moving.TargetStatus(self._target.publish(step.proof))
+            published = self._target.publish(step.proof)
+            return moving.TargetStatus(published, hook_failed=_after_online(published, step.hooks))
         if isinstance(step, moving.AbortMove):
             move = self._target.status()
             if move is not None:

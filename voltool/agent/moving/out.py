@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional
 
 from voltool.agent.dump import dump_home
 from voltool.agent.guardian import LockLease, start_guardian
@@ -18,7 +18,7 @@ from voltool.errors import AgentError, NotFoundError, RefusedError
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
 from voltool.volumes import records
-from voltool.volumes.hooks import Hook
+from voltool.volumes.hooks import hook_of
 from voltool.volumes.lock.hold import LockWish, check_can_lock, lock_tree, new_token, refuse_locked
 from voltool.volumes.lock.search import walk_files
 from voltool.volumes.mounts import is_mount_point
@@ -146,7 +146,7 @@ class _Session:
         token = new_token()
         path = self._home.record.path
         # The time-out of silence is the lock's own limit: while the new home works nothing is said here.
-        silence = float(step.seconds + step.hook_timeout)
+        silence = float(step.seconds + step.hooks.timeout)
         lease = start_guardian(self.ground.book, token, silence=silence, ward=self.ground)
         self.ground.lease = lease
         wish = LockWish(
@@ -157,8 +157,8 @@ class _Session:
             seconds=step.seconds,
             timeout=step.timeout,
             files=lambda: _beating(walk_files(path), lease),
-            before_lock=_hook(step.before_lock, step),
-            after_unlock=_hook(step.after_unlock, step),
+            before_lock=hook_of(step.hooks, "before_lock"),
+            after_unlock=hook_of(step.hooks, "after_unlock"),
             token=token,
         )
         record, result = lock_tree(self.ground.book, wish, alive=lease.beat)
@@ -190,7 +190,3 @@ def _beating(files: Iterator[bytes], lease: LockLease) -> Iterator[bytes]:
         if number % _BEAT_EVERY == 0:
             lease.beat()
         yield path
-
-
-def _hook(arguments: Tuple[str, ...], step: moving.HoldLock) -> Optional[Hook]:
-    return Hook(arguments, step.hook_timeout) if arguments else None

@@ -15,7 +15,7 @@ def clone(context: typer.Context, name: VolumeName) -> int:
     from voltool.showing import shown
 
     invocation = begin(context, "clone")
-    made = make_clone(invocation.world, name)
+    made = make_clone(invocation.world, name, invocation.settings.volume(name).hooks)
     host = invocation.world.catalog.volume(name).host
     invocation.output.summary(f"{name}: clone {made.id} ({made.consistency.value}) at {host}:{shown(made.path)}")
     invocation.fields |= {"volume": name, "clone": clone_object(made)}

@@ -93,6 +93,7 @@ def _options(invocation: Invocation, name: str, store: str | None, given: dict[s
         workers=settings.workers if given["workers"] is None else _int(given["workers"]),
         unstable_ok=tuple(glob.encode("utf-8", "surrogateescape") for glob in section.unstable_ok),
         min_free_percent=settings.min_free,
+        hooks=section.hooks,
     )
 
 

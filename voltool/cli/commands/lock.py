@@ -36,9 +36,7 @@ def lock(
         owner=invocation.world.caller,
         seconds=seconds,
         timeout=lock_timeout,
-        before_lock=tuple(section.before_lock),
-        after_unlock=tuple(section.after_unlock),
-        hook_timeout=section.hook_timeout,
+        hooks=section.hooks,
     )
     reply = lock_volume(invocation.world, name, options)
     if reply.unexamined:

@@ -15,13 +15,18 @@ from voltool.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
     from voltool.move.driver import Moved, MoveOptions
-    from voltool.move.job import Ends
-    from voltool.move.sessions import SourceSettings
+    from voltool.move.job import Ends, Which
+    from voltool.move.sessions import SessionSettings
 
 
 def move(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The volume.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="The volume. (With --resume, --abort: a host of the move, if nobody knows it here.)"
+        ),
+    ] = None,
     target: Annotated[
         str | None, typer.Argument(metavar="HOST[:/path]", help="Where to; the path it has unless another is given.")
     ] = None,
@@ -50,15 +55,15 @@ def move(  # noqa: PLR0917 - typer gives them by name
 
     invocation = begin(context, "move")
     wanted = [bool(target), resume is not None, abort is not None, status]
-    if sum(wanted) != 1 or (target and not name) or (name and (resume or abort)):
+    if sum(wanted) - (status and bool(target)) != 1 or (target and not name):
         raise UsageError(
             "what is to be done is not clear",
-            remedy="voltool move NAME HOST[:/path], --resume NAME, --abort NAME, or --status NAME",
+            remedy="voltool move NAME HOST[:/path], --resume NAME, --abort NAME, or --status [NAME]",
         )
     if status:
-        return _status(invocation, name)
+        return _status(invocation, name, target)
     if abort is not None:
-        return _abort(invocation, abort)
+        return _abort(invocation, _which(invocation, abort, name))
 
     def confirm(predicted: float) -> None:
         _confirm(predicted, downtime, yes=yes)
@@ -67,42 +72,63 @@ def move(  # noqa: PLR0917 - typer gives them by name
     volume = resume or name
     assert volume is not None
     settings = _settings(invocation, volume, lock_timeout, bandwidth)
-    return _move(invocation, volume, None if resume else target, settings, options)
+    if resume is not None:
+        return _resume(invocation, _which(invocation, resume, name), settings, options)
+    assert target is not None
+    return _move(invocation, volume, target, settings, options)
 
 
-def _settings(invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None) -> SourceSettings:
+def _which(invocation: Invocation, name: str, host: str | None) -> Which:
+    from voltool.cli.location import parse_host
+    from voltool.move.job import Which
+
+    return Which(name, parse_host(host) if host else "", tuple(invocation.settings.hosts))
+
+
+def _settings(invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None) -> SessionSettings:
     from voltool.config.quantity import parse_bytes
-    from voltool.move.sessions import SourceSettings
+    from voltool.move.sessions import SessionSettings
 
     settings = invocation.settings
     section = settings.volume(name)
-    return SourceSettings(
+    return SessionSettings(
         owner=invocation.world.caller,
         codec=section.codec or settings.codec,
         workers=settings.workers,
         bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(bandwidth),
         lock_timeout=lock_timeout,
-        before_lock=tuple(section.before_lock),
-        after_unlock=tuple(section.after_unlock),
-        hook_timeout=section.hook_timeout,
+        hooks=section.hooks,
     )
 
 
-def _move(invocation: Invocation, name: str, target: str | None, settings: SourceSettings, options: MoveOptions) -> int:
+def _resume(invocation: Invocation, which: Which, settings: SessionSettings, options: MoveOptions) -> int:
+    import time
+
+    from voltool.move.job import resume_move
+
+    began = time.monotonic()
+    done, ends = resume_move(invocation.world, which, settings, options)
+    return _finish(invocation, which.name, done, ends, time.monotonic() - began)
+
+
+def _move(invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions) -> int:
     import time
 
     from voltool.cli.location import parse_host, parse_location
-    from voltool.move.job import MoveWish, move_volume, resume_move
+    from voltool.move.job import MoveWish, move_volume
 
     began = time.monotonic()
-    if target is None:
-        done, ends = resume_move(invocation.world, name, settings, options)
-    else:
-        place = parse_location(target) if ":/" in target else None
-        host = place.host if place else parse_host(target)
-        wish = MoveWish(name, host, place.path if place else None, settings, options)
-        done, ends = move_volume(invocation.world, wish)
-    _tell(invocation, name, done, ends, time.monotonic() - began)
+    place = parse_location(target) if ":/" in target else None
+    host = place.host if place else parse_host(target)
+    wish = MoveWish(name, host, place.path if place else None, settings, options)
+    done, ends = move_volume(invocation.world, wish)
+    return _finish(invocation, name, done, ends, time.monotonic() - began)
+
+
+def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> int:
+    _tell(invocation, name, done, ends, seconds)
+    if done.hook_failed:
+        _tell_hook_failed(invocation, name, done, ends)
     return invocation.finish()
 
 
@@ -131,6 +157,21 @@ def _tell(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: f
     }
 
 
+def _tell_hook_failed(invocation: Invocation, name: str, done: Moved, ends: Ends) -> None:
+    from voltool.errors import HostError
+    from voltool.showing import shown
+
+    here, there = ends.volume, ends.source.target
+    back = f"voltool move {name} {here.host}:{shown(here.path)}"
+    error = HostError(
+        "the volume is in service at its new home, but the hook after_online failed",
+        where=f"{there.host}:{shown(there.path)}",
+        why=done.hook_failed,
+        remedy=f"voltool move --resume {name} runs it again; the way back is {back}",
+    )
+    invocation.failed(error, name)
+
+
 def _confirm(predicted: float, downtime: float, *, yes: bool) -> None:
     """Ask; without a terminal, BusyError."""
     if yes:
@@ -145,23 +186,24 @@ def _confirm(predicted: float, downtime: float, *, yes: bool) -> None:
         raise BusyError("the volume was not locked", why="you said no", remedy="again at another time")
 
 
-def _abort(invocation: Invocation, name: str) -> int:
+def _abort(invocation: Invocation, which: Which) -> int:
     from voltool.move.job import abort_move
     from voltool.showing import shown
 
-    ends = abort_move(invocation.world, name)
+    ends = abort_move(invocation.world, which)
+    name = which.name
     invocation.output.summary(f"{name}: the move is undone; it stays at {ends.volume.host}:{shown(ends.volume.path)}")
     invocation.fields |= {"volume": name, "aborted": True}
     return invocation.finish()
 
 
-def _status(invocation: Invocation, name: str | None) -> int:
+def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
     from voltool.move.job import standing
 
     names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
     found = []
     for each in names:
-        now = standing(invocation.world, each)
+        now = standing(invocation.world, _which(invocation, each, host))
         found.append(
             {
                 "volume": each,
