@@ -131,7 +131,7 @@ def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -
     place = f"{source.target.host}:{shown(source.target.path)}"
     go_on = f"voltool move --resume {name}"
     if source.phase == RETIRED:
-        return f"it has moved to {place}", ""
+        return f"no move is under way: it lives at {place}", ""
     if source.phase in (MOVED, RETIRING):
         return f"it is in service nowhere: switched over to {place}, and not published there", go_on
     if source.phase == ABORTING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 
-from voltool import durable, inodes
+from voltool import durable
 from voltool.agent.host import HostState
-from voltool.dumpfile.format import FLAG_IMMUTABLE
 from voltool.errors import NotFoundError, RefusedError
 from voltool.model import RETIRED, SourceMove
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.removal import remove_tree, tree_size
 from voltool.wire import moving
@@ -48,7 +48,7 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
             remedy=f"voltool move --resume {move.name}",
         )
     size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
-    _remove_placeholder(move)
+    placeholder.remove(move)
     remove_tree(os.path.dirname(move.retired_path))
     own = os.path.dirname(os.path.dirname(move.retired_path))
     if os.path.isdir(own):
@@ -65,28 +65,7 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
 def _purge_archived(book: MoveBook, move: SourceMove) -> moving.RetiredReply:
     """A copy from before the volume came back: beside it everything in its area is in use."""
     size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
-    _remove_placeholder(move)
+    placeholder.remove(move)
     remove_tree(move.retired_path)
     book.remove_archived(move)
     return moving.RetiredReply((moving.RetiredCopy(move, size),))
-
-
-def _remove_placeholder(move: SourceMove) -> None:
-    """The empty directory at the old path goes too, if it is the one that the switch left there."""
-    try:
-        if os.getxattr(move.path, "trusted.voltool.away", follow_symlinks=False) != move.move_id.encode():
-            return
-        descriptor = os.open(move.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        inodes.set_flags(descriptor, 0, FLAG_IMMUTABLE)
-    except OSError:
-        return
-    finally:
-        os.close(descriptor)
-    try:
-        os.rmdir(move.path)
-    except OSError:
-        return
-    durable.fsync_directory(os.path.dirname(move.path))

@@ -8,10 +8,9 @@ import os
 from contextlib import AbstractContextManager
 from typing import Iterator, Optional, Tuple
 
-from voltool import durable, inodes
+from voltool import durable
 from voltool.agent.guardian import LockLease
 from voltool.agent.host import HostState
-from voltool.dumpfile.format import FLAG_IMMUTABLE
 from voltool.errors import HostError, RefusedError
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
@@ -27,11 +26,9 @@ from voltool.volumes.lock.hold import (
     is_in_force,
     leave_read_only,
 )
+from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
-
-#: Marks the empty directory that stands at the path while the tree is away.
-_MARK = "trusted.voltool.away"
 
 
 class HostSource:
@@ -105,10 +102,7 @@ class HostSource:
 
     def is_away(self, move: SourceMove) -> bool:
         """See `SourceGround`."""
-        try:
-            return os.getxattr(move.path, _MARK, follow_symlinks=False) == move.move_id.encode()
-        except OSError:
-            return False
+        return placeholder.stands_at(move.path, move)
 
     def take_away(self, move: SourceMove) -> None:
         """See `SourceGround`."""
@@ -119,15 +113,11 @@ class HostSource:
                 raise _changed(move, b"")
         self._make_placeholder(move)
         exchange_held(self.book, record, move.retired_path)
-        with contextlib.suppress(OSError):  # not every file system can: then it is empty, and that is all
-            _set_immutable(move.path, FLAG_IMMUTABLE)
+        placeholder.seal(move.path)
 
     def _make_placeholder(self, move: SourceMove) -> None:
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(move.retired_path, 0o700)
-            os.setxattr(move.retired_path, _MARK, move.move_id.encode())
-            durable.fsync_directory(os.path.dirname(move.retired_path))
+            placeholder.make(move)
         except OSError as error:
             raise HostError(
                 "the volume cannot be taken away from its path",
@@ -139,7 +129,7 @@ class HostSource:
         """See `SourceGround`."""
         if self.is_away(move):
             with contextlib.suppress(OSError):
-                _set_immutable(move.path, 0)
+                placeholder.unseal(move.path)
             record = self.book.read()
             if record is not None and record.moved_to is not None and is_in_force(record):
                 exchange_back_held(self.book, record)
@@ -149,8 +139,8 @@ class HostSource:
             record = self.book.read()
             if record is not None and record.moved_to is not None and is_in_force(record):
                 self.book.write(dataclasses.replace(record, moved_to=None))
-        with contextlib.suppress(OSError):
-            if os.getxattr(move.retired_path, _MARK) == move.move_id.encode():
+        if placeholder.stands_at(move.retired_path, move):
+            with contextlib.suppress(OSError):
                 os.rmdir(move.retired_path)
 
     def _exchange(self, move: SourceMove) -> None:
@@ -209,11 +199,3 @@ def _changed(move: SourceMove, path: bytes) -> RefusedError:
         why="somebody wrote past the lock; what he wrote is in the volume, which stays here",
         remedy="find out who it was",
     )
-
-
-def _set_immutable(path: bytes, flags: int) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        inodes.set_flags(descriptor, flags, FLAG_IMMUTABLE)
-    finally:
-        os.close(descriptor)

@@ -12,11 +12,13 @@ from typing import Optional
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
+from voltool.agent.moving.way_back import take_retired
 from voltool.errors import IntegrityError, RefusedError
 from voltool.model import PREPARED, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import Attributes
+from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
@@ -25,6 +27,7 @@ from voltool.tree.apply.staging import Staging, StagingKey, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
 from voltool.volumes.mounts import is_within
+from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import detect
 
@@ -64,6 +67,7 @@ class HostTarget:
         self._refuse_overlap(move)
         staging = self._staging(move)
         records.remember_area(self._host.directory, staging.path)
+        self._take_retired(staging)
         held = HeldTree(staging)
         self.held = held
         if held.record is None and not salvage(held) and not staging.fresh:
@@ -72,6 +76,15 @@ class HostTarget:
         held.learn_owners(self.owners, [])
         if held.record is not None and not held.record.assembled:
             self.apply_waiting()
+
+    def _take_retired(self, staging: Staging) -> None:
+        """What the volume left here when it moved away is the base of what comes."""
+        retired = self._moves.source(self._uuid)
+        if retired is not None:
+            try:
+                take_retired(staging, retired, records.area_of(retired.path, self._uuid))
+            except OSError as error:
+                raise translate(error, "the copy that the volume left here") from error
 
     def _begin_anew(self, move: TargetMove) -> None:
         """Nothing of what came is worth keeping."""
@@ -117,12 +130,29 @@ class HostTarget:
 
     def make_ready(self, move: TargetMove) -> TargetMove:
         """See `TargetGround`."""
+        self._free_path(move)
         make_ready(self._open(), self.attributes, self.losses)
         if not os.path.lexists(move.path):
             os.mkdir(move.path, _KEPT_MODE)
             durable.fsync_directory(os.path.dirname(move.path))
             return dataclasses.replace(move, reserved=True)
         return move
+
+    def _free_path(self, move: TargetMove) -> None:
+        """What stands at the path must be such that the tree can take its place."""
+        retired = self._moves.source(self._uuid)
+        if retired is not None and placeholder.stands_at(move.path, retired):
+            try:
+                placeholder.unseal(move.path)
+            except OSError as error:
+                raise translate(error, shown(move.path)) from error
+        if placeholder.is_sealed(move.path):
+            raise RefusedError(
+                "the target is immutable",
+                where=shown(move.path),
+                why="the empty directory there has the attribute +i",
+                remedy=f"chattr -i {shown(move.path)}, or another target",
+            )
 
     def publish(self, move: TargetMove) -> None:
         """See `TargetGround`. Repeatable: states, tree, then the registry; the staging goes with the tree."""
@@ -191,6 +221,9 @@ class HostTarget:
             staging.remove()
             records.forget_area(self._host.directory, staging.path)
         self.held = None
+        retired = self._moves.source(self._uuid)
+        if retired is not None and placeholder.stands_at(move.path, retired):
+            placeholder.seal(move.path)
         if move.reserved:
             with contextlib.suppress(OSError):
                 os.rmdir(move.path)

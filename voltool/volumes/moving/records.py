@@ -53,10 +53,11 @@ class MoveBook:
         durable.remove_file(self._path(uuid, b"target"))
 
     def archive_source(self, uuid: str, area: bytes) -> None:
-        """The volume has come back: its retired copy is one of an older home from now on. Idempotent."""
+        """The volume has come back: a retired copy that is still here is one of an older home from now on. Idempotent."""
         move = self.source(uuid)
         if move is not None:
-            self._save(uuid, move.move_id[:12].encode() + b".retired", _text(move))
+            if os.path.lexists(move.retired_path):
+                self._save(uuid, move.move_id[:12].encode() + b".retired", _text(move))
             self.remove_source(uuid, area)
 
     def archived(self) -> List[SourceMove]:

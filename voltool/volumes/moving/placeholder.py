@@ -1,0 +1,70 @@
+"""The empty directory that stands at a volume's path while, and after, its tree is away: marked, and immutable where the file
+system can do that, so that nothing starts on the old path. Ships to servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Iterator
+
+from voltool import durable, inodes
+from voltool.dumpfile.format import FLAG_IMMUTABLE
+from voltool.model import SourceMove
+
+_MARK = "trusted.voltool.away"
+
+
+def make(move: SourceMove) -> None:
+    """Make it where the tree is to go; the exchange brings it to the path. Idempotent. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(move.retired_path, 0o700)
+    os.setxattr(move.retired_path, _MARK, move.move_id.encode())
+    durable.fsync_directory(os.path.dirname(move.retired_path))
+
+
+def stands_at(path: bytes, move: SourceMove) -> bool:
+    """Whether what is at ``path`` is the placeholder of this move."""
+    try:
+        return os.getxattr(path, _MARK, follow_symlinks=False) == move.move_id.encode()
+    except OSError:
+        return False
+
+
+def seal(path: bytes) -> None:
+    """Make it immutable. Not every file system can: then it is empty, and that is all."""
+    with contextlib.suppress(OSError), _opened(path) as descriptor:
+        inodes.set_flags(descriptor, FLAG_IMMUTABLE, FLAG_IMMUTABLE)
+
+
+def unseal(path: bytes) -> None:
+    """Let it be renamed again. Raises OSError."""
+    with _opened(path) as descriptor:
+        if inodes.get_flags(descriptor)[0] & FLAG_IMMUTABLE:
+            inodes.set_flags(descriptor, 0, FLAG_IMMUTABLE)
+
+
+def is_sealed(path: bytes) -> bool:
+    """Whether the directory at ``path`` is immutable, whoever made it so; False where there is none."""
+    try:
+        with _opened(path) as descriptor:
+            return bool(inodes.get_flags(descriptor)[0] & FLAG_IMMUTABLE)
+    except OSError:
+        return False
+
+
+def remove(move: SourceMove) -> None:
+    """Take it away from the path, where it stands there. Idempotent."""
+    if stands_at(move.path, move):
+        with contextlib.suppress(OSError):
+            unseal(move.path)
+        with contextlib.suppress(OSError):
+            os.rmdir(move.path)
+
+
+@contextlib.contextmanager
+def _opened(path: bytes) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
