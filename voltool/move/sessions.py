@@ -82,6 +82,11 @@ class SourceSession:
         seconds = time.monotonic() - began
         return Sent(held, totals.entries, totals.data_bytes, result.header.sequence, result.problems, seconds)
 
+    def prepare_lock(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.PrepareLock())
+        expect(self._agent, messages.Done)
+
     def lock(self, *, seconds: int) -> None:
         """See `SourceHome`."""
         settings = self._settings
