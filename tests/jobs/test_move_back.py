@@ -36,7 +36,7 @@ def test_the_way_back_sends_only_differences(tmp_path: Path) -> None:
         assert 5000 <= int(str(result["bytes"])) < 1_100_000  # of the large file the MiB that has changed
         assert contents(ground.volume) == expected
         retired = next((ground.there / ".voltool").glob("*/retired-*"))
-        assert [line for line in compare(retired, ground.volume) if " ./'" not in line] == []
+        assert [line for line in compare(retired, ground.volume) if " ./'" not in line and "'.'" not in line] == []
         assert ground.site.result("retired", "list", "hosta")["retired"] == []
         level = ground.site.result("dump", "vol")["dumps"][0]
         ground.site.voltool("verify", level["id"])
