@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voltool.tree.spool import SortedSpool
+from voltool.spool import SortedSpool
 
 
 @pytest.mark.parametrize("run_bytes", [1, 500, 1 << 20])

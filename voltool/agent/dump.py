@@ -25,12 +25,12 @@ from voltool.errors import AgentError, RefusedError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.showing import shown
+from voltool.spool import SortedSpool
 from voltool.tree.borrow import borrow_stamps
 from voltool.tree.changes import classify_changes
 from voltool.tree.classify import Classified, Classifier
 from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
-from voltool.tree.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
 from voltool.tree.walk import Walker, WalkResult
 from voltool.volumes.contract import Clone, Driver

@@ -14,9 +14,9 @@ from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.classify import WORK, Classified
 from voltool.tree.dirtable import ROOT, DirTable
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
 from voltool.tree.walk import OPEN_DIRECTORY, OWN_DIRECTORY, encode_directory_attributes

@@ -17,8 +17,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tu
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.format import CHUNK_SIZE, decode_entry, encode_entry
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.dirtable import DirTable
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SHARED, SIZE, STAMP_SIZE
 from voltool.tree.state import BaseState
 from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult

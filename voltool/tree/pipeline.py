@@ -13,6 +13,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Tuple
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter, PackedFrame
 from voltool.model import FileProblem, Problem
+from voltool.spool import SortedSpool
 from voltool.tree.blocks import ChunkRun, block_file_name, write_block_file
 from voltool.tree.capture import Worker
 from voltool.tree.dirtable import DirTable
@@ -20,7 +21,6 @@ from voltool.tree.layout import layout_digest
 from voltool.tree.opening import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings
 from voltool.tree.planning import ChangedRanges, Due, Large, Planner, Todo, join
 from voltool.tree.pool import OrderedPool
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import SETTLED, decode_stamp, encode_home
 
 

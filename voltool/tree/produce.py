@@ -16,13 +16,13 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
 from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
+from voltool.spool import SortedSpool
 from voltool.tree.blocks import block_file_name
 from voltool.tree.classify import WORK, WORK_MODE, WORK_SHARED, WORK_SIZE, Classified, Work, decode_work
 from voltool.tree.describe import Describer
 from voltool.tree.opening import CaptureSettings
 from voltool.tree.pipeline import Pipeline
 from voltool.tree.planning import ChangedRanges, Todo
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import MODE, SETTLED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 

@@ -10,8 +10,8 @@ import os
 from typing import Optional
 
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.classify import inode_groups
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
 from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, Walker, WalkResult

@@ -21,8 +21,8 @@ from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
 from voltool.inodes import get_flags
 from voltool.model import FileProblem, Problem
+from voltool.spool import SortedSpool
 from voltool.tree.dirtable import ROOT, DirTable
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import STAMP_SIZE, encode_stamp
 
 #: inode, kind, stamp, directory index; then a name, or of SELF the directory's attributes

@@ -14,7 +14,7 @@ from voltool.agent.host import HostState
 from voltool.errors import HostError, RefusedError
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
-from voltool.tree.spool import SortedSpool
+from voltool.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.tree.unchanged import first_difference, is_root_unchanged
 from voltool.volumes import records

@@ -16,10 +16,10 @@ from voltool import inodes
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.apply.attributes import SEALS, Attributes
 from voltool.tree.apply.files import flat_path, translate
 from voltool.tree.apply.losses import Losses
-from voltool.tree.spool import SortedSpool
 
 _DEEPEST_FIRST = 0xFFFFFFFF
 _KEY = struct.Struct(">IQQB")

@@ -19,6 +19,7 @@ from voltool.dumpfile.format import ObjectRecord
 from voltool.dumpfile.reader import DumpReader
 from voltool.errors import IntegrityError
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.apply.attributes import EARLY_DIRECTORY_FLAGS, SEALS, Attributes
 from voltool.tree.apply.batches import make_missing
 from voltool.tree.apply.files import FileMaker, flat_path, shard_path, translate
@@ -28,7 +29,6 @@ from voltool.tree.apply.names import Name
 from voltool.tree.apply.records import is_omitted
 from voltool.tree.apply.rewrite import HOLD, Rewriter, chunk_file, hold_path
 from voltool.tree.apply.skeleton import is_directory
-from voltool.tree.spool import SortedSpool
 from voltool.tree.state import BaseState, StateWriter
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -16,6 +16,7 @@ from voltool import durable, inodes
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.apply.assemble import DirectorySpool
 from voltool.tree.apply.attributes import SEALS, Attributes
 from voltool.tree.apply.files import flat_path, translate
@@ -25,7 +26,6 @@ from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Directories
 from voltool.tree.apply.skeleton import is_directory
 from voltool.tree.apply.staging import Phase, Progress, Way, strip
-from voltool.tree.spool import SortedSpool
 from voltool.tree.stamps import SETTLED, encode_home, encode_stamp
 from voltool.tree.state import BaseState
 

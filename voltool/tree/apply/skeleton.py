@@ -17,9 +17,9 @@ from typing import IO, Callable, Iterator, List, Optional, Tuple
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import Frame, decode_records
 from voltool.model import ROOT_OBJECT
+from voltool.spool import SortedSpool
 from voltool.tree.apply.framespool import FrameSpool
 from voltool.tree.apply.names import Directories, Name, NameTable
-from voltool.tree.spool import SortedSpool
 
 _NUMBER_MODE = struct.Struct(">QI")
 _MODE_AT = 8
