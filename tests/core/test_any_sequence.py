@@ -7,7 +7,6 @@ are tried on each file system is said by VOLTOOL_EXAMPLES; the default suits a C
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,9 +25,17 @@ from tests.judge import compare
 from voltool.model import StoredDump
 from voltool.tree import opening
 from voltool.tree.walk import TICK_NS
+from voltool.volumes.removal import remove_tree
 
 EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
-PLACES = [("ext4", "directory"), ("xfs", "directory"), ("btrfs", "directory"), ("btrfs", "btrfs")]
+PLACES = [
+    ("ext4", "directory"),
+    ("xfs", "directory"),
+    ("btrfs", "directory"),
+    ("btrfs", "btrfs"),
+    ("xfs", "reflink"),
+    ("btrfs", "reflink"),
+]
 
 
 @dataclass(frozen=True)
@@ -116,4 +123,4 @@ def _clear(ground: Path, driver: str) -> None:
         for path in [*ground.glob("v/.voltool/*/clones/*"), ground / "v" / "vol"]:
             if path.is_dir():
                 subprocess.run(["btrfs", "-q", "subvolume", "delete", str(path)], check=True)
-    shutil.rmtree(ground)
+    remove_tree(os.fsencode(ground))

@@ -16,6 +16,7 @@ from tests.filesystems import LoopFilesystem
 from tests.volumes.volume import UUID, make_volume, read_tree
 from voltool.errors import RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.model import VolumeRecord
+from voltool.origins import original
 from voltool.volumes import records
 from voltool.volumes.btrfs_ioctl import create_subvolume
 from voltool.volumes.contract import Changes, Driver
@@ -39,7 +40,16 @@ class Case:
         return Path(os.fsdecode(records.area_of(self.volume.path, UUID))) / "clones"
 
 
-@pytest.fixture(params=[("directory", "ext4"), ("directory", "btrfs"), ("directory", "tmpfs"), ("btrfs", "btrfs")])
+@pytest.fixture(
+    params=[
+        ("directory", "ext4"),
+        ("directory", "btrfs"),
+        ("directory", "tmpfs"),
+        ("btrfs", "btrfs"),
+        ("reflink", "xfs"),
+        ("reflink", "btrfs"),
+    ]
+)
 def case(request: pytest.FixtureRequest, make_filesystem: Make, tmp_path: Path) -> Case:
     driver, kind = request.param
     volume = make_volume(make_filesystem(kind).path, driver, tmp_path / "state")
@@ -63,7 +73,7 @@ def read(driver: Driver, clone: object, name: str = "file") -> bytes:
 
 
 def test_every_driver_is_tested(request: pytest.FixtureRequest) -> None:
-    assert driver_names() == ["btrfs", "directory"]
+    assert driver_names() == ["btrfs", "directory", "reflink"]
     assert [driver_named(name).name for name in driver_names()] == driver_names()
     with pytest.raises(UsageError, match="nonsense"):
         driver_named("nonsense")
@@ -97,21 +107,33 @@ def test_a_frozen_clone_is_found_again_and_dropped(case: Case) -> None:
 
 
 def test_changes_are_complete_or_none(case: Case) -> None:
+    (case.root / "blocks").write_bytes(bytes(8192))
     base = case.driver.clone(case.volume, "base")
     (case.root / "dir").mkdir()
     (case.root / "dir/new").write_bytes(b"x")
     clone = case.driver.clone(case.volume, "next")
     changes = case.driver.changes(case.volume, base, clone)
-    ranges = case.driver.changed_ranges(base, clone, b"file")
-    if clone.live:
-        assert changes is None
-        assert ranges is None
-    else:
+    ranges = case.driver.changed_ranges(base, clone, b"blocks")
+    assert ranges == (None if clone.live else [])
+    if case.driver.name == "btrfs":
         assert isinstance(changes, Changes)
         old, new = read_tree(base.path), read_tree(clone.path)
         differing = {inode for inode in new if inode not in old or old[inode][0] != new[inode][0]}
         assert differing <= {inode for inode, _path in changes.inodes}
-        assert ranges == []
+    else:
+        assert changes is None
+
+
+def test_what_a_clone_says_of_inodes_is_what_the_volume_says(case: Case) -> None:
+    (case.root / "link").hardlink_to(case.root / "file")
+    case.driver.prepare(case.volume)
+    clone = case.driver.clone(case.volume, "dump1")
+    origins = case.driver.origins(clone)
+    for name in ("", "file", "link"):
+        own = os.lstat(os.path.join(clone.path, os.fsencode(name)))
+        live = (case.root / name).lstat()
+        seen = original(origins, own)
+        assert (seen.st_ino, seen.st_ctime_ns, seen.st_nlink) == (live.st_ino, live.st_ctime_ns, live.st_nlink)
 
 
 def test_adopting_touches_nothing(case: Case) -> None:

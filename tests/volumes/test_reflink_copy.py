@@ -23,7 +23,7 @@ Make = Callable[..., LoopFilesystem]
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 def test_a_clone_of_a_file_is_all_of_it(make_filesystem: Make, kind: str) -> None:
     root = make_filesystem(kind).path
-    assert copy.reflinks_work(bytes(root))
+    assert copy.reflinks_work(bytes(root), bytes(root))
     (root / "live").mkdir()
     (root / "new").mkdir()
     file = root / "live/file"
@@ -58,13 +58,13 @@ def test_a_clone_of_a_file_is_all_of_it(make_filesystem: Make, kind: str) -> Non
 
 
 def test_reflinks_do_not_work_everywhere(make_filesystem: Make) -> None:
-    assert not copy.reflinks_work(bytes(make_filesystem("ext4").path))
-    assert not copy.reflinks_work(b"/proc")
+    for filesystem in (make_filesystem("ext4"), make_filesystem("xfs", mkfs_options=["-m", "reflink=0"])):
+        assert not copy.reflinks_work(bytes(filesystem.path), bytes(filesystem.path))
 
 
 def test_the_index_knows_what_an_inode_was(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    (tmp_path / "other").write_bytes(b"yy")
+    (tmp_path / "other").write_bytes(b"y")
     was, status = (tmp_path / "file").stat(), (tmp_path / "other").stat()
     spool = SortedSpool(bytes(tmp_path))
     index.add_record(spool, status.st_ino, index.pack_source(was), index.SETTLED)
@@ -75,8 +75,11 @@ def test_the_index_knows_what_an_inode_was(tmp_path: Path) -> None:
     seen = found.status(status)
     assert stat.S_ISREG(seen.st_mode)
     assert index.pack_source(seen) == index.pack_source(was)
-    assert found.settled(status.st_ino)
-    assert not found.settled(5), "two sources cannot both be right"
+    assert found.is_kept(status.st_ino, index.pack_source(was))
+    assert not found.is_kept(status.st_ino, index.pack_source(status))
+    assert not found.is_kept(5, index.pack_source(was)), "two sources cannot both be right"
+    assert not found.settled(was.st_ino), "one of its clones was not at rest"
+    assert found.settled(12345)
     assert found.skipped == (b"mnt",)
     with pytest.raises(OSError, match="not in the clone"):
         found.status(tmp_path.stat())

@@ -24,6 +24,7 @@ from voltool.dumpfile.writer import DumpWriter
 from voltool.errors import AgentError, RefusedError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
+from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.borrow import borrow_stamps
@@ -109,6 +110,7 @@ class _Dump:
         self._book = BaseBook(home.area)
         self._tmp = os.path.join(home.area, b"tmp")
         self._compared: Optional[Clone] = None
+        self._origins: Optional[Origins] = None
         self._excludes = () if request.for_move else self._record.excludes
         self._level = MOVE_LEVEL if request.for_move else request.level
 
@@ -118,6 +120,7 @@ class _Dump:
         clone = self._clone()
         try:
             traits = traits_of(clone.path)
+            self._origins = self._driver.origins(clone)
             base, numbering = self._open_bases()
             root_fd = self._driver.open(clone)
             self._stack.callback(os.close, root_fd)
@@ -162,7 +165,7 @@ class _Dump:
             clone = self._driver.clone(self._record, self._request.dump_id)
             if clone.live:
                 self._stack.push(hooks.pop_all())  # nothing is frozen: the hooks stand around the reading
-        if clone.live and locked:
+        if clone.consistency is Consistency.LIVE and locked:
             return dataclasses.replace(clone, consistency=Consistency.LOCKED)
         return clone
 
@@ -241,6 +244,7 @@ class _Dump:
             live=clone.live,
             excludes=self._excludes,
             mounts=mounts,
+            origins=self._origins,
             tick=lambda entries, size: self._pace.progress("scan", size, entries),
         )
         return walker.walk()
@@ -263,21 +267,22 @@ class _Dump:
 
     def _from_changes(self, clone: Clone, root_fd: int, base: Optional[BaseState]) -> Optional[Classified]:
         """The fast way, where the file system itself knows what changed."""
-        if base is None or base.stamps is None or self._excludes:
-            return None
-        kept = self._book.find(base.state_id)
-        old = self._driver.find(self._record, kept.label) if kept and kept.label else None
-        if old is None:
+        self._compared = old = self._clone_of(base)
+        if base is None or old is None or self._excludes:
             return None
         changes = self._driver.changes(self._record, old, clone)
         if changes is None:
             return None
-        classified = classify_changes(
+        return classify_changes(
             root_fd, changes.inodes, base, self._spool, lambda inode: self._driver.path_of(clone, inode)
         )
-        if classified is not None:
-            self._compared = old
-        return classified
+
+    def _clone_of(self, base: Optional[BaseState]) -> Optional[Clone]:
+        """The clone that the base was read from, if it is still there and the base's stamps are its own."""
+        if base is None or base.stamps is None:
+            return None
+        kept = self._book.find(base.state_id)
+        return self._driver.find(self._record, kept.label) if kept and kept.label else None
 
     def _changed_ranges(self, clone: Clone, path: bytes) -> Optional[List[Tuple[int, int]]]:
         """Which bytes of a file changed since the base, where the file system has told."""
@@ -303,7 +308,14 @@ class _Dump:
         codec = codecs.codec_named(self._request.codec)
         header = self._header(clone)
         settings = CaptureSettings(
-            root_fd, clone.live, clone.time_ns, codec, self._keeper.key(), traits.leases, self._keeper.blocks
+            root_fd,
+            clone.live,
+            clone.time_ns,
+            codec,
+            self._keeper.key(),
+            traits.leases,
+            self._keeper.blocks,
+            self._origins,
         )
         with self._wire_sink() as sink:
             writer = DumpWriter(sink, codec)

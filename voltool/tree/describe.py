@@ -10,9 +10,10 @@ from typing import NamedTuple, Optional, Tuple
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import encode_xattrs
-from voltool.tree import opening
+from voltool.origins import Origins, original
 from voltool.tree.classify import Work
 from voltool.tree.dirtable import DirTable
+from voltool.tree.opening import is_settled_in_clone
 from voltool.tree.stamps import decode_stamp, encode_stamp
 from voltool.tree.walk import OPEN_DIRECTORY, SCAN_SIZE, TICK_NS, decode_self
 
@@ -29,11 +30,14 @@ class Described(NamedTuple):
 class Describer:
     """Describes objects of one tree; caches one directory's descriptor."""
 
-    def __init__(self, root_fd: int, table: DirTable, *, live: bool, clone_time_ns: int) -> None:
+    def __init__(
+        self, root_fd: int, table: DirTable, *, live: bool, clone_time_ns: int, origins: Optional[Origins] = None
+    ) -> None:
         self._root_fd = root_fd
         self._table = table
         self._live = live
         self._clone_time_ns = clone_time_ns
+        self._origins = origins
         self._cached: Tuple[int, int] = (-1, -1)
 
     def directory(self, work: Work, *, fuzzy: bool) -> Described:
@@ -58,13 +62,13 @@ class Describer:
                 xattrs,
             )
         )
-        return Described(record, work.stamp, not fuzzy and self._settled(stamp.ctime))
+        return Described(record, work.stamp, not fuzzy and self._settled(work.inode, stamp.ctime))
 
     def special(self, work: Work) -> Described:
         """A symlink, device, fifo or socket, looked at again by its name."""
         try:
             directory = self._directory(work.directory)
-            status = os.stat(work.tail, dir_fd=directory, follow_symlinks=False)
+            status = original(self._origins, os.stat(work.tail, dir_fd=directory, follow_symlinks=False))
             if stat.S_IFMT(status.st_mode) != stat.S_IFMT(decode_stamp(work.stamp).mode):
                 return Described(None, work.stamp, settled=False)
             target = os.readlink(work.tail, dir_fd=directory) if stat.S_ISLNK(status.st_mode) else b""
@@ -93,12 +97,12 @@ class Describer:
                 xattrs,
             )
         )
-        return Described(record, stamp, stamp == work.stamp and self._settled(status.st_ctime_ns))
+        return Described(record, stamp, stamp == work.stamp and self._settled(status.st_ino, status.st_ctime_ns))
 
-    def _settled(self, ctime_ns: int) -> bool:
+    def _settled(self, inode: int, ctime_ns: int) -> bool:
         if self._live:
             return time.time_ns() - ctime_ns > TICK_NS
-        return self._clone_time_ns - ctime_ns > opening.FRESH_NS
+        return is_settled_in_clone(self._origins, self._clone_time_ns, inode, ctime_ns)
 
     def _directory(self, index: int) -> int:
         if self._cached[0] != index:

@@ -19,6 +19,7 @@ from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.inodes import FlagReader
 from voltool.leases import lease_test
+from voltool.origins import Origins, original
 from voltool.tree.stamps import SECOND, SHARED, SIZE, encode_stamp
 from voltool.tree.walk import OPEN_DIRECTORY, TICK_NS, read_xattrs
 
@@ -48,7 +49,8 @@ def _raise_descriptor_limit() -> int:
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """What all workers share. ``clone_time_ns`` matters for frozen images; ``key`` keys the block hashes."""
+    """What all workers share. ``clone_time_ns`` matters for frozen images; ``key`` keys the block hashes; ``origins`` are
+    those of a clone whose inodes are its own."""
 
     root_fd: int
     live: bool
@@ -57,6 +59,7 @@ class CaptureSettings:
     key: bytes
     leases: bool
     blocks: bytes
+    origins: Optional[Origins] = None
 
 
 class Opened(NamedTuple):
@@ -97,10 +100,13 @@ class Opener:
         settings = self.settings
         lease = lease_test(descriptor) if settings.live and settings.leases else None
         opened_ns = time.time_ns() if settings.live else settings.clone_time_ns
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            status = original(settings.origins, os.fstat(descriptor))
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError
+        except OSError:
             os.close(descriptor)
-            raise FileNotFoundError
+            raise
         if status.st_ino != inode:
             lease = None  # replaced by another file since the scan: its content counts, but nothing is settled
         return Opened(descriptor, status, lease, opened_ns)
@@ -109,7 +115,7 @@ class Opener:
         """After the read: whether it was settled, and READ or UNSTABLE."""
         age = opened.opened_ns - opened.status.st_ctime_ns
         if not self.settings.live:
-            return age > FRESH_NS, READ
+            return self.frozen_settled(opened.status), READ
         still = encode_stamp(opened.status) == after
         if opened.lease is None:
             return False, READ if still else UNSTABLE
@@ -117,6 +123,12 @@ class Opener:
         if settled or (still and opened.lease):
             return settled, READ
         return False, UNSTABLE
+
+    def frozen_settled(self, status: os.stat_result) -> bool:
+        """Whether a file of a frozen image was at rest when that was made."""
+        return is_settled_in_clone(
+            self.settings.origins, self.settings.clone_time_ns, status.st_ino, status.st_ctime_ns
+        )
 
     def directory(self, path: bytes) -> int:
         """A descriptor of a directory, cached; raises OSError."""
@@ -133,7 +145,15 @@ class Opener:
         """Everything but the content of an open file. Raises OSError."""
         flags, project = self._flags.read(descriptor, self._device)
         xattrs = read_xattrs(descriptor)
-        return Attributes(flags, project, xattrs, os.fstat(descriptor))
+        return Attributes(flags, project, xattrs, original(self.settings.origins, os.fstat(descriptor)))
+
+
+def is_settled_in_clone(origins: Optional[Origins], clone_time_ns: int, inode: int, ctime_ns: int) -> bool:
+    """Whether what has this inode number and ctime was at rest in a frozen image: who made a clone file by file has looked,
+    of a snapshot only the time tells."""
+    if origins is not None:
+        return origins.settled(inode)
+    return clone_time_ns - ctime_ns > FRESH_NS
 
 
 def encode_file(

@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import PackedFrame, pack_frame
+from voltool.origins import original
 from voltool.tree.blocks import BlockTable, ChunkRun, block_file_name
 from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import data_segments
@@ -191,7 +192,10 @@ class Planner:
         except OSError:
             return  # the worker meets the same error and names it
         try:
-            status = os.fstat(descriptor)
+            try:
+                status = original(self._settings.origins, os.fstat(descriptor))
+            except OSError:
+                return
             if not stat.S_ISREG(status.st_mode):
                 return
             large.before = encode_stamp(status)

@@ -100,6 +100,7 @@ class Producer:
             self._classified.table,
             live=self._settings.live,
             clone_time_ns=self._settings.clone_time_ns,
+            origins=self._settings.origins,
         )
         alive = self._classified.alive
         try:

@@ -10,7 +10,6 @@ from typing import Any, List, NamedTuple, Optional, Tuple, Union
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import PackedFrame, pack_frame
 from voltool.leases import lease_test
-from voltool.tree import opening
 from voltool.tree.layout import data_segments, layout_digest, with_holes
 from voltool.tree.opening import OPEN_QUIET, READ, UNREADABLE, UNSTABLE, VANISHED, Opener, encode_file, reason_of
 from voltool.tree.stamps import NO_LAYOUT, SETTLED, SIZE, encode_file_stamp, encode_home, encode_stamp
@@ -99,12 +98,9 @@ class SmallFileReader:
         except OSError:
             return False
         try:
-            if not settings.live:
-                moment, rest = settings.clone_time_ns, opening.FRESH_NS
-            elif lease_test(descriptor):
-                moment, rest = time.time_ns(), TICK_NS
-            else:
+            if settings.live and not lease_test(descriptor):
                 return False
+            moment = time.time_ns()
             data = os.read(descriptor, int.from_bytes(stamp[SIZE], "big") + 1)
             size = len(data)
             hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if size else 0
@@ -119,8 +115,8 @@ class SmallFileReader:
         content = fmt.hash_small(data)
         layout = layout_digest(segments, size) if segments is not None else NO_LAYOUT
         record = encode_file(number, stamp, size, flags, project, 0, content, xattrs)
-        settled = SETTLED if moment - status.st_ctime_ns > rest else 0
-        batch.homes.append(encode_home(inode, number, stamp, settled, layout))
+        at_rest = moment - status.st_ctime_ns > TICK_NS if settings.live else opener.frozen_settled(status)
+        batch.homes.append(encode_home(inode, number, stamp, SETTLED if at_rest else 0, layout))
         batch.read += size
         if content != base or layout != base_layout:
             _add_extents(batch, number, segments, data)

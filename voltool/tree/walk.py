@@ -21,6 +21,7 @@ from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
 from voltool.inodes import get_flags
 from voltool.model import FileProblem, Problem
+from voltool.origins import Origins, original
 from voltool.spool import SortedSpool
 from voltool.tree.dirtable import ROOT, DirTable
 from voltool.tree.stamps import STAMP_SIZE, encode_stamp
@@ -130,7 +131,10 @@ def read_xattrs(descriptor: int) -> bytes:
 
 
 class Walker:
-    """One walk below ``root_fd``. ``live``: nothing is frozen. ``tick`` is called now and then with the entries so far."""
+    """One walk below ``root_fd``. ``live``: nothing is frozen. ``tick`` is called now and then with the entries so far.
+
+    With ``origins`` everything is recorded with the volume's inode numbers and stamps, not with the clone's own.
+    """
 
     def __init__(
         self,
@@ -140,6 +144,7 @@ class Walker:
         live: bool,
         excludes: Sequence[bytes] = (),
         mounts: FrozenSet[bytes] = frozenset(),
+        origins: Optional[Origins] = None,
         tick: Callable[[int, int], None],
     ) -> None:
         self._root_fd = root_fd
@@ -148,6 +153,7 @@ class Walker:
         self._live = live
         self._excluder = Excluder(excludes)
         self._mounts = mounts
+        self._origins = origins
         self._tick = tick
         self._result = WalkResult(DirTable(), spool)
         self._known: Optional[dict[int, int]] = None
@@ -156,7 +162,9 @@ class Walker:
     def walk(self) -> WalkResult:
         """Walk until quiet; raises OSError only for the root itself."""
         table = self._result.table
-        table.add(ROOT, b"", os.fstat(self._root_fd).st_ino)
+        table.add(ROOT, b"", original(self._origins, os.fstat(self._root_fd)).st_ino)
+        if self._origins is not None:
+            self._result.skipped_mounts += self._origins.skipped
         self._stack = [ROOT]
         self._drain()
         if self._live:
@@ -180,13 +188,15 @@ class Walker:
             self._unlistable(index, path, error)
             return
         try:
-            status = os.fstat(descriptor)
+            status = original(self._origins, os.fstat(descriptor))
             if status.st_ino != table.inodes[index] or status.st_dev != self._device:
                 table.live[index] = (
                     0  # replaced since its parent was listed; the parent has changed, and will be listed again
                 )
                 return
             table.stamps[index] = _quiet_stamp(status)
+            if self._origins is not None and self._origins.fuzzy(status.st_ino):
+                self._result.fuzzy.add(status.st_ino)
             self._emit_self(index, status, descriptor)
             self._emit_names(index, path, descriptor)
         except OSError as error:
@@ -219,7 +229,7 @@ class Walker:
                 if (not path and entry.name == OWN_DIRECTORY) or (excluder and excluder.matches(path, name)):
                     continue
                 try:
-                    status = entry.stat(follow_symlinks=False)
+                    status = original(self._origins, entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
                     continue
                 kind, inode = status.st_mode & 0o170000, status.st_ino

@@ -13,16 +13,18 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
+from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.btrfs_changes import SnapshotDelta, compare_snapshots
 from voltool.volumes.contract import ByteRange, Changes, Clone
-from voltool.volumes.records import AREA_NAME, area_of
+from voltool.volumes.labels import clone_path, clones_directory
+from voltool.volumes.records import AREA_NAME
 from voltool.volumes.traits import synchronize
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +46,7 @@ class BtrfsDriver:
     name = "btrfs"
 
     def __init__(self) -> None:
+        self._asked: Optional[Tuple[Clone, Clone]] = None
         self._last: Optional[SnapshotDelta] = None
 
     def adopt(self, path: bytes) -> None:
@@ -59,31 +62,34 @@ class BtrfsDriver:
             raise _needs_root(path)
         self._refuse_nested(path)
 
+    def prepare(self, volume: VolumeRecord) -> None:
+        """A snapshot needs no preparation."""
+
     def clone(self, volume: VolumeRecord, label: str) -> Clone:
         """Make a read-only snapshot."""
         self.adopt(volume.path)
-        directory = _clones_directory(volume)
+        directory = clones_directory(volume)
         with _translated(volume.path):
             durable.make_directory(directory)
-            if os.path.lexists(_join(directory, label)):
-                raise RefusedError("the clone exists already", where=shown(_join(directory, label)))
+            if os.path.lexists(clone_path(directory, label)):
+                raise RefusedError("the clone exists already", where=shown(clone_path(directory, label)))
             synchronize(volume.path)
             intent = _CloneRecord(time.time_ns(), _boot_id())
             _write_record(directory, label, intent)
             try:
                 self._snapshot(volume.path, directory, label)
             except BaseException:
-                durable.remove_file(_join(directory, label + ".json"))
+                durable.remove_file(clone_path(directory, label + ".json"))
                 raise
         clone = self.find(volume, label)
         if clone is None:
-            raise HostError("the snapshot that was just made is not there", where=shown(_join(directory, label)))
+            raise HostError("the snapshot that was just made is not there", where=shown(clone_path(directory, label)))
         return clone
 
     def find(self, volume: VolumeRecord, label: str) -> Optional[Clone]:
         """The snapshot, if it is the one its record speaks of and nobody has changed it."""
-        directory = _clones_directory(volume)
-        path = _join(directory, label)
+        directory = clones_directory(volume)
+        path = clone_path(directory, label)
         record = _read_record(directory, label)
         if record is None:
             return None
@@ -108,7 +114,7 @@ class BtrfsDriver:
 
     def clones(self, volume: VolumeRecord) -> List[Clone]:
         """All snapshots that are ours, by label. Also takes away records whose snapshot is gone."""
-        directory = _clones_directory(volume)
+        directory = clones_directory(volume)
         try:
             names = sorted(os.listdir(directory))
         except FileNotFoundError:
@@ -123,10 +129,14 @@ class BtrfsDriver:
         with _translated(clone.path):
             return os.open(clone.path, _OPEN)
 
+    def origins(self, clone: Clone) -> Optional[Origins]:  # noqa: ARG002 - the contract's
+        """A snapshot's inodes are the volume's."""
+        return None
+
     def drop(self, volume: VolumeRecord, clone: Clone) -> None:
         """Delete the snapshot, then its record."""
-        directory = _clones_directory(volume)
-        if clone.live or clone.path != _join(directory, clone.label):
+        directory = clones_directory(volume)
+        if clone.live or clone.path != clone_path(directory, clone.label):
             raise RefusedError("this is not a clone of the volume", where=shown(clone.path))
         destroy_clone(directory, clone.label)
 
@@ -154,8 +164,8 @@ class BtrfsDriver:
         return paths[0] if paths else None
 
     def _delta(self, base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
-        if self._last is None or (self._last.base, self._last.clone) != (base, clone):
-            self._last = compare_snapshots(base, clone)
+        if self._asked != (base, clone):
+            self._asked, self._last = (base, clone), compare_snapshots(base, clone)
         return self._last
 
     def _refuse_nested(self, path: bytes) -> None:
@@ -184,7 +194,7 @@ class BtrfsDriver:
                     ) from error
                 raise
         record = _read_record(directory, label)
-        info = _info(_join(directory, label))
+        info = _info(clone_path(directory, label))
         if record is not None:
             done = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
             _write_record(directory, label, done)
@@ -192,7 +202,7 @@ class BtrfsDriver:
 
 def destroy_clone(directory: bytes, label: str) -> None:
     """Delete the snapshot ``label`` in a directory of clones, then its record. Idempotent. Also for `host clean`."""
-    path = _join(directory, label)
+    path = clone_path(directory, label)
     with _translated(path):
         try:
             with _opened(directory) as clones:
@@ -201,17 +211,7 @@ def destroy_clone(directory: bytes, label: str) -> None:
         except FileNotFoundError:
             pass
         with contextlib.suppress(FileNotFoundError):
-            durable.remove_file(_join(directory, label + ".json"))
-
-
-def _clones_directory(volume: VolumeRecord) -> bytes:
-    return os.path.join(area_of(volume.path, volume.uuid), b"clones")
-
-
-def _join(directory: bytes, label: str) -> bytes:
-    if not label or "/" in label or "\0" in label or label.startswith("."):
-        raise RefusedError("a clone cannot have this label", why=repr(label))
-    return os.path.join(directory, label.encode())
+            durable.remove_file(clone_path(directory, label + ".json"))
 
 
 def _write_record(directory: bytes, label: str, record: _CloneRecord) -> None:
@@ -222,12 +222,12 @@ def _write_record(directory: bytes, label: str, record: _CloneRecord) -> None:
         "uuid": record.uuid,
         "generation": record.generation,
     }
-    durable.write_file(_join(directory, label + ".json"), json.dumps(content).encode() + b"\n")
+    durable.write_file(clone_path(directory, label + ".json"), json.dumps(content).encode() + b"\n")
 
 
 def _read_record(directory: bytes, label: str) -> Optional[_CloneRecord]:
     try:
-        with open(_join(directory, label + ".json"), "rb") as file:
+        with open(clone_path(directory, label + ".json"), "rb") as file:
             content: Dict[str, Any] = json.load(file)
         return _CloneRecord(
             int(content["time_ns"]), str(content["boot_id"]), str(content["uuid"]), int(content["generation"])

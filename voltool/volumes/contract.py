@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Protocol, Tuple
 
 from voltool.model import Consistency, VolumeRecord
+from voltool.origins import Origins
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Clone:
     ``label`` is unique for the volume and names what the clone is for (the dump id that made it); ``path`` is where it
     stands; ``uuid`` is the file system's own identity of it (btrfs: the snapshot's UUID), empty where there is none.
     ``time_ns`` is the host's clock just before it was made: what has a ctime older than that by more than a tick, and is
-    settled, is in it. ``live``: nothing is frozen.
+    settled, is in it. ``live``: nothing is frozen. A clone made file by file is not live, though its ``consistency`` may be.
     """
 
     label: str
@@ -58,9 +59,14 @@ class Driver(Protocol):
         """Check that ``path`` can be a volume of this driver (a subvolume, no nested subvolumes, rights). Touches
         nothing. Idempotent."""
 
+    def prepare(self, volume: VolumeRecord) -> None:
+        """Do beforehand what would make the next `clone` slow: to be called before a lock. It is only a help: repeatable, and
+        left undone where nothing is to be gained."""
+
     def clone(self, volume: VolumeRecord, label: str) -> Clone:
-        """Make the clone ``label``: ``syncfs`` first, then one atomic image. Not idempotent: a clone of that label must
-        not exist (``drop`` it first). After a crash the clone exists whole or not at all."""
+        """Make the clone ``label``: ``syncfs`` first, then one image, atomic or as its ``consistency`` says. Not
+        idempotent: a clone of that label must not exist (``drop`` it first). After a crash the clone exists whole or not
+        at all."""
 
     def find(self, volume: VolumeRecord, label: str) -> Optional[Clone]:
         """The existing clone ``label``, or None. What it lacks for certain (its time) comes from the record kept beside
@@ -72,6 +78,9 @@ class Driver(Protocol):
     def open(self, clone: Clone) -> int:
         """A directory file descriptor of the clone's root; the caller closes it."""
 
+    def origins(self, clone: Clone) -> Optional[Origins]:
+        """What the clone's inodes were in the volume; None: its inodes are the volume's own. Read-only."""
+
     def drop(self, volume: VolumeRecord, clone: Clone) -> None:
         """Delete the clone. Idempotent. The live tree (directory driver) is never touched."""
 
@@ -80,7 +89,8 @@ class Driver(Protocol):
         unknown or unexpected record means None. The base must be ours (checked by its UUID), else None."""
 
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
-        """Which bytes of the regular file ``path`` (same inode in both) may differ; sorted, disjoint; None: compare."""
+        """Which bytes of the regular file ``path`` (of the same inode of the volume in both) may differ; sorted, disjoint;
+        None: compare. Also where `changes` knows nothing."""
 
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
         """A path of ``inode`` in the clone, relative to its root; None: it has none, or nobody knows. Read-only."""

@@ -8,6 +8,7 @@ from typing import List, Optional
 
 from voltool.errors import HostError, RefusedError
 from voltool.model import Consistency, VolumeRecord
+from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes.contract import ByteRange, Changes, Clone
 from voltool.volumes.traits import synchronize
@@ -24,6 +25,9 @@ class DirectoryDriver:
             os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
         except OSError as error:
             raise _cannot_read(path, error) from error
+
+    def prepare(self, volume: VolumeRecord) -> None:
+        """There is nothing to prepare."""
 
     def clone(self, volume: VolumeRecord, label: str) -> Clone:
         """The live tree after a syncfs."""
@@ -48,6 +52,10 @@ class DirectoryDriver:
             return os.open(clone.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise _cannot_read(clone.path, error) from error
+
+    def origins(self, clone: Clone) -> Optional[Origins]:  # noqa: ARG002 - the contract's
+        """It is the volume."""
+        return None
 
     def drop(self, volume: VolumeRecord, clone: Clone) -> None:
         """There is nothing to delete; the live tree stays."""

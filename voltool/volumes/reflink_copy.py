@@ -27,6 +27,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: How a file system says that this file cannot share its data (a realtime file, say), though others can.
 _UNSHARED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV})
+#: How long the kernel lets a holder of a lease keep others waiting (/proc/sys/fs/lease-break-time is 45 s), in seconds.
+_LEASE_BREAK = 60.0
 #: XFS shows each ACL a second time under these names.
 _SHADOW = "trusted.SGI_ACL_"
 
@@ -39,17 +41,17 @@ class Made(NamedTuple):
     settled: bool
 
 
-def reflinks_work(directory: bytes) -> bool:
-    """Whether files in ``directory`` can be cloned; tried with two files that have no name. Raises OSError."""
+def reflinks_work(directory: bytes, into: bytes) -> bool:
+    """Whether files in ``directory`` can be cloned to ``into``; tried with two files that have no name. Raises OSError."""
     try:
         source = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):
             return False
         raise
     try:
         os.write(source, bytes(4096))
-        target = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        target = os.open(into, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.ioctl(target, FICLONE, source)
         finally:
@@ -65,7 +67,7 @@ def reflinks_work(directory: bytes) -> bool:
 
 def make_file(live: int, new: int, name: str) -> Made:
     """Clone the regular file ``name`` from directory ``live`` into ``new``. FileNotFoundError: it is none any more."""
-    source = os.open(name, _READ, dir_fd=live)
+    source = _open(live, name)
     try:
         before = os.fstat(source)
         if not stat.S_ISREG(before.st_mode):
@@ -88,6 +90,20 @@ def make_file(live: int, new: int, name: str) -> Made:
     finally:
         os.close(source)
     return Made(inode, stamp, still and at_rest and moment - before.st_ctime_ns > TICK_NS)
+
+
+def _open(directory: int, name: str) -> int:
+    """Open a file to read it; one that another process has a lease on (an SMB client's) once that was given back."""
+    deadline = time.monotonic() + _LEASE_BREAK
+    while True:
+        try:
+            return os.open(name, _READ, dir_fd=directory)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileNotFoundError(errno.ENOENT, "it is a symlink by now", name) from error
+            if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def make_special(live: int, new: int, name: str) -> Made:
@@ -128,6 +144,12 @@ def unseal(descriptor: int) -> int:
     return flags
 
 
+def seal(descriptor: int, seals: int) -> None:
+    """Put back what `unseal` took off."""
+    if seals:
+        set_flags(descriptor, seals, SEALS)
+
+
 def link(old: int, old_name: str, new: int, new_name: str) -> None:
     """A hard link between two trees of voltool's own, sealed files too. Raises OSError: EMLINK, EXDEV."""
     try:
@@ -135,9 +157,23 @@ def link(old: int, old_name: str, new: int, new_name: str) -> None:
     except PermissionError:
         descriptor = os.open(old_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=old)
         try:
-            flags = unseal(descriptor)
+            seals = unseal(descriptor)
             os.link(old_name, new_name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
-            set_flags(descriptor, flags, SEALS)
+            seal(descriptor, seals)
+        finally:
+            os.close(descriptor)
+
+
+def unlink(directory: int, name: str) -> None:
+    """Take away one of several names of an object, which stays sealed if it is."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except PermissionError:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            seals = unseal(descriptor)
+            os.unlink(name, dir_fd=directory)
+            seal(descriptor, seals)
         finally:
             os.close(descriptor)
 

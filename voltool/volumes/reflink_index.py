@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import bisect
 import errno
+import functools
 import json
 import mmap
 import os
+import re
 import stat
 import struct
-from typing import Any, Container, Dict, Iterator, Optional, Tuple
+from typing import Any, Container, Dict, FrozenSet, Iterator, Optional, Tuple
 
 from voltool.spool import SortedSpool
 
@@ -57,13 +59,20 @@ def pack_source(status: os.stat_result, inode: Optional[int] = None) -> bytes:
     )
 
 
+def source_inode(record: bytes) -> int:
+    """The volume's inode number in a record."""
+    number: int = _KEY.unpack_from(record)[0]
+    return number
+
+
 def add_record(spool: SortedSpool, inode: int, source: bytes, flags: int) -> None:
-    """Note that ``inode`` of the clone was ``source``."""
+    """Note that ``inode`` of the clone was ``source``; once for each of its names. Flags that not all notes have are none."""
     spool.add(inode.to_bytes(8, "big") + source + bytes((flags,)) + bytes(7))
 
 
 def write_index(path: bytes, spool: SortedSpool, fuzzy: Container[int], about: Dict[str, Any]) -> None:
-    """Write the file, durably but not its name. An inode that was noted with two sources is not settled."""
+    """Write the file, durably but not its name. An inode that was noted with two sources is not settled; ``fuzzy`` are
+    inodes of the clone."""
     text = json.dumps(about).encode()
     with open(path, "wb", buffering=1 << 20) as file:
         file.write(bytes(_HEAD.size))
@@ -86,7 +95,9 @@ def _distinct(spool: SortedSpool, fuzzy: Container[int]) -> Iterator[Tuple[int, 
             if current:
                 yield _finished(current, record, fuzzy)
             current, record = entry[:8], entry[8:]
-        elif entry[8:] != record:
+        elif entry[8 : 8 + SOURCE_SIZE] == record[:SOURCE_SIZE]:
+            record = record[:SOURCE_SIZE] + bytes((record[SOURCE_SIZE] & entry[8 + SOURCE_SIZE],)) + bytes(7)
+        else:
             record = record[:SOURCE_SIZE] + bytes(8)
     if current:
         yield _finished(current, record, fuzzy)
@@ -126,9 +137,9 @@ class CloneIndex:
         if record is None:
             raise OSError(errno.ESTALE, "it was not in the clone when that was made")
         inode, mode, uid, gid, links, size, mtime, ctime = SOURCE.unpack_from(record)
-        kind = stat.S_IFMT(mode)
-        device = size if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
-        length = status.st_size if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFDIR) else size
+        device = size if stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK) else 0
+        # Of a file that grew between the look at it and its clone, the clone's own size counts: it is not settled.
+        length = status.st_size
         seconds = (status.st_atime_ns // 10**9, mtime // 10**9, ctime // 10**9)
         return os.stat_result(
             (mode, inode, status.st_dev, links or status.st_nlink, uid, gid, length, *seconds),
@@ -142,15 +153,29 @@ class CloneIndex:
             },
         )
 
-    def flags(self, inode: int) -> int:
-        """`SETTLED`, `FUZZY`; 0 for what is not in the clone."""
+    def is_kept(self, inode: int, source: bytes) -> bool:
+        """Whether that inode of the clone is a clone of this very source, which was at rest."""
         record = self.find(inode)
-        return record[SOURCE_SIZE] if record is not None else 0
+        return record is not None and record[:SOURCE_SIZE] == source and bool(record[SOURCE_SIZE] & SETTLED)
 
-    def settled(self, inode: int) -> bool:
-        """Whether that inode of the clone was at rest when it was made."""
-        return bool(self.flags(inode) & SETTLED)
+    def settled(self, source: int) -> bool:
+        """See `Origins`."""
+        return source not in self._restless
 
-    def fuzzy(self, inode: int) -> bool:
-        """Whether that directory of the clone may lack names."""
-        return bool(self.flags(inode) & FUZZY)
+    def fuzzy(self, source: int) -> bool:
+        """See `Origins`."""
+        return source in self._fuzzy
+
+    @functools.cached_property
+    def _restless(self) -> FrozenSet[int]:
+        return self._sources_with(b"[^\\x01\\x03]")
+
+    @functools.cached_property
+    def _fuzzy(self) -> FrozenSet[int]:
+        return self._sources_with(b"[\\x02\\x03]")
+
+    def _sources_with(self, flags: bytes) -> FrozenSet[int]:
+        """The volume's inodes whose flags match a class of bytes: few, in a clone of millions."""
+        end = self._records + RECORD_SIZE * self.count
+        found = re.finditer(flags, self._map[self._records + SOURCE_SIZE : end : RECORD_SIZE], re.DOTALL)
+        return frozenset(_KEY.unpack_from(self._map, self._records + RECORD_SIZE * match.start())[0] for match in found)

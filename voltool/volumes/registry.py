@@ -11,11 +11,13 @@ from voltool.volumes import btrfs_ioctl
 from voltool.volumes.btrfs import BtrfsDriver
 from voltool.volumes.contract import Driver
 from voltool.volumes.directory import DirectoryDriver
+from voltool.volumes.reflink import ReflinkDriver
 
 AUTO = "auto"
 _DRIVERS: Dict[str, Callable[[], Driver]] = {
     BtrfsDriver.name: BtrfsDriver,
     DirectoryDriver.name: DirectoryDriver,
+    ReflinkDriver.name: ReflinkDriver,
 }
 
 

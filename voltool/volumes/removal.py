@@ -42,6 +42,12 @@ def remove_tree(path: bytes) -> None:
         os.close(parent)
 
 
+def remove_at(directory: int, name: bytes) -> None:
+    """Remove ``name`` in an open directory (which is not sealed), and all in it. Raises OSError; a missing one is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        _Removal(directory, name, os.fstat(directory).st_dev).run()
+
+
 def tree_size(path: bytes) -> int:
     """The bytes that a tree takes on disk, a file with several names once. What cannot be looked at counts nothing."""
     total = 0

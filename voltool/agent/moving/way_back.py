@@ -18,7 +18,7 @@ from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import flat_path
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.staging import Staging
-from voltool.tree.spool import SortedSpool
+from voltool.spool import SortedSpool
 from voltool.tree.state import StateKeeper
 from voltool.tree.unchanged import first_difference
 

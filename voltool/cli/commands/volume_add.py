@@ -18,6 +18,7 @@ class Driver(StrEnum):
     AUTO = "auto"
     BTRFS = "btrfs"
     DIRECTORY = "directory"
+    REFLINK = "reflink"
 
 
 def volume_add(
