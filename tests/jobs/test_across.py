@@ -36,9 +36,9 @@ FOREIGN: dict[tuple[str, str], tuple[list[str], set[bytes]]] = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", DRIVERS)
+@pytest.mark.parametrize(("kind", "driver"), [*((kind, "auto") for kind in DRIVERS), ("xfs", "reflink")])
 def test_every_point_comes_back_on_other_file_systems(
-    kind: str, tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]
+    kind: str, driver: str, tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]
 ) -> None:
     source = make_filesystem(kind)
     volume = source.path / "volume"
@@ -48,7 +48,7 @@ def test_every_point_comes_back_on_other_file_systems(
         if kind == "btrfs":
             run("btrfs", "-q", "subvolume", "create", str(volume))
         torture.build(volume)
-        site.voltool("volume", "add", "vol", f"hosta:{volume}")
+        site.voltool("volume", "add", "vol", f"hosta:{volume}", "--driver", driver)
         dumps: list[dict[str, Any]] = []
         points = []
         for level, change in enumerate((nothing, first_changes, second_changes)):

@@ -366,6 +366,9 @@ class SourceSession:
         held = sink.close()
         return Sent(held, 1, 1, 8, (), 0.1)
 
+    def prepare_lock(self) -> None:
+        _ask(self._world, Party.SOURCE, lambda: self._world.point(Party.SOURCE))
+
     def lock(self, *, seconds: int) -> None:
         del seconds
 

@@ -57,6 +57,24 @@ def test_a_clone_of_a_file_is_all_of_it(make_filesystem: Make, kind: str) -> Non
     os.close(new)
 
 
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_what_is_preallocated_is_a_hole_in_the_clone_too(make_filesystem: Make, kind: str) -> None:
+    root = make_filesystem(kind).path
+    (root / "new").mkdir()
+    with (root / "file").open("wb") as file:
+        file.write(os.urandom(500_000))
+        file.flush()
+        os.posix_fallocate(file.fileno(), 0, 1 << 20)
+    live, new = (os.open(path, os.O_RDONLY) for path in (root, root / "new"))
+    copy.make_file(live, new, "file")
+    for directory in (live, new):
+        descriptor = os.open("file", os.O_RDONLY, dir_fd=directory)
+        assert os.lseek(descriptor, 0, os.SEEK_HOLE) == 503_808
+        assert os.fstat(descriptor).st_size == 1 << 20
+        os.close(descriptor)
+        os.close(directory)
+
+
 def test_reflinks_do_not_work_everywhere(make_filesystem: Make) -> None:
     for filesystem in (make_filesystem("ext4"), make_filesystem("xfs", mkfs_options=["-m", "reflink=0"])):
         assert not copy.reflinks_work(bytes(filesystem.path), bytes(filesystem.path))

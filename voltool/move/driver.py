@@ -106,6 +106,7 @@ def _switch_over(
             why="; ".join(target.lost),
             remedy="a target on another file system, or --lossy",
         )
+    source.prepare_lock()
     reporter.report(PhaseStarted(name, "lock"))
     began = time.monotonic()
     source.lock(seconds=lock_limit(done.predicted, options.max_lock))

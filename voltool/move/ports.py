@@ -95,6 +95,9 @@ class SourceHome(Protocol):
     def dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink) -> Sent:
         """Dump the volume against the state ``base`` (empty: everything). ``manifest`` gives that state's, if it is needed."""
 
+    def prepare_lock(self) -> None:
+        """Do what can be done beforehand, so that the dump under the lock is short."""
+
     def lock(self, *, seconds: int) -> None:
         """Nobody writes from here on, for ``seconds`` at the most. BusyError with who still writes."""
 

@@ -83,6 +83,11 @@ class SourceSession:
             hooks=self._settings.hooks,
         )
 
+    def prepare_lock(self) -> None:
+        """See `SourceHome`."""
+        self._agent.send(moving.PrepareLock())
+        expect(self._agent, messages.Done)
+
     def lock(self, *, seconds: int) -> None:
         """See `SourceHome`."""
         settings = self._settings

@@ -185,6 +185,11 @@ def _share(source: int, target: int, size: int) -> None:
         if error.errno not in _UNSHARED:
             raise
         _copy(source, target, size)
+    # btrfs takes a clone's preallocated parts for data until something is preallocated in the clone itself (the inode flag
+    # BTRFS_INODE_PREALLOC is not cloned; fs/btrfs/file.c, find_desired_extent).
+    if os.lseek(source, 0, os.SEEK_HOLE) < size <= os.lseek(target, 0, os.SEEK_HOLE):
+        os.posix_fallocate(target, size, 4096)
+        os.ftruncate(target, size)
 
 
 def _copy(source: int, target: int, size: int) -> None:

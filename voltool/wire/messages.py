@@ -25,6 +25,7 @@ from voltool.wire.moving import (
     MoveOut,
     MovesReply,
     Prepare,
+    PrepareLock,
     Publish,
     PurgeRetired,
     ReceiveDump,
@@ -418,8 +419,9 @@ Message = Union[
     ShowVolume, ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest,
     ScanTotals, Proceed, DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones,
     DropClone, ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus,
-    HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus, SendManifest,
-    ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired, RetiredReply,
+    PrepareLock, HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus,
+    SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
+    RetiredReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

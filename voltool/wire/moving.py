@@ -15,8 +15,8 @@ from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, Volume
 @dataclass(frozen=True)
 class MoveOut:
     """Open a session with the old home. Answered by `SourceStatus`. ``begin``: begin this move or go on with it; without, only
-    look. Steps: `StartDump` (its own conversation, `Done` where it found the host without clones), `HoldLock`,
-    `ReleaseLock`, `Switch`, `SettleMove`, `AbortMove`, `ForgetMove`."""
+    look. Steps: `StartDump` (its own conversation, `Done` where it found the host without clones), `PrepareLock`,
+    `HoldLock`, `ReleaseLock`, `Switch`, `SettleMove`, `AbortMove`, `ForgetMove`."""
 
     move: SourceMove
     begin: bool
@@ -29,6 +29,11 @@ class SourceStatus:
 
     move: Optional[SourceMove]
     volume: Optional[VolumeRecord] = None
+
+
+@dataclass(frozen=True)
+class PrepareLock:
+    """Do before the lock what would make the dump under it slow, as far as the volume's driver can. Answered by `Done`."""
 
 
 @dataclass(frozen=True)

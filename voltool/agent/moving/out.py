@@ -25,6 +25,7 @@ from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
 from voltool.volumes.records import VolumeHome
+from voltool.volumes.registry import driver_named
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation
 
@@ -122,6 +123,9 @@ class _Session:
     def _step(self, step: object) -> messages.Message:
         if isinstance(step, messages.StartDump):
             return dump_home(step, self._conversation, self._host, self._home)
+        if isinstance(step, moving.PrepareLock):
+            driver_named(self._home.record.driver).prepare(self._home.record)
+            return messages.Done()
         if isinstance(step, moving.HoldLock):
             return self._lock(step)
         if isinstance(step, moving.ReleaseLock):
