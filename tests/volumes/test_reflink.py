@@ -17,10 +17,11 @@ from tests.filesystems import LoopFilesystem
 from tests.volumes.volume import UUID, make_volume, read_tree
 from voltool.errors import RefusedError, SpaceError
 from voltool.model import Consistency
-from voltool.volumes import reflink, reflink_copy, removal
+from voltool.volumes import reflink_copy, removal
 from voltool.volumes.contract import Clone
 from voltool.volumes.reflink import ReflinkDriver
 from voltool.volumes.reflink_index import CloneIndex
+from voltool.volumes.reflink_passes import Pass, PassMaker
 
 Make = Callable[..., LoopFilesystem]
 
@@ -121,13 +122,32 @@ def test_what_is_unchanged_is_shared_with_the_clone_before(ground: Ground) -> No
     assert tree(clone.path) == tree(ground.root)
 
 
-def test_a_file_that_is_open_for_writing_makes_no_snapshot(ground: Ground) -> None:
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    passes: list[None] = []
+    run = PassMaker.run
+
+    def counted(maker: PassMaker, known: CloneIndex | None) -> Pass:
+        passes.append(None)
+        return run(maker, known)
+
+    monkeypatch.setattr(PassMaker, "run", counted)
+    return passes
+
+
+def test_a_file_that_is_open_for_writing_makes_no_snapshot(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     with (ground.root / "d/file").open("r+b"):
         clone = ground.clone("one")
     assert clone.consistency is Consistency.LIVE
     index = CloneIndex(clone.path + b".index")
     assert not index.settled((ground.root / "d/file").stat().st_ino)
     assert index.settled((ground.root / "holes").stat().st_ino)
+    with (ground.root / "d/file").open("r+b", buffering=0) as file:
+        assert ground.clone("opened, not written").consistency is Consistency.LIVE
+        file.write(b"written")
+        time.sleep(0.05)
+        passes = count_passes(monkeypatch)
+        assert ground.clone("again").consistency is Consistency.LIVE
+        assert len(passes) == 2, "more of them would not make it rest"
     assert ground.clone("two").consistency is Consistency.SNAPSHOT
 
 
@@ -206,36 +226,35 @@ def test_a_tree_that_never_rests_lacks_no_name_silently(xfs: Ground) -> None:
     assert clone.consistency is Consistency.SNAPSHOT
 
 
-def test_a_snapshot_is_of_one_moment(xfs: Ground) -> None:
-    """Two files are written one after the other, always in this order: a clone that says it is a snapshot never has the second
-    write without the first."""
-    first, second = xfs.root / "a first", xfs.root / "z second"
-    for path in (first, second):
-        path.write_text("0")
-    stop = threading.Event()
+@pytest.mark.parametrize("times", [0, 1, 2, 100])
+def test_a_snapshot_is_of_one_moment(xfs: Ground, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Two files are always written together. Whenever one is cloned, for so many times, both are written before the other is."""
+    both = [xfs.root / "a first", xfs.root / "z second"]
+    written = 0
 
-    def count() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            for path in (first, second):
-                path.write_text(str(number))
-            time.sleep(0.15)
+    def write() -> None:
+        for path in both:
+            path.write_text(str(written))
 
-    thread = threading.Thread(target=count)
-    thread.start()
-    snapshots = 0
-    try:
-        for number in range(15):
-            clone = xfs.clone(f"c{number}")
-            seen = [int(Path(os.fsdecode(clone.path), path.name).read_text() or -1) for path in (first, second)]
-            if clone.consistency is Consistency.SNAPSHOT:
-                snapshots += 1
-                assert seen[0] - seen[1] in (0, 1)
-    finally:
-        stop.set()
-        thread.join()
-    assert snapshots
+    make_file = reflink_copy.make_file
+
+    def made_and_written(live: int, new: int, name: str) -> reflink_copy.Made:
+        nonlocal written
+        made = make_file(live, new, name)
+        if name in ("a first", "z second") and written < times:
+            written += 1
+            write()
+        return made
+
+    write()
+    monkeypatch.setattr(reflink_copy, "make_file", made_and_written)
+    clone = xfs.clone("one")
+    seen = [Path(os.fsdecode(clone.path), path.name).read_text() for path in both]
+    if times < 100:
+        assert clone.consistency is Consistency.SNAPSHOT
+        assert seen == [str(times)] * 2
+    else:
+        assert clone.consistency is Consistency.LIVE
 
 
 def test_what_is_mounted_inside_is_an_empty_directory_and_named(xfs: Ground, make_filesystem: Make) -> None:
@@ -274,12 +293,16 @@ def test_a_full_file_system_leaves_no_half_clone(xfs: Ground) -> None:
         (xfs.root / f"{number}").touch()
     filler = LoopFilesystem.fill(_Place(xfs.filesystem), leave=300 << 10)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="no room"):
-        for number in range(20):
-            xfs.clone(f"c{number}")
+        clone_many(xfs)
     whole = [clone.label for clone in xfs.driver.clones(xfs.record)]
     assert xfs.left() == sorted([*whole, *(f"{label}.index" for label in whole)])
     filler.unlink()
     assert tree(xfs.clone("one").path) == tree(xfs.root)
+
+
+def clone_many(ground: Ground) -> None:
+    for number in range(20):
+        ground.clone(f"c{number}")
 
 
 class _Place:
@@ -337,7 +360,7 @@ def test_clones_go_with_all_else_of_voltool(xfs: Ground) -> None:
     assert (xfs.root / "sealed").read_bytes() == b"sealed"
 
 
-def test_a_lease_of_another_process_is_waited_for(xfs: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_of_another_process_is_waited_for(xfs: Ground) -> None:
     """As Samba has on files of its clients: opening asks it back, and succeeds once it was given."""
     program = (
         "import fcntl, os, signal, sys, time\n"
@@ -355,5 +378,3 @@ def test_a_lease_of_another_process_is_waited_for(xfs: Ground, monkeypatch: pyte
         clone = xfs.clone("one")
         holder.kill()
     assert Path(os.fsdecode(clone.path), "d/sub/leased").read_bytes() == b"leased"
-    monkeypatch.setattr(reflink_copy, "_LEASE_BREAK", 0.0)
-    assert reflink.PASSES == 5

@@ -261,11 +261,16 @@ class PassMaker:
         place.touch()
         if old is not None:
             remove_at(place.new, os.fsencode(name))
+        before = old.st_ino if old is not None else 0
+        if self._link(place, name, status, source):
+            if not self._was(before, source):
+                self._pass.changes += 1
+            return True
         made = self._make(place, name, status, source)
         if made is None:
             self._pass.changes += 1
             return False
-        self._count(old.st_ino if old is not None else 0, made.source, settled=made.settled)
+        self._count(before, made.source, settled=made.settled)
         return True
 
     def _keep(self, place: _Place, name: str, status: os.stat_result, old: int, source: bytes) -> bool:
@@ -302,10 +307,7 @@ class PassMaker:
         add_record(self._pass.spool, old.st_ino, pack_source(status, _FOREIGN | len(self._pass.skipped)), 0)
 
     def _make(self, place: _Place, name: str, status: os.stat_result, source: bytes) -> Optional[copy.Made]:
-        """The clone of one object that is no directory, linked or made; None where it vanished."""
-        linked = self._linked(place, name, status, source)
-        if linked is not None:
-            return linked
+        """The clone of one object that is no directory; None where it vanished."""
         made = self._from_older(place, name, source)
         try:
             if made is None and stat.S_ISREG(status.st_mode):
@@ -320,20 +322,19 @@ class PassMaker:
             self._register(place, name, status.st_ino)
         return made
 
-    def _linked(self, place: _Place, name: str, status: os.stat_result, source: bytes) -> Optional[copy.Made]:
-        """Another name of what was cloned in this pass already."""
+    def _link(self, place: _Place, name: str, status: os.stat_result, source: bytes) -> bool:
+        """Another name of what was cloned in this pass already; False where this is the first."""
         if status.st_nlink < 2:
-            return None
+            return False
         try:
             copy.link(self._links, str(status.st_ino), place.new, name)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EMLINK):
-                return None
+                return False
             raise
-        made = copy.Made(os.stat(name, dir_fd=place.new, follow_symlinks=False).st_ino, source, settled=True)
         # Whether it is settled says the note of its first name; if that was of another stamp, neither is.
-        add_record(self._pass.spool, made.inode, source, SETTLED)
-        return made
+        add_record(self._pass.spool, os.stat(name, dir_fd=place.new, follow_symlinks=False).st_ino, source, SETTLED)
+        return True
 
     def _from_older(self, place: _Place, name: str, source: bytes) -> Optional[copy.Made]:
         """A link to an older clone's clone of the same object, if that is unchanged since."""
@@ -353,11 +354,15 @@ class PassMaker:
 
     def _count(self, old: int, source: bytes, *, settled: bool) -> None:
         """What was made anew is a change, unless its stamp is as before and it was restless before and now."""
-        record = self._known.find(old) if self._known is not None and old else None
-        if record is not None and record.startswith(source) and not settled:
+        if self._was(old, source) and not settled:
             self._pass.restless += 1
         else:
             self._pass.changes += 1
+
+    def _was(self, old: int, source: bytes) -> bool:
+        """Whether the clone's inode ``old`` was cloned from this very source in the last pass."""
+        record = self._known.find(old) if self._known is not None and old else None
+        return record is not None and record.startswith(source)
 
     # -------------------------------------------------------------------------------------------------- descriptors
 
