@@ -86,13 +86,17 @@ class Watch:
         self._thread.join()
 
 
-@pytest.fixture(params=["btrfs", "directory"])
+@pytest.fixture(params=["btrfs", "directory", "reflink"])
 def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A volume's path in a directory where nothing else is."""
     if request.param == "btrfs":
         with LoopFilesystem("btrfs") as filesystem:
             os.mkdir(filesystem.path / "srv")
             assert os.system(f"btrfs -q subvolume create {filesystem.path}/srv/vol1") == 0  # noqa: S605 - our own path
+            yield filesystem.path / "srv/vol1"
+    elif request.param == "reflink":
+        with LoopFilesystem("xfs") as filesystem:
+            (filesystem.path / "srv/vol1").mkdir(parents=True)
             yield filesystem.path / "srv/vol1"
     else:
         path = tmp_path / "srv/vol1"
@@ -104,7 +108,10 @@ def undocumented(found: set[tuple[str, str]], rows: list[Row]) -> set[tuple[str,
     return {(root, path) for root, path in found if not any(row.root == root and row.matches(path) for row in rows)}
 
 
-def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(volume: Path, tmp_path: Path) -> None:
+def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(
+    volume: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    driver = request.node.callspec.params["volume"]
     rows = documented()
     target = tmp_path / "target"
     target.mkdir()
@@ -120,7 +127,7 @@ def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(volume
             ("target", target / ".voltool"),
         ]
         with Watch(roots) as watch:
-            live_with(site, volume, target)
+            live_with(site, volume, target, driver)
             if not in_container():
                 site.voltool("lock", "vol1")
                 site.voltool("unlock", "vol1")
@@ -141,12 +148,12 @@ def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(volume
         assert_nothing_else(site, volume, target)
 
 
-def live_with(site: Site, volume: Path, target: Path) -> None:
+def live_with(site: Site, volume: Path, target: Path, driver: str) -> None:
     """What an administrator does in a week."""
     for number in range(300):
         (volume / f"file{number}").write_bytes(os.urandom(20_000))
     (volume / "large").write_bytes(os.urandom(8 << 20))
-    site.voltool("volume", "add", "vol1", f"hosta:{volume}")
+    site.voltool("volume", "add", "vol1", f"hosta:{volume}", "--driver", driver)
     for level in ("0", "1", "2"):
         (volume / f"at-level-{level}").write_text(level)
         site.voltool("dump", "--level", level, "vol1")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,8 @@ def test_ranges_are_known_of_the_same_file_alone(ground: Ground) -> None:
     os.replace(ground.root / "new", ground.root / "holes")
     assert ground.driver.changed_ranges(base, ground.clone("three"), b"holes") is None
     assert ground.driver.changed_ranges(base, clone, b"d/replaced") is None
+    for was_something_else in (b"d/sub/fifo", b"d/sub/device", b"d/sub", b"d/sub/link"):
+        assert ground.driver.changed_ranges(base, clone, was_something_else) is None
 
 
 @pytest.mark.parametrize("when", ["first", "again"])
@@ -224,6 +227,51 @@ def test_a_tree_that_never_rests_lacks_no_name_silently(xfs: Ground) -> None:
     clone = xfs.clone("at rest")
     assert tree(clone.path) == tree(xfs.root)
     assert clone.consistency is Consistency.SNAPSHOT
+
+
+def test_a_directory_that_moves_ahead_of_a_pass_is_cloned_once(xfs: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        (xfs.root / f"at{number}/traveller{number}").mkdir(parents=True)
+        (xfs.root / f"at{number}/traveller{number}/file").write_bytes(b"x")
+    visit = PassMaker._directory
+    moves = 0
+
+    def visit_and_move(maker: PassMaker, step: Any) -> None:
+        nonlocal moves
+        visit(maker, step)
+        ahead = [other.path for other in maker._stack if other.path.startswith(b"at") and b"/" not in other.path]
+        place = xfs.root / os.fsdecode(step.path)
+        if place.name.startswith("traveller") and ahead and place.exists():
+            place.rename(xfs.root / os.fsdecode(ahead[0]) / place.name)
+            moves += 1
+
+    monkeypatch.setattr(PassMaker, "_directory", visit_and_move)
+    clone = xfs.clone("one")
+    assert moves
+    cloned = [path.name for path in Path(os.fsdecode(clone.path)).glob("at*/traveller*")]
+    assert len(set(cloned)) == len(cloned)
+    monkeypatch.undo()
+    assert tree(xfs.clone("two").path) == tree(xfs.root)
+
+
+def test_names_of_a_file_that_changes_between_them_stay_one_file(xfs: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = PassMaker._keep
+    changed = False
+
+    def keep_and_change(
+        maker: PassMaker, place: Any, name: str, status: os.stat_result, old: int, source: bytes
+    ) -> bool:
+        nonlocal changed
+        kept = keep(maker, place, name, status, old, source)
+        if kept and status.st_nlink == 2 and name in ("file", "other name") and not changed:
+            changed = True
+            (xfs.root / "d/file").chmod(0o755)
+        return kept
+
+    monkeypatch.setattr(PassMaker, "_keep", keep_and_change)
+    clone = xfs.clone("one")
+    assert changed
+    assert tree(clone.path) == tree(xfs.root)
 
 
 @pytest.mark.parametrize("times", [0, 1, 2, 100])

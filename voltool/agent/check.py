@@ -193,7 +193,9 @@ def _driver_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFact
     if traits.kind != "btrfs":
         return HostFact(topic, ok=True, value=f"directory (on {kind}): dumps read the live tree")
     if not btrfs_ioctl.is_subvolume(place):
-        remedy = "make it a subvolume to have snapshots: btrfs subvolume create, then move the data in"
+        remedy = (
+            "make it a subvolume to have snapshots: btrfs subvolume create, then move the data in; or --driver reflink"
+        )
         return HostFact(topic, ok=False, value="directory (on btrfs, but not a subvolume): no snapshots", remedy=remedy)
     if os.geteuid() != 0:
         remedy = "run as root (become = true) to have snapshots"
@@ -243,7 +245,7 @@ def _reflink_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFac
     return HostFact(
         f"{topic}: reflinks",
         works,
-        "yes" if works else "no (XFS made without them)",
+        "yes: --driver reflink can clone a volume here" if works else "no (XFS made without them)",
         "" if works else "they are given by mkfs.xfs -m reflink=1 alone",
     )
 

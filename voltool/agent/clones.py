@@ -41,7 +41,7 @@ def make_clone(
                 "this volume cannot be cloned",
                 where=shown(home.record.path),
                 why=f"its driver ({home.record.driver}) has no clones",
-                remedy="a btrfs subvolume can be cloned; voltool dump makes a copy of any volume",
+                remedy="voltool dump makes a copy of any volume; a btrfs subvolume can be cloned, and on XFS --driver reflink",
             )
         return messages.ClonesReply((_info(clone),))
 

@@ -12,10 +12,12 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from typing import Dict, Iterator, List, Optional
 
 from voltool import durable
+from voltool.beneath import open_beneath
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
@@ -140,22 +142,20 @@ class ReflinkDriver:
 
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
         """From where the two files lie on the device."""
-        with _translated(clone.path), contextlib.ExitStack() as stack:
-            sources, maps = [], []
-            for side in (base, clone):
-                try:
-                    descriptor = os.open(os.path.join(side.path, path), _READ)
-                except OSError:
-                    return None
-                stack.callback(os.close, descriptor)
-                record = self._index(side).find(os.fstat(descriptor).st_ino)
-                if record is None:
-                    return None
-                sources.append(source_inode(record))
-                maps.append(mapped_extents(descriptor))
-            if sources[0] != sources[1]:
-                return None
-            return [ByteRange(offset, length) for offset, length in differing(maps[0], maps[1])]
+        maps = []
+        sources = []
+        for side in (base, clone):
+            index = self._index(side)
+            try:
+                with _opened(side.path) as root, _opened_file(root, path) as descriptor:
+                    record = index.find(os.fstat(descriptor).st_ino)
+                    maps.append(mapped_extents(descriptor))
+            except OSError:
+                return None  # it was not there, or something else
+            sources.append(source_inode(record) if record is not None else 0)
+        if not sources[0] or sources[0] != sources[1]:
+            return None
+        return [ByteRange(offset, length) for offset, length in differing(maps[0], maps[1])]
 
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:  # noqa: ARG002 - the contract's
         """Unknown: only a walk finds it."""
@@ -302,6 +302,22 @@ def _path(directory: bytes, name: str) -> bytes:
 @contextlib.contextmanager
 def _opened(path: bytes) -> Iterator[int]:
     descriptor = os.open(path, _OPEN)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened_file(root: int, path: bytes) -> Iterator[int]:
+    """A regular file of a clone. Raises OSError for anything else: a device is not even opened."""
+    place = open_beneath(root, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        descriptor = open_beneath(root, path, _READ)
+    finally:
+        os.close(place)
     try:
         yield descriptor
     finally:
