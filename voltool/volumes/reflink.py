@@ -265,7 +265,7 @@ def _run_passes(maker: PassMaker, volume: bytes, half: bytes, known: Optional[Cl
             before.spool.close()
         before = done
     if done.changes:
-        done.fuzzy |= maker.find_fuzzy(index)
+        maker.catch_up(done, index)
         _write_half(half, done, Consistency.LIVE)
 
 

@@ -14,22 +14,18 @@ import errno
 import os
 import stat
 import time
-from array import array
 from dataclasses import dataclass, field
-from typing import Callable, FrozenSet, Iterator, List, NamedTuple, Optional, Set
+from typing import Callable, FrozenSet, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from voltool.beneath import open_beneath
 from voltool.spool import SortedSpool
 from voltool.volumes import reflink_copy as copy
 from voltool.volumes.reflink_index import SETTLED, CloneIndex, add_record, pack_source, source_inode
+from voltool.volumes.reflink_place import Place, names_now, open_directory, open_live, opened, status_at
 from voltool.volumes.removal import remove_at
 
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _OWN = ".voltool"
 #: Inode numbers of what is mounted inside the volume belong to another file system; these stand for them.
 _FOREIGN = 1 << 63
-#: What opening a directory by its path says when another object has taken its place.
-_REPLACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EAGAIN})
 
 
 @dataclass(frozen=True)
@@ -66,30 +62,6 @@ class _Step(NamedTuple):
     parent: int
 
 
-class _Place:
-    """One directory, open in the volume (``live``), the clone (``new``) and perhaps an older clone (else -1)."""
-
-    def __init__(self, live: int, new: int, older: int, *, fresh: bool) -> None:
-        self.live = live
-        self.new = new
-        self.older = older
-        self.fresh = fresh
-        self.touched = fresh
-        #: Hashes of the names that the clone has by now: a directory may have millions.
-        self.names = array("q")
-
-    def touch(self) -> None:
-        """The clone's directory is about to change."""
-        if not self.touched:
-            copy.unseal(self.new)
-            self.touched = True
-
-    def close(self) -> None:
-        for descriptor in (self.live, self.new, self.older):
-            if descriptor >= 0:
-                os.close(descriptor)
-
-
 class PassMaker:
     """Makes passes. ``live``, ``new`` and ``links`` are open directories: the volume, its clone, one for links by inode."""
 
@@ -120,40 +92,59 @@ class PassMaker:
         self._seen = set()
         self._pass = Pass(self._make_spool(), time.time_ns())
         self._stack = [_Step(b"", known is None, 0)]
-        while self._stack:
-            self._directory(self._stack.pop())
-        for name in self._names(self._links):
-            copy.unlink(self._links, name)
+        self._drain()
         return self._pass
 
-    def find_fuzzy(self, index: CloneIndex) -> Set[int]:
-        """The clone's inodes of directories that changed since they were listed in the pass that ``index`` is of."""
-        fuzzy: Set[int] = set()
+    def _drain(self) -> None:
+        while self._stack:
+            self._directory(self._stack.pop())
+        for name in names_now(self._links):
+            copy.unlink(self._links, name)
+
+    def catch_up(self, done: Pass, index: CloneIndex) -> None:
+        """After the last pass ``done``, if that was not quiet (``index`` is its own): directories that changed since they were
+        listed are fuzzy, and what they have now that is nowhere in the clone is added: in each pass it moved ahead of it."""
+        self._known = index
+        for path, inode in list(self._changed_since(index)):
+            done.fuzzy.add(inode)
+            live = open_live(self._live, path)
+            if live is not None:
+                place = Place(live, open_directory(self._new, path), -1, fresh=False)
+                try:
+                    self._add_newcomers(place, path, inode)
+                finally:
+                    place.close()
+        self._drain()
+
+    def _changed_since(self, index: CloneIndex) -> Iterator[Tuple[bytes, int]]:
         stack = [b""]
         while stack:
             path = stack.pop()
-            new = self._open(self._new, path)
-            try:
+            with opened(self._new, path) as new:
                 inode = os.fstat(new).st_ino
                 with os.scandir(new) as entries:
                     names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
-            finally:
-                os.close(new)
-            record = index.find(inode)
-            if record is not None and source_inode(record) & _FOREIGN:
-                continue
-            if record is None or not self._is_still(path, record):
-                fuzzy.add(inode)
             stack += [_join(path, name) for name in names]
-        return fuzzy
+            record = index.find(inode)
+            if record is None or not (source_inode(record) & _FOREIGN or self._is_still(path, record)):
+                yield path, inode
+
+    def _add_newcomers(self, place: Place, path: bytes, inode: int) -> None:
+        with os.scandir(place.live) as entries:
+            for entry in entries:
+                own = not path and entry.name == _OWN
+                if own or entry.inode() in self._seen or status_at(place.new, entry.name) is not None:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    self._name(place, _join(path, os.fsencode(entry.name)), entry.name, found, inode)
+        if place.touched:
+            copy.dress_directory(place.live, place.new, os.fstat(place.live))
 
     def _is_still(self, path: bytes, record: bytes) -> bool:
-        try:
-            live = self._open(self._live, path)
-        except OSError as error:
-            if error.errno in _REPLACED:
-                return False
-            raise
+        live = open_live(self._live, path)
+        if live is None:
+            return False
         try:
             return record.startswith(pack_source(os.fstat(live)))
         finally:
@@ -167,7 +158,7 @@ class PassMaker:
             self._pass.changes += 1
             self._pass.fuzzy.add(step.parent)
             parent, _slash, name = step.path.rpartition(b"/")
-            with self._opened(self._new, parent) as directory:
+            with opened(self._new, parent) as directory:
                 seals = copy.unseal(directory)
                 remove_at(directory, name)
                 copy.seal(directory, seals)
@@ -177,14 +168,11 @@ class PassMaker:
         finally:
             place.close()
 
-    def _enter(self, step: _Step) -> Optional[_Place]:
+    def _enter(self, step: _Step) -> Optional[Place]:
         """The directory on all sides; None where it is gone or was met elsewhere in this pass: it moved."""
-        try:
-            live = self._open(self._live, step.path)
-        except OSError as error:
-            if error.errno in _REPLACED and step.path:
-                return None
-            raise
+        live = open_live(self._live, step.path)
+        if live is None:
+            return None
         status = os.fstat(live)
         if status.st_ino in self._seen or status.st_dev != self._device:
             os.close(live)
@@ -192,16 +180,16 @@ class PassMaker:
         self._seen.add(status.st_ino)
         older = -1
         try:
-            new = self._open(self._new, step.path)
+            new = open_directory(self._new, step.path)
             if self._older is not None:
                 with contextlib.suppress(OSError):
-                    older = self._open(self._older.root, step.path)
+                    older = open_directory(self._older.root, step.path)
         except OSError:
             os.close(live)
             raise
-        return _Place(live, new, older, fresh=step.fresh)
+        return Place(live, new, older, fresh=step.fresh)
 
-    def _compare(self, place: _Place, path: bytes) -> None:
+    def _compare(self, place: Place, path: bytes) -> None:
         moment = time.time_ns()
         status = os.fstat(place.live)
         inode = os.fstat(place.new).st_ino
@@ -226,9 +214,9 @@ class PassMaker:
             copy.dress_directory(place.live, place.new, status)
         add_record(self._pass.spool, inode, source, SETTLED if settled else 0)
 
-    def _remove_extra(self, place: _Place) -> None:
+    def _remove_extra(self, place: Place) -> None:
         """Names that the volume has not. Most directories have none, and then their number tells."""
-        present = self._names(place.new)
+        present = names_now(place.new)
         if len(present) == len(place.names):
             return
         wanted = set(place.names)
@@ -240,7 +228,7 @@ class PassMaker:
 
     # -------------------------------------------------------------------------------------------------------- names
 
-    def _name(self, place: _Place, path: bytes, name: str, status: os.stat_result, parent: int) -> bool:
+    def _name(self, place: Place, path: bytes, name: str, status: os.stat_result, parent: int) -> bool:
         """Bring one name of the clone up to date; whether it has it now."""
         is_directory = stat.S_ISDIR(status.st_mode)
         if (status.st_dev != self._device and is_directory) or (self._mounts and path in self._mounts):
@@ -248,7 +236,7 @@ class PassMaker:
             if is_directory:
                 self._foreign(place, name, status)
             return is_directory
-        old = None if place.fresh else self._status(place.new, name)
+        old = None if place.fresh else status_at(place.new, name)
         if is_directory:
             fresh = old is None or not stat.S_ISDIR(old.st_mode)
             if fresh:
@@ -273,7 +261,7 @@ class PassMaker:
         self._count(before, made.source, settled=made.settled)
         return True
 
-    def _keep(self, place: _Place, name: str, status: os.stat_result, old: int, source: bytes) -> bool:
+    def _keep(self, place: Place, name: str, status: os.stat_result, old: int, source: bytes) -> bool:
         """Whether the name can stay as it is: as cloned, at rest, and the same inode as its other names."""
         if self._known is None or not self._known.is_kept(old, source):
             return False
@@ -282,31 +270,31 @@ class PassMaker:
         add_record(self._pass.spool, old, source, SETTLED)
         return True
 
-    def _register(self, place: _Place, name: str, source: int) -> int:
+    def _register(self, place: Place, name: str, source: int) -> int:
         """Let other names of the volume's inode ``source`` find its clone; the clone's inode that they will find."""
         try:
             copy.link(place.new, name, self._links, str(source))
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.EMLINK):
                 raise
-        found = self._status(self._links, str(source)) or os.stat(name, dir_fd=place.new, follow_symlinks=False)
+        found = status_at(self._links, str(source)) or os.stat(name, dir_fd=place.new, follow_symlinks=False)
         return found.st_ino
 
-    def _make_directory(self, place: _Place, name: str, old: Optional[os.stat_result]) -> None:
+    def _make_directory(self, place: Place, name: str, old: Optional[os.stat_result]) -> None:
         place.touch()
         if old is not None:
             remove_at(place.new, os.fsencode(name))
         os.mkdir(name, 0o700, dir_fd=place.new)
 
-    def _foreign(self, place: _Place, name: str, status: os.stat_result) -> None:
+    def _foreign(self, place: Place, name: str, status: os.stat_result) -> None:
         """What is mounted there is no part of the volume: an empty directory."""
-        old = None if place.fresh else self._status(place.new, name)
+        old = None if place.fresh else status_at(place.new, name)
         if old is None or not stat.S_ISDIR(old.st_mode):
             self._make_directory(place, name, old)
             old = os.stat(name, dir_fd=place.new)
         add_record(self._pass.spool, old.st_ino, pack_source(status, _FOREIGN | len(self._pass.skipped)), 0)
 
-    def _make(self, place: _Place, name: str, status: os.stat_result, source: bytes) -> Optional[copy.Made]:
+    def _make(self, place: Place, name: str, status: os.stat_result, source: bytes) -> Optional[copy.Made]:
         """The clone of one object that is no directory; None where it vanished."""
         made = self._from_older(place, name, source)
         try:
@@ -322,7 +310,7 @@ class PassMaker:
             self._register(place, name, status.st_ino)
         return made
 
-    def _link(self, place: _Place, name: str, status: os.stat_result, source: bytes) -> bool:
+    def _link(self, place: Place, name: str, status: os.stat_result, source: bytes) -> bool:
         """Another name of what was cloned in this pass already; False where this is the first."""
         if status.st_nlink < 2:
             return False
@@ -336,11 +324,11 @@ class PassMaker:
         add_record(self._pass.spool, os.stat(name, dir_fd=place.new, follow_symlinks=False).st_ino, source, SETTLED)
         return True
 
-    def _from_older(self, place: _Place, name: str, source: bytes) -> Optional[copy.Made]:
+    def _from_older(self, place: Place, name: str, source: bytes) -> Optional[copy.Made]:
         """A link to an older clone's clone of the same object, if that is unchanged since."""
         if place.older < 0 or self._older is None:
             return None
-        old = self._status(place.older, name)
+        old = status_at(place.older, name)
         if old is None or not self._older.index.is_kept(old.st_ino, source):
             return None
         try:
@@ -365,30 +353,6 @@ class PassMaker:
         return record is not None and record.startswith(source)
 
     # -------------------------------------------------------------------------------------------------- descriptors
-
-    @staticmethod
-    def _status(directory: int, name: str) -> Optional[os.stat_result]:
-        try:
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-
-    @staticmethod
-    def _open(root: int, path: bytes) -> int:
-        return open_beneath(root, path, _OPEN) if path else os.open(".", _OPEN, dir_fd=root)
-
-    def _names(self, directory: int) -> List[str]:
-        """What is in an open directory now: btrfs shows what was there when it was opened, so it is opened again."""
-        with self._opened(directory, b"") as again:
-            return os.listdir(again)
-
-    @contextlib.contextmanager
-    def _opened(self, root: int, path: bytes) -> Iterator[int]:
-        descriptor = self._open(root, path)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
