@@ -14,11 +14,11 @@ from typing import Optional
 
 from voltool import durable, inodes
 from voltool.model import RETIRED, ROOT_OBJECT, SourceMove
+from voltool.spool import SortedSpool
 from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import flat_path
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.staging import Staging
-from voltool.spool import SortedSpool
 from voltool.tree.state import StateKeeper
 from voltool.tree.unchanged import first_difference
 
