@@ -15,7 +15,7 @@ import pytest
 from tests.core.harness import Rig
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
-from voltool.model import Consistency
+from voltool.model import Consistency, Hooks
 from voltool.tree.pieces import PieceReader
 from voltool.tree.stamps import SETTLED, STAMP_SIZE
 from voltool.tree.state import StateKeeper
@@ -127,6 +127,18 @@ def test_what_was_not_at_rest_is_read_again(rig: Rig) -> None:
         "large": SETTLED,
         "many": SETTLED,
     }
+
+
+def test_most_of_a_clone_is_made_before_the_hook_that_stops_the_users(rig: Rig) -> None:
+    seen = rig.directory / "seen"
+    hooks = Hooks(
+        before_clone=("sh", "-c", f"ls -A '{rig.area}/clones' > '{seen}'; echo stopped > '{rig.path}/many/7'")
+    )
+    dump = rig.dump(0, hooks=hooks)
+    assert seen.read_text().split() == [".prepared", ".prepared.index"]
+    assert dump.header.consistency is Consistency.SNAPSHOT
+    (clone,) = (path for path in (rig.area / "clones").iterdir() if path.is_dir())
+    assert (clone / "many/7").read_text() == "stopped\n"
 
 
 def test_the_driver_can_be_changed_without_reading_everything_again(rig: Rig) -> None:

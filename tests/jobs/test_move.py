@@ -292,9 +292,8 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         ground.site.voltool("dump", "vol")
         assert ground.site.result("move", "--status", "vol")["moves"][0]["what"].startswith("no move is under way")
         copies = ground.site.result("retired", "list")["retired"]
-        assert sorted(copy["host"] for copy in copies) == ["hosta", "hostb"]
-        for host in ("hosta", "hostb"):
-            ground.site.voltool("retired", "purge", "vol", host, "--yes")
+        assert [copy["host"] for copy in copies] == ["hostb"]  # the other one is the base of what came back
+        ground.site.voltool("retired", "purge", "vol", "hostb", "--yes")
         assert ground.site.result("retired", "list")["retired"] == []
         assert not ground.volume.exists()
         ground.site.voltool("verify", "vol")

@@ -113,3 +113,19 @@ def test_a_move_is_undone_from_an_empty_catalog(tmp_path: Path) -> None:
         ground.site.voltool("move", "--abort", "vol", "hostb")
         assert not ground.target.exists()
         (ground.volume / "writable").touch()
+
+
+def test_history_tells_who_did_what_on_both_hosts(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=30) as ground:
+        ground.site.voltool("dump", "vol")
+        ground.site.voltool("dump", "--level", "1", "vol", "--store", "/dev/null/impossible", check=False)
+        ground.move()
+        acts = ground.site.result("history", "vol")["acts"]
+        told = [(act["host"], act["act"], act["result"]) for act in acts]
+        assert told.index(("hosta", "dump", "done")) < told.index(("hostb", "move in", "done"))
+        assert ("hosta", "move out", "done") in told
+        out = next(act for act in acts if act["act"] == "move out")
+        assert out["what"] == f"hostb:{ground.target}"
+        assert "@" in out["caller"]
+        assert {act["volume"] for act in acts} == {"vol"}
+        assert ground.site.voltool("history", "--limit", "1").stdout.count("\n") == 2

@@ -14,6 +14,7 @@ import time
 from typing import Any, Dict, Mapping
 
 from voltool.agent.host import HostState
+from voltool.model import Peer
 
 
 class ActLog:
@@ -61,16 +62,29 @@ class ActLog:
         syslog.syslog(syslog.LOG_INFO, text)
 
 
-def _subject(request: object) -> Dict[str, str]:
-    """What the act is about: the fields that name a volume, a dump, a path."""
+def _subject(request: Any) -> Dict[str, str]:
+    """What the act is about: the fields that name a volume, a dump, a path, and the other host of a move."""
     found: Dict[str, str] = {}
     for field in ("uuid", "volume_uuid", "name", "path", "target", "dump_id", "state_id"):
         value = getattr(request, field, None)
+        if isinstance(value, Peer):
+            continue
         if isinstance(value, bytes):
-            value = os.fsdecode(value).encode(errors="backslashreplace").decode()
+            value = _text(value)
         if value:
             found["uuid" if field == "volume_uuid" else field] = str(value)
+    if getattr(request, "volume_name", ""):
+        found.setdefault("name", str(request.volume_name))
+    move = getattr(request, "move", None)
+    if move is not None:
+        found.update(_subject(move))
+        other = getattr(move, "target", None) or move.source
+        found["target"] = f"{other.host}:{_text(other.path)}"
     return found
+
+
+def _text(path: bytes) -> str:
+    return os.fsdecode(path).encode(errors="backslashreplace").decode()
 
 
 def _login(environment: Mapping[str, str]) -> str:

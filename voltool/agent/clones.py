@@ -33,6 +33,8 @@ def make_clone(
     home = open_home(host.directory, request.uuid, request.path)
     with home.lock(f"clone {request.id}"):
         driver = driver_named(home.record.driver)
+        if request.hooks.before_clone:
+            driver.prepare(home.record)  # as long as nobody waits for it
         with between_hooks(request.hooks, "before_clone", "after_clone", home.record.name, home.record.path):
             clone = driver.clone(home.record, _USER + request.id)
         if clone.live:

@@ -160,6 +160,8 @@ class _Dump:
         locked = lock_info(self._host, self._record.uuid) is not None
         with contextlib.ExitStack() as hooks:
             if self._wants_hooks(locked=locked):
+                if self._request.hooks.before_clone:
+                    self._driver.prepare(self._record)  # as long as nobody waits for it
                 name, path = self._record.name, self._record.path
                 hooks.enter_context(between_hooks(self._request.hooks, "before_clone", "after_clone", name, path))
             clone = self._driver.clone(self._record, self._request.dump_id)

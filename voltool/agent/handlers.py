@@ -34,6 +34,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     moving.ListRetired: ("voltool.agent.moving.retired", "list_retired"),
     moving.PurgeRetired: ("voltool.agent.moving.retired", "purge_retired"),
     moving.ListMoves: ("voltool.agent.moving.out", "list_moves"),
+    messages.ReadActs: ("voltool.agent.history", "read_acts"),
+    messages.Examine: ("voltool.agent.doctor", "examine"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

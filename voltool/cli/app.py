@@ -13,8 +13,10 @@ from voltool.cli.commands import (
     cat,
     clone,
     clones,
+    doctor,
     dump,
     dumps,
+    history,
     host_check,
     host_clean,
     lock,
@@ -71,6 +73,8 @@ app.command("move")(move.move)
 _retired.command("list")(retired.retired_list)
 _retired.command("purge")(retired.retired_purge)
 app.add_typer(_retired, name="retired")
+app.command("history")(history.history)
+app.command("doctor")(doctor.doctor)
 app.command("lock")(lock.lock)
 app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)

@@ -15,7 +15,7 @@ GLOBAL_VALUES = frozenset({"--config"})
 VALUE_OPTIONS = frozenset(
     {
         "--abort", "--at", "--bandwidth", "--codec", "--downtime", "--driver", "--drop", "--exclude", "--for", "--host",
-        "--level", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice", "--only", "--path", "--resume",
+        "--level", "--limit", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice", "--only", "--path", "--resume",
         "--store", "--workers",
     }
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voltool.errors import NotFoundError
+from voltool.move.hosts import all_hosts
 from voltool.move.ports import World
 from voltool.wire import moving
 from voltool.wire.conversation import expect
@@ -28,7 +29,7 @@ class Retired:
 def list_retired(world: World, hosts: Sequence[str]) -> list[Retired]:
     """The retired copies on ``hosts``; none given: on all hosts that volumes live on, and from which they came there."""
     found = []
-    for host in hosts or _all_hosts(world):
+    for host in hosts or all_hosts(world):
         with world.hosts.connect(host) as agent:
             agent.send(moving.ListRetired())
             copies = expect(agent, moving.RetiredReply).copies
@@ -49,15 +50,6 @@ def purge_retired(world: World, copy: Retired) -> None:
     with world.hosts.connect(copy.host) as agent:
         agent.send(moving.PurgeRetired(copy.uuid))
         expect(agent, moving.RetiredReply)
-
-
-def _all_hosts(world: World) -> list[str]:
-    hosts = dict.fromkeys(volume.host for volume in world.catalog.volumes())
-    for host in list(hosts):
-        with world.hosts.connect(host) as agent:
-            agent.send(moving.ListMoves())
-            hosts.update(dict.fromkeys(move.source.host for move in expect(agent, moving.MovesReply).targets))
-    return list(hosts)
 
 
 def _retired(host: str, copy: moving.RetiredCopy) -> Retired:

@@ -60,8 +60,8 @@ class Driver(Protocol):
         nothing. Idempotent."""
 
     def prepare(self, volume: VolumeRecord) -> None:
-        """Do beforehand what would make the next `clone` slow: to be called before a lock. It is only a help: repeatable, and
-        left undone where nothing is to be gained."""
+        """Do beforehand what would make the next `clone` slow: to be called before a lock, or a hook that stops the
+        volume's users. It is only a help: repeatable, and left undone where nothing is to be gained."""
 
     def clone(self, volume: VolumeRecord, label: str) -> Clone:
         """Make the clone ``label``: ``syncfs`` first, then one image, atomic or as its ``consistency`` says. Not

@@ -374,6 +374,64 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class ReadActs:
+    """What agents did on this host: the last ``limit`` acts, of volume ``uuid`` (empty: of all). Answered by `ActsReply`."""
+
+    uuid: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class Act:
+    """One act of the host's record: ``time`` as it is written there, with its zone; ``act`` the request; ``what`` it was about
+    beside the volume; ``result`` ``done``, ``begin`` (not ended yet, or killed), or why it failed."""
+
+    time: str
+    act: str
+    uuid: str
+    name: str
+    what: str
+    result: str
+    login: str
+    caller: str
+
+
+@dataclass(frozen=True)
+class ActsReply:
+    """Oldest first."""
+
+    acts: Tuple[Act, ...]
+
+
+@dataclass(frozen=True)
+class Examine:
+    """What on this host is not as its records say; with ``fix``, put right what can be. Answered by `ExamineReply`."""
+
+    fix: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: ``kind`` ``lock``, ``clone``, ``staging``, ``move``, ``volume`` or ``note``; ``remedy`` what
+    helps. ``fixable``: `Examine` with ``fix`` can; ``fixed``: it has."""
+
+    kind: str
+    volume: str
+    where: str
+    what: str
+    remedy: str
+    fixable: bool = False
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class ExamineReply:
+    """All findings; none: everything is in order."""
+
+    findings: Tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
 class LockVolume:
     """Make the volume read-only for ``seconds``, waiting up to ``timeout`` seconds for who still writes. Answered by
     `LockReply`; BusyError names the writers. A guardian on the host undoes it when the time is over.
@@ -418,7 +476,8 @@ Message = Union[
     Hello, HelloReply, Done, EndOfData, Failure, CheckHost, HostReport, CleanHost, CleanReply, AdoptVolume,
     ShowVolume, ListVolumes, ForgetVolume, VolumeReply, VolumesReply, ForgetReply, StartDump, NeedManifest,
     ScanTotals, Proceed, DumpReply, KeepState, StartRestore, RestoreReady, RestoreReply, MakeClone, ListClones,
-    DropClone, ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, Progress, MoveOut, SourceStatus,
+    DropClone, ClonesReply, LockVolume, LockReply, UnlockVolume, UnlockReply, ReadActs,
+    ActsReply, Examine, ExamineReply, Progress, MoveOut, SourceStatus,
     PrepareLock, HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus,
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
     RetiredReply,

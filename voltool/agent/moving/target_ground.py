@@ -183,7 +183,10 @@ class HostTarget:
         )
         records.create(self._host.directory, record)
         BaseBook(area).begin_with(Base(move.state_id, move.move_id, "", MOVE_LEVEL))
-        MoveBook(self._host.directory).archive_source(move.uuid, area)
+        retired = self._moves.source(move.uuid)
+        if retired is not None and not os.path.lexists(retired.retired_path):
+            placeholder.remove(retired)  # of a volume that has come back to another path
+        self._moves.archive_source(move.uuid, area)
 
     def _find_staging(self, move: TargetMove) -> Optional[Staging]:
         """The open one, or that of an interrupted publish; None where it is done with."""

@@ -223,7 +223,8 @@ def _make_plain(staging: int, path: bytes) -> None:
         if inodes.get_flags(descriptor)[0] & SEALS:
             inodes.set_flags(descriptor, 0, SEALS)
         for name in os.listxattr(descriptor):
-            if name.startswith(("user.", "trusted.", "system.posix_acl_")):
+            # XFS shows each ACL a second time as trusted.SGI_ACL_*: it goes with the first.
+            if name.startswith(("user.", "trusted.", "system.posix_acl_")) and not name.startswith("trusted.SGI_ACL_"):
                 os.removexattr(descriptor, name)
         os.chown(descriptor, os.geteuid(), os.getegid())
         strip(descriptor)
