@@ -36,6 +36,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     moving.ListMoves: ("voltool.agent.moving.out", "list_moves"),
     messages.ReadActs: ("voltool.agent.history", "read_acts"),
     messages.Examine: ("voltool.agent.doctor", "examine"),
+    moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
+    moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

@@ -12,6 +12,8 @@ FIXED = 0.3
 PER_ENTRY = 12e-6
 #: The lease test of a file (seconds).
 LEASE_TEST = 4e-6
+#: What is read, hashed, sent and written again in a second, at the least (bytes).
+READING = 50e6
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class RoundResult:
 def predicted_downtime(last: RoundResult) -> float:
     """Seconds of the lock if it came now: the last increment takes what the last round took at the most, and the switch."""
     return last.seconds + FIXED + last.entries * (PER_ENTRY + LEASE_TEST)
+
+
+def planned_downtime(*, entries: int, rescan: float, leases: float, changing: int) -> float:
+    """Seconds of the lock before anything was sent: the last scan and the comparison after the exchange (``rescan`` seconds
+    each), the lease test of all files (``leases`` seconds), and ``changing`` bytes to be read and sent again."""
+    return FIXED + 2 * rescan + leases + entries * PER_ENTRY + changing / READING
 
 
 def why_stop(rounds: list[RoundResult], *, downtime: float, most: int) -> str:

@@ -182,3 +182,63 @@ class MovesReply:
 
     sources: Tuple[SourceMove, ...]
     targets: Tuple[TargetMove, ...]
+
+
+@dataclass(frozen=True)
+class PlanOut:
+    """What stands in the way of a move of this volume, and what its lock will cost. Touches nothing. Answered by `SourcePlan`."""
+
+    uuid: str
+    path: bytes
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A reason to refuse."""
+
+    what: str
+    where: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """The volume and its tree. ``recent_bytes`` are of files that changed within the last minute; ``rescan_seconds`` what a
+    look at every entry takes, ``lease_seconds`` the lease test of every file. ``owners``: ``user:NAME``, ``group:NAME``;
+    ``xattrs``: the namespaces seen."""
+
+    record: VolumeRecord
+    entries: int
+    files: int
+    bytes: int
+    recent_bytes: int
+    rescan_seconds: float
+    lease_seconds: float
+    owners: Tuple[str, ...]
+    xattrs: Tuple[str, ...]
+    obstacles: Tuple[Obstacle, ...]
+
+
+@dataclass(frozen=True)
+class PlanIn:
+    """What stands in the way of receiving this. Touches nothing. Answered by `TargetPlan`."""
+
+    move: TargetMove
+    bytes: int
+    entries: int
+    owners: Tuple[str, ...]
+    xattrs: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """``kind`` of the file system there, the ``driver`` that follows from it, what is free (``free_inodes`` -1: as many as
+    are wanted), and which owners are not known there by name."""
+
+    kind: str
+    driver: str
+    free_bytes: int
+    free_inodes: int
+    unknown_owners: Tuple[str, ...]
+    obstacles: Tuple[Obstacle, ...]

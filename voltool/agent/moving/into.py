@@ -31,7 +31,7 @@ def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState)
     target = MovingTarget(ground)
     with contextlib.closing(ground):
         if request.begin:
-            _check_target(request.move)
+            check_target(request.move)
             move: Optional[TargetMove] = target.begin(request.move)
         else:
             move = target.status()
@@ -40,7 +40,8 @@ def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState)
         return _Session(conversation, host, ground, target).serve()
 
 
-def _check_target(move: TargetMove) -> None:
+def check_target(move: TargetMove) -> None:
+    """RefusedError for a path that is no place for a volume."""
     if not move.path.startswith(b"/") or b"\0" in move.path or os.path.normpath(move.path) != move.path:
         raise RefusedError("a volume needs an absolute path", where=shown(move.path), remedy="HOST:/path")
     parent = os.path.dirname(move.path)

@@ -64,7 +64,7 @@ class HostTarget:
             return
         if move.phase == PREPARED and not self._has_staging(move):
             return  # publishing was cut off after the tree had got its name
-        self._refuse_overlap(move)
+        self.refuse_overlap(move)
         staging = self._staging(move)
         records.remember_area(self._host.directory, staging.path)
         self._take_retired(staging)
@@ -95,7 +95,8 @@ class HostTarget:
     def _staging(self, move: TargetMove) -> Staging:
         return open_staging(StagingKey(move.path, move.uuid, "", f"move {move.move_id}"), into_existing=False)
 
-    def _refuse_overlap(self, move: TargetMove) -> None:
+    def refuse_overlap(self, move: TargetMove) -> None:
+        """RefusedError where the target and a volume that lives here would contain each other."""
         for entry in records.list_entries(self._host.directory):
             inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
             if entry.lives and entry.uuid != move.uuid and inside:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth
+from voltool.cli.options import Bandwidth, DryRun
 from voltool.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
     from voltool.move.driver import Moved, MoveOptions
     from voltool.move.job import Ends, Which
+    from voltool.move.plan import Plan
     from voltool.move.sessions import SessionSettings
 
 
@@ -45,6 +46,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
         int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
     ] = 30,
     bandwidth: Bandwidth = None,
+    dry_run: DryRun = False,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Go on also where the target's file system cannot hold every attribute.")
     ] = False,
@@ -67,6 +69,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
 
     def confirm(predicted: float) -> None:
         _confirm(predicted, downtime, yes=yes)
+
+    if dry_run:
+        return _plan(invocation, name, target)
 
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
@@ -130,6 +135,61 @@ def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds:
     if done.hook_failed:
         _tell_hook_failed(invocation, name, done, ends)
     return invocation.finish()
+
+
+def _plan(invocation: Invocation, name: str | None, target: str | None) -> int:
+    from voltool.cli.location import parse_host, parse_location
+    from voltool.errors import EXIT_DONE, EXIT_FAILED
+    from voltool.move.plan import plan_move
+
+    if not name or not target:
+        raise UsageError("--dry-run plans a move that begins", remedy="voltool move NAME HOST[:/path] --dry-run")
+    place = parse_location(target) if ":/" in target else None
+    plan = plan_move(invocation.world, name, place.host if place else parse_host(target), place.path if place else None)
+    _show_plan(invocation, plan)
+    invocation.fields["plan"] = _plan_object(plan)
+    invocation.codes.append(EXIT_FAILED if plan.obstacles else EXIT_DONE)
+    return invocation.finish()
+
+
+def _show_plan(invocation: Invocation, plan: Plan) -> None:
+    from voltool.cli import display
+    from voltool.showing import shown
+
+    name = plan.volume.name
+    source, line = plan.source, invocation.output.line
+    line(f"{name}: {plan.volume.host}:{shown(plan.volume.path)} ({source.record.driver})")
+    line(f"  to {plan.host}:{shown(plan.path)} ({plan.target.driver} on {plan.target.kind})")
+    line(f"  {display.count(source.entries, 'entry', 'entries')}, {display.amount(source.bytes)};")
+    line(f"  {display.amount(plan.target.free_bytes)} are free there")
+    line("  copy, catch up until the lock is short, lock, last increment, switch, publish")
+    line(f"  the last lock: about {plan.predicted:.1f} s, if no more changes then than in the last minute")
+    if plan.unknown_owners:
+        line(f"  not known there by name (their numbers are kept): {', '.join(plan.unknown_owners[:20])}")
+    for obstacle in plan.obstacles:
+        line(f"  in the way, on {obstacle.host}: {obstacle.what}: {obstacle.where}")
+        for label, text in (("why", obstacle.why), ("try", obstacle.remedy)):
+            if text:
+                line(f"    {label}: {text}")
+
+
+def _plan_object(plan: Plan) -> dict[str, object]:
+    from voltool.cli.json_lines import name_value
+
+    return {
+        "from": {"host": plan.volume.host, "path": name_value(plan.volume.path)},
+        "to": {"host": plan.host, "path": name_value(plan.path)},
+        "driver": plan.target.driver,
+        "entries": plan.source.entries,
+        "bytes": plan.source.bytes,
+        "free_bytes": plan.target.free_bytes,
+        "predicted_downtime_seconds": round(plan.predicted, 3),
+        "unknown_owners": list(plan.unknown_owners),
+        "obstacles": [
+            {"host": each.host, "what": each.what, "where": each.where, "why": each.why, "try": each.remedy}
+            for each in plan.obstacles
+        ],
+    }
 
 
 def _tell(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> None:

@@ -1,0 +1,65 @@
+"""`voltool move --dry-run`: it touches nothing, predicts the lock, and names every reason to refuse at once."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.jobs.test_move import Ground, made
+
+
+def everything(ground: Ground) -> list[str]:
+    places = [ground.here, ground.there, *(host.state for host in ground.site.hosts.values())]
+    return sorted(
+        f"{path} {path.lstat().st_ctime_ns}"
+        for place in places
+        for path in place.rglob("*")
+        if path.name != "log" and "agent" not in path.parts
+    )
+
+
+def test_a_plan_touches_nothing_and_comes_true(tmp_path: Path) -> None:
+    with made(tmp_path, "btrfs", "ext4") as ground:
+        ground.site.voltool("where", "vol")
+        ground.site.voltool("host", "check", "hostb", check=False)
+        before = everything(ground)
+        plan = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run")["plan"]
+        assert everything(ground) == before
+        assert plan["obstacles"] == []
+        assert plan["driver"] == "directory"
+        assert plan["to"] == {"host": "hostb", "path": str(ground.target)}
+        assert 5_000_000 < plan["bytes"] < 8_000_000
+        result = ground.move()
+        assert result["entries"] in (plan["entries"], plan["entries"] + 1)
+        assert 0.0 < plan["predicted_downtime_seconds"] < 60.0
+        assert (
+            "the last lock: about"
+            in ground.site.voltool("move", "vol", "hosta:/nowhere/vol", "--dry-run", check=False).stdout
+        )
+
+
+def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=10) as ground:
+        (ground.volume / "mnt").mkdir()
+        ground.target.mkdir()
+        (ground.target / "precious").touch()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(ground.volume / "mnt")], check=True)
+        try:
+            result = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run", check=False)
+        finally:
+            subprocess.run(["umount", str(ground.volume / "mnt")], check=True)
+        assert result["exit"] == 1
+        whats = [obstacle["what"] for obstacle in result["plan"]["obstacles"]]
+        assert "something is mounted inside the volume" in whats
+        assert "the target is not empty" in whats
+
+
+def test_a_target_without_room_is_named(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=10) as ground:
+        free = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run")["plan"]["free_bytes"]
+        with (ground.there / "ballast").open("wb") as file:
+            subprocess.run(["fallocate", "-l", str(free - 1_000_000), file.name], check=True)
+        obstacles = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run", check=False)["plan"][
+            "obstacles"
+        ]
+        assert [obstacle["what"] for obstacle in obstacles] == ["the target has no room"]
