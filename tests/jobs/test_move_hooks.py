@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -129,3 +130,34 @@ def test_history_tells_who_did_what_on_both_hosts(tmp_path: Path) -> None:
         assert "@" in out["caller"]
         assert {act["volume"] for act in acts} == {"vol"}
         assert ground.site.voltool("history", "--limit", "1").stdout.count("\n") == 2
+
+
+def test_without_a_lock_the_hooks_stand_for_it(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=30) as ground:
+        marks = configure(ground, tmp_path, "before_online")
+        words = ("move", "vol", f"hostb:{ground.target}", "--yes", "--lock", "none")
+        done = ground.site.voltool(*words, check=False)
+        assert done.returncode == 1
+        assert "nothing will be locked" in done.stderr
+        assert phases(marks) == ["before_lock", "before_online", "after_unlock"]
+        (ground.volume / "writable").touch()
+        configure(ground, tmp_path)
+        ground.site.voltool("move", "--resume", "vol", "--yes", "--lock", "none")
+        assert phases(marks)[3:] == ["before_lock", "before_online", "after_online"]
+        assert (ground.target / "writable").exists()
+        assert [
+            line for line in compare(ground.retired, ground.target) if " ./'" not in line and "'.'" not in line
+        ] == []
+
+
+def test_without_a_lock_what_is_written_before_the_switch_ends_the_move(tmp_path: Path) -> None:
+    with made(tmp_path, "ext4", "ext4", files=30) as ground:
+        path = tmp_path / "config.toml"
+        ground.site.environment["VOLTOOL_CONFIG"] = str(path)
+        path.write_text(f'[volumes.vol]\nbefore_online = ["sh", "-c", "echo late > {ground.volume}/d1/late"]\n')
+        words = ("move", "vol", f"hostb:{ground.target}", "--yes", "--lock", "none")
+        done = ground.site.voltool(*words, check=False)
+        assert done.returncode == 1
+        assert "changed under the lock" in done.stderr
+        assert (ground.volume / "d1" / "late").read_text() == "late\n"
+        assert not ground.target.exists() or os.listdir(ground.target) == []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.jobs.test_move import Ground, made
+from tests.judge import compare
 
 
 def everything(ground: Ground) -> list[str]:
@@ -63,3 +68,34 @@ def test_a_target_without_room_is_named(tmp_path: Path) -> None:
             "obstacles"
         ]
         assert [obstacle["what"] for obstacle in obstacles] == ["the target has no room"]
+
+
+def test_the_target_fills_up_and_the_move_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with made(tmp_path, "xfs", "ext4") as ground:
+        ballast = ground.there / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+        os.truncate(ballast, ballast.stat().st_size - 2_000_000)
+        full = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--yes", check=False)
+        assert full.returncode == 1
+        assert "voltool move --resume vol" in full.stderr
+        (ground.volume / "still in service").touch()
+        assert ground.mounts() == []
+        ballast.unlink()
+        ground.site.voltool("move", "--resume", "vol", "--yes")
+        differences = compare(ground.retired, ground.target)
+        assert [line for line in differences if " ./'" not in line and "'.'" not in line] == []
+        assert (ground.target / "still in service").exists()
+
+
+def test_nothing_starts_on_the_old_path(tmp_path: Path) -> None:
+    with made(tmp_path, "btrfs", "ext4", files=10) as ground:
+        ground.move()
+        with pytest.raises(PermissionError):
+            (ground.volume / "pid").touch()
+        with pytest.raises(PermissionError):
+            (ground.volume / "data").mkdir()
+        with pytest.raises(PermissionError):
+            ground.volume.rmdir()
+        assert os.listdir(ground.volume) == []

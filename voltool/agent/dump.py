@@ -111,7 +111,7 @@ class _Dump:
         self._tmp = os.path.join(home.area, b"tmp")
         self._compared: Optional[Clone] = None
         self._origins: Optional[Origins] = None
-        self._excludes = () if request.for_move else self._record.excludes
+        self._excludes = () if request.for_move or request.complete else self._record.excludes
         self._level = MOVE_LEVEL if request.for_move else request.level
 
     def run(self) -> messages.Message:

@@ -13,6 +13,7 @@ from voltool.cli.commands import (
     cat,
     clone,
     clones,
+    copy,
     doctor,
     dump,
     dumps,
@@ -73,6 +74,7 @@ app.command("move")(move.move)
 _retired.command("list")(retired.retired_list)
 _retired.command("purge")(retired.retired_purge)
 app.add_typer(_retired, name="retired")
+app.command("copy")(copy.copy)
 app.command("history")(history.history)
 app.command("doctor")(doctor.doctor)
 app.command("lock")(lock.lock)

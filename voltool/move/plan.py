@@ -43,7 +43,7 @@ class Plan:
         return self.target.unknown_owners
 
 
-def plan_move(world: World, name: str, host: str, path: bytes | None) -> Plan:
+def plan_move(world: World, name: str, host: str, path: bytes | None, *, only_hooks: bool = False) -> Plan:
     """Ask both hosts. Raises NotFoundError, MovedError, UnreachableError."""
     volume = world.catalog.volume(name)
     path = path or volume.path
@@ -51,7 +51,7 @@ def plan_move(world: World, name: str, host: str, path: bytes | None) -> Plan:
     if host == volume.host:
         obstacles.append(Obstacle(host, "the volume is on that host already", host, "", "another host"))
     with world.hosts.connect(volume.host) as here:
-        here.send(moving.PlanOut(volume.uuid, volume.path))
+        here.send(moving.PlanOut(volume.uuid, volume.path, only_hooks))
         source = expect(here, moving.SourcePlan)
         back = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
     move = TargetMove(uuid.uuid4().hex, volume.uuid, volume.name, path, back, RECEIVING, int(time.time()))

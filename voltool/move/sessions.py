@@ -23,6 +23,7 @@ class SessionSettings:
     bandwidth: int = 0
     lock_timeout: int = 30
     hooks: Hooks = NO_HOOKS
+    only_hooks: bool = False
 
 
 class SourceSession:
@@ -97,6 +98,7 @@ class SourceSession:
                 seconds=seconds,
                 timeout=settings.lock_timeout,
                 hooks=settings.hooks,
+                only_hooks=settings.only_hooks,
             )
         )
         expect(self._agent, messages.LockReply)

@@ -215,7 +215,8 @@ class StartDump:
 
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
-    Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there is none, around the reading.
+    ``complete``: nothing is excluded. Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there
+    is none, around the reading.
     """
 
     uuid: str
@@ -231,6 +232,7 @@ class StartDump:
     idle_io: bool = False
     dry_run: bool = False
     for_move: bool = False
+    complete: bool = False
     hooks: Hooks = NO_HOOKS
 
 

@@ -39,12 +39,14 @@ class PrepareLock:
 @dataclass(frozen=True)
 class HoldLock:
     """Lock the volume for the rest of the session, for ``seconds`` at the most. Answered by `LockReply`; BusyError with who still
-    writes."""
+    writes. With ``only_hooks`` nothing is locked: ``before_lock`` must have stopped everybody, and ``after_unlock`` runs in
+    the end."""
 
     owner: str
     seconds: int
     timeout: int
     hooks: Hooks = NO_HOOKS
+    only_hooks: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,12 @@ class MovesReply:
 
 @dataclass(frozen=True)
 class PlanOut:
-    """What stands in the way of a move of this volume, and what its lock will cost. Touches nothing. Answered by `SourcePlan`."""
+    """What stands in the way of a move of this volume, and what its lock will cost. Touches nothing. Answered by `SourcePlan`.
+    ``only_hooks`` as in `HoldLock`."""
 
     uuid: str
     path: bytes
+    only_hooks: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from typing import Iterator, Optional
 
 from voltool.agent.dump import dump_home
 from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
-from voltool.agent.moving.source_ground import HostSource
+from voltool.agent.moving.source_ground import HostSource, OnlyHooks
 from voltool.errors import AgentError, NotFoundError, RefusedError
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
@@ -144,6 +145,11 @@ class _Session:
         raise AgentError("that is no step of a move", why=type(step).__name__)
 
     def _lock(self, step: moving.HoldLock) -> messages.LockReply:
+        if step.only_hooks:
+            self.ground.unlock()
+            self.ground.only_hooks = OnlyHooks(self._home.record.name, self._home.record.path, step.hooks)
+            self.ground.only_hooks.begin()
+            return messages.LockReply(int(time.time()) + step.seconds, 0, 0)
         check_can_lock()
         refuse_locked(self.ground.book, self._home.record.path)
         self.ground.unlock()  # what a crash has left

@@ -47,7 +47,7 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     obstacles: List[moving.Obstacle] = []
     for check in (
         lambda: check_movable(path),
-        check_can_lock,
+        lambda: None if request.only_hooks else check_can_lock(),
         lambda: refuse_locked(LockBook(host.directory, request.uuid), path),
     ):
         _note(check, obstacles)

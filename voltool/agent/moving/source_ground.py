@@ -12,12 +12,13 @@ from voltool import durable
 from voltool.agent.guardian import LockLease
 from voltool.agent.host import HostState
 from voltool.errors import HostError, RefusedError
-from voltool.model import MOVED, RETIRED, SourceMove
+from voltool.model import MOVED, RETIRED, Hooks, SourceMove
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.tree.unchanged import first_difference, is_root_unchanged
 from voltool.volumes import records
+from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import (
     end_lock,
@@ -31,6 +32,28 @@ from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
 
 
+class OnlyHooks:
+    """In the place of a lock, where none can be made: the user's programs stop who writes, and start him again."""
+
+    def __init__(self, name: str, path: bytes, hooks: Hooks) -> None:
+        self._name = name
+        self._path = path
+        self._hooks = hooks
+
+    def begin(self) -> None:
+        """``before_lock``; when it fails ``after_unlock`` runs, and HostError is raised."""
+        try:
+            run_hook(hook_of(self._hooks, "before_lock"), "before_lock", self._name, self._path)
+        except BaseException:
+            with contextlib.suppress(HostError):
+                self.end()
+            raise
+
+    def end(self) -> None:
+        """``after_unlock``. HostError when it fails."""
+        run_hook(hook_of(self._hooks, "after_unlock"), "after_unlock", self._name, self._path)
+
+
 class HostSource:
     """A `SourceGround` on this host; also the `Ward` of the lock's guardian. ``lease`` while the volume is locked."""
 
@@ -41,6 +64,7 @@ class HostSource:
         self._moves = MoveBook(host.directory)
         self.book = LockBook(host.directory, uuid)
         self.lease: Optional[LockLease] = None
+        self.only_hooks: Optional[OnlyHooks] = None
 
     # ------------------------------------------------------------------------------------------------------- records
 
@@ -64,6 +88,8 @@ class HostSource:
 
     def assert_locked(self) -> None:
         """See `SourceGround`."""
+        if self.only_hooks is not None:
+            return  # nothing holds; the comparison after the exchange sees what was written before it
         if self.lease is None:
             raise RefusedError("the volume is not locked", remedy="voltool move --resume")
         self.lease.assert_held()
@@ -107,12 +133,14 @@ class HostSource:
     def take_away(self, move: SourceMove) -> None:
         """See `SourceGround`."""
         record = self.book.read()
-        assert record is not None
         with self._compared(move, move.path, move.state_id) as (root, state):
             if not is_root_unchanged(root, state):
                 raise _changed(move, b"")
         self._make_placeholder(move)
-        exchange_held(self.book, record, move.retired_path)
+        if record is not None:
+            exchange_held(self.book, record, move.retired_path)
+        else:
+            self._exchange(move)
         placeholder.seal(move.path)
 
     def _make_placeholder(self, move: SourceMove) -> None:
@@ -158,6 +186,10 @@ class HostSource:
 
     def unlock(self) -> None:
         """See `SourceGround`."""
+        only_hooks, self.only_hooks = self.only_hooks, None
+        if only_hooks is not None:
+            only_hooks.end()
+            return
         lease, self.lease = self.lease, None
         record = self.book.read()
         try:
@@ -174,6 +206,7 @@ class HostSource:
 
     def leave_lock(self) -> None:
         """After the commit: the lock's mounts are taken off the retired tree, which stays as it is; no hook. Idempotent."""
+        self.only_hooks = None
         with self.step():
             leave_read_only(self.book)
         lease, self.lease = self.lease, None

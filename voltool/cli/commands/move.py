@@ -45,6 +45,10 @@ def move(  # noqa: PLR0917 - typer gives them by name
     lock_timeout: Annotated[
         int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
     ] = 30,
+    lock: Annotated[
+        str,
+        typer.Option("--lock", metavar="readonly|none", help="none: only the hooks; without root, or in a container."),
+    ] = "readonly",
     bandwidth: Bandwidth = None,
     dry_run: DryRun = False,
     lossy: Annotated[
@@ -71,12 +75,12 @@ def move(  # noqa: PLR0917 - typer gives them by name
         _confirm(predicted, downtime, yes=yes)
 
     if dry_run:
-        return _plan(invocation, name, target)
+        return _plan(invocation, name, target, only_hooks=lock == "none")
 
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
     assert volume is not None
-    settings = _settings(invocation, volume, lock_timeout, bandwidth)
+    settings = _settings(invocation, volume, lock_timeout, bandwidth, only_hooks=_only_hooks(invocation, volume, lock))
     if resume is not None:
         return _resume(invocation, _which(invocation, resume, name), settings, options)
     assert target is not None
@@ -90,7 +94,29 @@ def _which(invocation: Invocation, name: str, host: str | None) -> Which:
     return Which(name, parse_host(host) if host else "", tuple(invocation.settings.hosts))
 
 
-def _settings(invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None) -> SessionSettings:
+def _only_hooks(invocation: Invocation, name: str, lock: str) -> bool:
+    """Whether ``--lock none`` is given; says plainly what that means."""
+    if lock not in ("readonly", "none"):
+        raise UsageError(f"there is no lock {lock!a}", remedy="--lock readonly or --lock none")
+    if lock == "readonly":
+        return False
+    stops = invocation.settings.volume(name).hooks.before_lock
+    who = (
+        "only the hook before_lock stops who writes"
+        if stops
+        else "and there is no hook before_lock that stops who writes"
+    )
+    invocation.output.notice(
+        "warning",
+        f"{name}: nothing will be locked, {who}: what is written up to the switch is seen and ends the move,"
+        " what an open file gets after it stays in the old copy alone",
+    )
+    return True
+
+
+def _settings(
+    invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None, *, only_hooks: bool
+) -> SessionSettings:
     from voltool.config.quantity import parse_bytes
     from voltool.move.sessions import SessionSettings
 
@@ -103,6 +129,7 @@ def _settings(invocation: Invocation, name: str, lock_timeout: int, bandwidth: s
         bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(bandwidth),
         lock_timeout=lock_timeout,
         hooks=section.hooks,
+        only_hooks=only_hooks,
     )
 
 
@@ -137,7 +164,7 @@ def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds:
     return invocation.finish()
 
 
-def _plan(invocation: Invocation, name: str | None, target: str | None) -> int:
+def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool) -> int:
     from voltool.cli.location import parse_host, parse_location
     from voltool.errors import EXIT_DONE, EXIT_FAILED
     from voltool.move.plan import plan_move
@@ -145,7 +172,8 @@ def _plan(invocation: Invocation, name: str | None, target: str | None) -> int:
     if not name or not target:
         raise UsageError("--dry-run plans a move that begins", remedy="voltool move NAME HOST[:/path] --dry-run")
     place = parse_location(target) if ":/" in target else None
-    plan = plan_move(invocation.world, name, place.host if place else parse_host(target), place.path if place else None)
+    host = place.host if place else parse_host(target)
+    plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks)
     _show_plan(invocation, plan)
     invocation.fields["plan"] = _plan_object(plan)
     invocation.codes.append(EXIT_FAILED if plan.obstacles else EXIT_DONE)

@@ -12,22 +12,28 @@ from voltool.dumpfile.format import FLAG_IMMUTABLE
 from voltool.model import SourceMove
 
 _MARK = "trusted.voltool.away"
+#: For those who are not root: only root may have trusted attributes.
+_USER_MARK = "user.voltool.away"
 
 
 def make(move: SourceMove) -> None:
     """Make it where the tree is to go; the exchange brings it to the path. Idempotent. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(move.retired_path, 0o700)
-    os.setxattr(move.retired_path, _MARK, move.move_id.encode())
+    try:
+        os.setxattr(move.retired_path, _MARK, move.move_id.encode())
+    except PermissionError:
+        os.setxattr(move.retired_path, _USER_MARK, move.move_id.encode())
     durable.fsync_directory(os.path.dirname(move.retired_path))
 
 
 def stands_at(path: bytes, move: SourceMove) -> bool:
     """Whether what is at ``path`` is the placeholder of this move."""
-    try:
-        return os.getxattr(path, _MARK, follow_symlinks=False) == move.move_id.encode()
-    except OSError:
-        return False
+    for mark in (_MARK, _USER_MARK):
+        with contextlib.suppress(OSError):
+            if os.getxattr(path, mark, follow_symlinks=False) == move.move_id.encode():
+                return True
+    return False
 
 
 def seal(path: bytes) -> None:
