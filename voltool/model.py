@@ -193,7 +193,8 @@ class Peer:
 @dataclass(frozen=True)
 class SourceMove:
     """What the old home knows. ``root_inode`` is the volume's root, by which it is recognised wherever it stands;
-    ``retired_path`` where it goes. ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
+    ``retired_path`` where it goes; ``by_entries``: the path is a mount point, so not the tree is renamed but its top entries.
+    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
 
     move_id: str
     uuid: str
@@ -206,6 +207,7 @@ class SourceMove:
     retired_path: bytes = b""
     epoch: Optional[Epoch] = None
     state_id: str = ""
+    by_entries: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,23 @@ class Ground:
     """Two hosts, ``hosta`` with the volume ``vol`` and ``hostb``, each with a file system of its own."""
 
     def __init__(
-        self, site: Site, here: LoopFilesystem, there: LoopFilesystem, files: int = 300, driver: str = "auto"
+        self,
+        site: Site,
+        here: LoopFilesystem,
+        there: LoopFilesystem,
+        files: int = 300,
+        driver: str = "auto",
+        mounted: str = "",
     ) -> None:
         self.site = site
         self.here, self.there = here.path, there.path
-        self.volume = here.path / "vol"
-        self.target = there.path / "vol"
+        self.volume = here.path if "source" in mounted else here.path / "vol"
+        self.target = there.path if "target" in mounted else there.path / "vol"
         site.add_host("hosta")
         site.add_host("hostb")
-        if here.kind == "btrfs":
+        if "source" in mounted:
+            pass
+        elif here.kind == "btrfs":
             subprocess.run(["btrfs", "-q", "subvolume", "create", str(self.volume)], check=True)
         else:
             self.volume.mkdir()
@@ -76,19 +84,23 @@ class Ground:
     def mounts(self) -> list[str]:
         """Mounts of a lock that stand."""
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if f" {self.here}/" in line]
+        found = [line for line in lines if f" {self.here}/" in line or f" {self.here} " in line]
+        return found[1:]  # the first is the file system itself
 
     def clear(self) -> None:
         """Let the file systems be unmounted: nothing of a lock is left, and no immutable placeholder."""
-        subprocess.run(["chattr", "-i", str(self.volume)], check=False, capture_output=True)
+        subprocess.run(["chattr", "-i", str(self.volume), str(self.target)], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
-def made(tmp_path: Path, here: str, there: str, files: int = 300, driver: str = "auto") -> Iterator[Ground]:
+def made(
+    tmp_path: Path, here: str, there: str, files: int = 300, driver: str = "auto", mounted: str = ""
+) -> Iterator[Ground]:
+    """``mounted``: which of ``source`` and ``target`` is the root of its file system."""
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
     with LoopFilesystem(here) as a, LoopFilesystem(there) as b, Site(tmp_path / "site") as site:
-        ground = Ground(site, a, b, files, driver)
+        ground = Ground(site, a, b, files, driver, mounted)
         try:
             yield ground
         finally:
