@@ -31,7 +31,7 @@ def first_difference(
     where everything is. ``spool`` is for the scan. The root's times are not looked at: see `is_root_unchanged`.
 
     ``by_entries``: the tree was taken away from its root entry by entry. Then the root is another directory, of which
-    nothing is compared, and of the top entries not what renaming them has set.
+    nothing is compared (`is_root_alike`), and of the top entries not what renaming them has set.
     """
     if state.stamps is None:
         return b""
@@ -63,6 +63,13 @@ def is_root_unchanged(root_fd: int, state: BaseState) -> bool:
     status = os.fstat(root_fd)
     home = state.stamps.find(status.st_ino) if state.stamps is not None else None
     return home is not None and home[16 : 16 + STAMP_SIZE] == encode_stamp(status)
+
+
+def is_root_alike(root_fd: int, state: BaseState) -> bool:
+    """Whether the root has the stamp it had but for its times: also when its entries were renamed."""
+    status = os.fstat(root_fd)
+    home = state.stamps.find(status.st_ino) if state.stamps is not None else None
+    return home is not None and _same(home[16 : 16 + STAMP_SIZE], encode_stamp(status), was_renamed=True)
 
 
 def _same(known: bytes, stamp: bytes, *, was_renamed: bool) -> bool:

@@ -15,7 +15,7 @@ from voltool.model import MOVED, RETIRED, Hooks, SourceMove
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper
-from voltool.tree.unchanged import first_difference, is_root_unchanged
+from voltool.tree.unchanged import first_difference, is_root_alike, is_root_unchanged
 from voltool.volumes import records
 from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.lock.book import LockBook
@@ -102,6 +102,10 @@ class HostSource:
             os.rmdir(tmp)
         if difference is not None:
             raise _changed(move, difference)
+        if away and move.by_entries:
+            with self._compared(move, move.path, state_id) as (root, state):
+                if not is_root_alike(root, state):
+                    raise _changed(move, b"")
 
     @contextlib.contextmanager
     def _compared(self, move: SourceMove, place: bytes, state_id: str) -> Iterator[Tuple[int, BaseState]]:
