@@ -213,7 +213,7 @@ class SourceMove:
 @dataclass(frozen=True)
 class TargetMove:
     """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
-    at ``path`` to keep the name."""
+    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`)."""
 
     move_id: str
     uuid: str
@@ -227,3 +227,4 @@ class TargetMove:
     state_id: str = ""
     sequence: int = 0
     reserved: bool = False
+    container: str = ""

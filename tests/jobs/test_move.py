@@ -18,6 +18,7 @@ from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
 from tests.judge import compare
 from tests.writer import Writer, wait_until
+from voltool.volumes.btrfs_ioctl import is_subvolume
 from voltool.volumes.lock.hold import in_container
 
 #: File systems; a third word is the driver of the volume, where it is not the one that is found by itself.
@@ -129,6 +130,7 @@ def test_a_volume_in_use_is_moved(tmp_path: Path, pair: tuple[str, ...]) -> None
         assert ground.site.voltool("where", "vol").stdout == f"hostb:{ground.target}\n"
         assert ground.mounts() == []
         assert os.listdir(ground.volume) == []
+        assert is_subvolume(os.fsencode(ground.target)) == (there == "btrfs")
         next_dump = ground.site.result("dump", "--level", "1", "vol")["dumps"][0]
         assert next_dump["level"] == 1
         assert next_dump["stored_bytes"] < 200_000
@@ -209,8 +211,9 @@ def test_an_interrupted_copy_is_not_sent_again(tmp_path: Path) -> None:
         assert compare(ground.retired, ground.target) == []
 
 
-def test_abort(tmp_path: Path) -> None:
-    with made(tmp_path, "xfs", "ext4") as ground:
+@pytest.mark.parametrize("there", ["ext4", "btrfs"])
+def test_abort(tmp_path: Path, there: str) -> None:
+    with made(tmp_path, "xfs", there, files=30) as ground:
         assert kill_when(ground, "catch up 1", ("move", "vol", f"hostb:{ground.target}", "--yes")) == -signal.SIGKILL
         wait_until(lambda: ground.site.voltool("move", "--abort", "vol", check=False).returncode == 0)
         assert not ground.target.exists()

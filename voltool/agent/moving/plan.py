@@ -11,6 +11,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.moving import container
 from voltool.agent.moving.into import check_target
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.target_ground import HostTarget
@@ -108,7 +109,8 @@ def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState)
                 "the target's file system may not hold everything", shown(place), why, "another file system, or --lossy"
             )
         )
-    driver = detect(path) if os.path.isdir(path) else "directory"
+    kind = container.wanted(request.move, MoveBook(host.directory).source(request.move.uuid))
+    driver = container.DRIVERS.get(kind) or (detect(path) if os.path.isdir(path) else "directory")
     unknown = tuple(name for name in request.owners if not _is_known(name))
     return moving.TargetPlan(traits.kind, driver, free, inodes, unknown, tuple(obstacles))
 

@@ -160,6 +160,7 @@ class HostSource:
     def leave(self, move: SourceMove) -> None:
         """See `SourceGround`."""
         self.leave_lock()
+        self._departure(move).forget(move)
         records.forget(self._host.directory, move.uuid)
 
     def leave_lock(self) -> None:

@@ -14,6 +14,7 @@ import os
 from typing import Dict, Iterator
 
 from voltool import durable, inodes
+from voltool.beneath import opened_directory
 from voltool.errors import HostError
 from voltool.model import SourceMove
 from voltool.showing import shown
@@ -23,7 +24,6 @@ from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.placeholder import SEALS
 from voltool.volumes.records import AREA_NAME
 
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: The longest name there is.
 _NAME_MAX = 255
@@ -67,6 +67,10 @@ class ByEntries:
             raise _failed("brought back to", move, failure)
         durable.remove_file(self._note(move))
 
+    def forget(self, move: SourceMove) -> None:
+        """See `Departure`."""
+        durable.remove_file(self._note(move))
+
     def _note(self, move: SourceMove) -> bytes:
         return os.path.join(self._area, b"root-" + move.move_id[:12].encode() + b".json")
 
@@ -82,27 +86,32 @@ class ByEntries:
 
 
 def _root_as_it_is(path: bytes) -> Dict[str, int]:
-    with _opened(path) as root:
+    with opened_directory(path) as root:
         return {"mtime_ns": os.fstat(root).st_mtime_ns, "flags": _flags(root) & SEALS}
 
 
 def _take_away(move: SourceMove) -> None:
-    with _opened(move.path) as root, _opened(move.retired_path) as retired:
+    with opened_directory(move.path) as root, opened_directory(move.retired_path) as retired:
         _unseal(root)
-        for name in _entries(root):
-            _rename(root, retired, name, name)
-        os.fsync(retired)
-        os.fsync(root)
+        move_entries(root, retired)
     placeholder.mark(move.path, move)
     placeholder.seal(move.path)
 
 
+def move_entries(root: int, directory: int) -> None:
+    """Rename everything in ``root`` but voltool's area into ``directory``, durably. Repeatable. Raises OSError."""
+    for name in _entries(root):
+        _rename(root, directory, name, name)
+    os.fsync(directory)
+    os.fsync(root)
+
+
 def _bring_back(move: SourceMove, noted: Dict[str, int]) -> None:
     """The entries, then what they have changed of the root."""
-    with _opened(move.path) as root:
+    with opened_directory(move.path) as root:
         _unseal(root)
         if os.path.isdir(move.retired_path):
-            with _opened(move.retired_path) as retired:
+            with opened_directory(move.retired_path) as retired:
                 for name in _entries(retired):
                     _bring_one(root, retired, name)
                 os.fsync(root)
@@ -169,15 +178,6 @@ def _unseal(descriptor: int) -> int:
 
 def _flags(descriptor: int) -> int:
     return inodes.get_flags(descriptor)[0]
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _failed(what: str, move: SourceMove, why: str) -> HostError:

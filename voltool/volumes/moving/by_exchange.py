@@ -61,6 +61,9 @@ class ByExchange:
             with contextlib.suppress(OSError):
                 os.rmdir(move.retired_path)
 
+    def forget(self, move: SourceMove) -> None:
+        """See `Departure`. There is nothing."""
+
 
 def _exchange(move: SourceMove) -> None:
     try:

@@ -28,6 +28,9 @@ class Departure(Protocol):
     def bring_back(self, move: SourceMove) -> None:
         """Bring it back, however far `take_away` had come. Idempotent. Nothing that stands at the path is overwritten."""
 
+    def forget(self, move: SourceMove) -> None:
+        """The tree never comes back: let go of what only `bring_back` needs. Idempotent."""
+
 
 def departure_of(move: SourceMove, book: LockBook, area: bytes) -> Departure:
     """The way this move's tree leaves; ``book`` has the volume's lock, ``area`` is the volume's own."""

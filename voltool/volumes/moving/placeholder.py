@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterator
 
 from voltool import durable, inodes
+from voltool.beneath import opened_directory
 from voltool.dumpfile.format import FLAG_APPEND, FLAG_IMMUTABLE
 from voltool.model import SourceMove
 
@@ -54,13 +54,13 @@ def stands_at(path: bytes, move: SourceMove) -> bool:
 
 def seal(path: bytes) -> None:
     """Make it immutable. Not every file system can: then it is empty, and that is all."""
-    with contextlib.suppress(OSError), _opened(path) as descriptor:
+    with contextlib.suppress(OSError), opened_directory(path) as descriptor:
         inodes.set_flags(descriptor, FLAG_IMMUTABLE, FLAG_IMMUTABLE)
 
 
 def unseal(path: bytes) -> None:
     """Let it be renamed again. Raises OSError."""
-    with _opened(path) as descriptor:
+    with opened_directory(path) as descriptor:
         if inodes.get_flags(descriptor)[0] & FLAG_IMMUTABLE:
             inodes.set_flags(descriptor, 0, FLAG_IMMUTABLE)
 
@@ -68,7 +68,7 @@ def unseal(path: bytes) -> None:
 def is_sealed(path: bytes) -> bool:
     """Whether the directory at ``path`` is immutable, whoever made it so; False where there is none."""
     try:
-        with _opened(path) as descriptor:
+        with opened_directory(path) as descriptor:
             return bool(inodes.get_flags(descriptor)[0] & FLAG_IMMUTABLE)
     except OSError:
         return False
@@ -84,12 +84,3 @@ def remove(move: SourceMove) -> None:
             return
         with contextlib.suppress(OSError):
             os.rmdir(move.path)
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
