@@ -17,7 +17,7 @@ import time
 from typing import Dict, Iterator, List, Optional
 
 from voltool import durable
-from voltool.beneath import open_beneath
+from voltool.beneath import open_beneath, opened_directory
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
@@ -147,7 +147,7 @@ class ReflinkDriver:
         for side in (base, clone):
             index = self._index(side)
             try:
-                with _opened(side.path) as root, _opened_file(root, path) as descriptor:
+                with opened_directory(side.path) as root, _opened_file(root, path) as descriptor:
                     record = index.find(os.fstat(descriptor).st_ino)
                     maps.append(mapped_extents(descriptor))
             except OSError:
@@ -212,7 +212,7 @@ class ReflinkDriver:
         os.mkdir(_path(directory, label + _LINKS), 0o700)
         with contextlib.ExitStack() as stack:
             live, new, links = (
-                stack.enter_context(_opened(path))
+                stack.enter_context(opened_directory(path))
                 for path in (volume.path, _path(directory, label), _path(directory, label + _LINKS))
             )
             root = volume.path.rstrip(b"/") + b"/"
@@ -232,7 +232,7 @@ class ReflinkDriver:
         clones = sorted(self.clones(volume), key=lambda clone: clone.time_ns)
         if not clones:
             return None
-        return OlderClone(stack.enter_context(_opened(clones[-1].path)), self._index(clones[-1]))
+        return OlderClone(stack.enter_context(opened_directory(clones[-1].path)), self._index(clones[-1]))
 
     def _index(self, clone: Clone) -> CloneIndex:
         index = self._indexes.get(clone.path)
@@ -297,15 +297,6 @@ def _destroy(directory: bytes, label: str) -> None:
 
 def _path(directory: bytes, name: str) -> bytes:
     return os.path.join(directory, os.fsencode(name))
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.moving import container
 from voltool.agent.moving.into import check_target
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.target_ground import HostTarget
@@ -20,7 +21,7 @@ from voltool.model import RETIRED
 from voltool.showing import shown
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import check_can_lock, refuse_locked
-from voltool.volumes.mounts import is_mount_point, nested_mounts
+from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME, open_home
 from voltool.volumes.registry import detect
@@ -32,7 +33,6 @@ from voltool.wire.conversation import Conversation
 _RECENT = 60.0
 #: So many files are tried to learn what the lease test costs.
 _SAMPLE = 2000
-_NAMED = 10
 #: File systems that keep no owners, modes or extended attributes, or not all of them.
 _POOR = frozenset({"vfat", "exfat", "fuse", "cifs", "smb2", "9p", "nfs"})
 #: File systems that may hold more than their free bytes.
@@ -44,22 +44,18 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     del conversation
     home = open_home(host.directory, request.uuid, request.path)
     path = home.record.path
+    book = LockBook(host.directory, request.uuid)
     obstacles: List[moving.Obstacle] = []
     for check in (
-        lambda: check_movable(path),
+        lambda: check_movable(book, path),
         lambda: None if request.only_hooks else check_can_lock(),
-        lambda: refuse_locked(LockBook(host.directory, request.uuid), path),
+        lambda: refuse_locked(book, path),
     ):
         _note(check, obstacles)
     known = MoveBook(host.directory).source(request.uuid)
     if known is not None and known.phase != RETIRED:
         remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
         obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
-    nested = nested_mounts(path)
-    if nested:
-        named = ", ".join(shown(mount) for mount in nested[:_NAMED])
-        remedy = "unmount them, or move them outside of the volume"
-        obstacles.append(moving.Obstacle("something is mounted inside the volume", named, "", remedy))
     survey = _Survey(path)
     survey.look()
     rescan = survey.seconds
@@ -113,7 +109,8 @@ def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState)
                 "the target's file system may not hold everything", shown(place), why, "another file system, or --lossy"
             )
         )
-    driver = detect(path) if os.path.isdir(path) else "directory"
+    kind = container.wanted(request.move, MoveBook(host.directory).source(request.move.uuid))
+    driver = container.DRIVERS.get(kind) or (detect(path) if os.path.isdir(path) else "directory")
     unknown = tuple(name for name in request.owners if not _is_known(name))
     return moving.TargetPlan(traits.kind, driver, free, inodes, unknown, tuple(obstacles))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import time
@@ -12,9 +13,10 @@ from typing import Optional
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
-from voltool.agent.moving.way_back import take_retired
+from voltool.agent.moving import container
+from voltool.agent.moving.way_back import is_as_left, take_retired
 from voltool.errors import IntegrityError, RefusedError
-from voltool.model import PREPARED, TargetMove, VolumeRecord
+from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import Attributes
@@ -30,6 +32,8 @@ from voltool.volumes.mounts import is_within
 from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import detect
+from voltool.volumes.removal import remove_tree
+from voltool.volumes.traits import synchronize
 
 _KEPT_MODE = 0o700
 
@@ -65,9 +69,10 @@ class HostTarget:
         if move.phase == PREPARED and not self._has_staging(move):
             return  # publishing was cut off after the tree had got its name
         self.refuse_overlap(move)
+        move = self._make_container(move)
         staging = self._staging(move)
         records.remember_area(self._host.directory, staging.path)
-        self._take_retired(staging)
+        self._take_retired(move, staging)
         held = HeldTree(staging)
         self.held = held
         if held.record is None and not salvage(held) and not staging.fresh:
@@ -77,14 +82,47 @@ class HostTarget:
         if held.record is not None and not held.record.assembled:
             self.apply_waiting()
 
-    def _take_retired(self, staging: Staging) -> None:
+    def _make_container(self, move: TargetMove) -> TargetMove:
+        """Where the file system has subvolumes the volume gets one; it is written down before it is made."""
+        retired = self._moves.source(self._uuid)
+        if not move.container and not self._has_staging(move):
+            kind = container.wanted(move, retired)
+            if kind == container.RETIRED_SUBVOLUME and not self._can_serve(retired, move):
+                kind = container.NONE if os.path.lexists(move.path) else container.SUBVOLUME
+            if kind:
+                move = dataclasses.replace(move, container=kind)
+                self.save(move)
+        container.make(move, retired)
+        return move
+
+    def _can_serve(self, retired: Optional[SourceMove], move: TargetMove) -> bool:
+        """Whether the subvolume that the volume left here is on the target's file system, and as it was left."""
+        if retired is None:
+            return False
+        place = os.path.dirname(os.path.dirname(os.path.dirname(retired.retired_path)))
+        if place != os.path.dirname(move.path):
+            return False
+        try:
+            return is_as_left(
+                retired, records.area_of(retired.path, self._uuid), records.area_of(retired.path, self._uuid)
+            )
+        except OSError as error:
+            raise translate(error, "the copy that the volume left here") from error
+
+    def _take_retired(self, move: TargetMove, staging: Staging) -> None:
         """What the volume left here when it moved away is the base of what comes."""
         retired = self._moves.source(self._uuid)
-        if retired is not None:
-            try:
-                take_retired(staging, retired, records.area_of(retired.path, self._uuid))
-            except OSError as error:
-                raise translate(error, "the copy that the volume left here") from error
+        if retired is None:
+            return
+        area = records.area_of(retired.path, self._uuid)
+        if move.container == container.RETIRED_SUBVOLUME:
+            retired = dataclasses.replace(retired, retired_path=container.tree_within(move), by_entries=True)
+        try:
+            take_retired(staging, retired, area)
+        except OSError as error:
+            raise translate(error, "the copy that the volume left here") from error
+        if move.container == container.RETIRED_SUBVOLUME:
+            remove_tree(retired.retired_path)  # where it could not be taken after all
 
     def _begin_anew(self, move: TargetMove) -> None:
         """Nothing of what came is worth keeping."""
@@ -212,9 +250,7 @@ class HostTarget:
                 state.close()
             if root is not None:
                 durable.write_file(kept, root)
-                shutil.rmtree(place, ignore_errors=True)
-                os.rename(held.keeper.directory, place)
-                durable.fsync_directory(area)
+                _take_directory(held.keeper.directory, place)
         with open(kept, "rb") as file:
             return file.read()
 
@@ -226,6 +262,7 @@ class HostTarget:
             records.forget_area(self._host.directory, staging.path)
         self.held = None
         retired = self._moves.source(self._uuid)
+        container.discard(move, retired)
         if retired is not None and placeholder.stands_at(move.path, retired):
             placeholder.seal(move.path)
         if move.reserved:
@@ -242,3 +279,21 @@ class HostTarget:
         if self.held is None:
             raise RefusedError("nothing is being received", remedy="voltool move --resume")
         return self.held
+
+
+def _take_directory(old: bytes, new: bytes) -> None:
+    """Rename it, in the place of what is there; out of a subvolume it is copied. Durable, repeatable."""
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        os.rename(old, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(new + b".new", ignore_errors=True)
+        shutil.copytree(os.fsdecode(old), os.fsdecode(new + b".new"))
+        synchronize(new + b".new")
+        os.rename(new + b".new", new)
+        durable.fsync_directory(os.path.dirname(new))
+        shutil.rmtree(old)
+    else:
+        durable.fsync_directory(os.path.dirname(new))

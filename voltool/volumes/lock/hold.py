@@ -296,6 +296,29 @@ def exchange_back_held(book: LockBook, record: LockRecord) -> None:
     book.write(dataclasses.replace(record, moved_to=None))
 
 
+def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], None]) -> str:
+    """Do ``act`` where the tree at ``path`` can be written, while the lock (if there is one) stands for everybody else; why it
+    failed, or an empty text. In a child of its own: what it changes in memory is lost."""
+    ours = record is not None and record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt")
+    below = record.below if record is not None and ours else None
+
+    def act_there() -> None:
+        while below is not None and len(mounting.mounts_at(path)) > below:
+            mounting.detach(path)
+        act()
+
+    return _in_private_namespace(act_there)
+
+
+def is_own_mount_point(book: LockBook, path: bytes) -> bool:
+    """Whether something is mounted at ``path``, the lock's own mounts not counted."""
+    mounts = len(mounting.mounts_at(path))
+    record = book.read()
+    if record is not None and record.boot_id == _boot_id() and record.moved_to is None:
+        mounts = min(mounts, record.below)
+    return mounts > 0
+
+
 def leave_read_only(book: LockBook, token: Optional[str] = None) -> None:
     """The tree at ``moved_to`` is given up: detach the lock there without making it writable, and forget it; no hook runs.
 
