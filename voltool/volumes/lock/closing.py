@@ -146,11 +146,11 @@ def is_read_only(mount: Mount) -> bool:
     return "ro" in mount.options or "ro" in mount.super_options
 
 
-def is_closed_at(place: bytes, record: LockRecord) -> bool:
-    """Whether the topmost mount at a place in our namespace is one that the lock has closed."""
+def is_closed_at_path(record: LockRecord) -> bool:
+    """Whether the mount at the volume's path, below the lock in our namespace, is one that the lock has closed."""
     numbers = {mount.number for mount in record.closed if mount.namespace == record.namespace.encode()}
-    stack = _stack(read_mounts(), place)
-    return bool(stack) and stack[-1].number in numbers
+    stack = _stack(read_mounts(), record.path)[: record.below]
+    return len(stack) == record.below > 0 and stack[-1].number in numbers
 
 
 def copies_of_lock(record: LockRecord) -> List[TreeMount]:

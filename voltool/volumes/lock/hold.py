@@ -23,7 +23,7 @@ from voltool.showing import shown
 from voltool.volumes.hooks import Hook, run_hook
 from voltool.volumes.lock import mounting
 from voltool.volumes.lock.book import BROKEN, LOCKED, LOCKING, LockBook, LockRecord
-from voltool.volumes.lock.closing import Closer, copies_of_lock, is_closed_at, reopen
+from voltool.volumes.lock.closing import Closer, copies_of_lock, is_closed_at_path, reopen
 from voltool.volumes.lock.search import Files, SearchResult, walk_files
 from voltool.volumes.lock.views import Tree, describe_tree
 from voltool.volumes.lock.waiting import close_mounts, current_record, wait_for_writers, write_closing
@@ -301,10 +301,13 @@ def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], Non
     failed, or an empty text. In a child of its own: what it changes in memory is lost."""
     ours = record is not None and record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt")
     below = record.below if record is not None and ours else None
+    closed = record is not None and ours and is_closed_at_path(record)
 
     def act_there() -> None:
         while below is not None and len(mounting.mounts_at(path)) > below:
             mounting.detach(path)
+        if closed:
+            mounting.remount(path, read_only=False)
         act()
 
     return _in_private_namespace(act_there)
@@ -329,12 +332,11 @@ def leave_read_only(book: LockBook, token: Optional[str] = None) -> None:
         return
     if record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt"):
         place = record.moved_to or record.path
+        closed = is_closed_at_path(record)
         while len(mounting.mounts_at(place)) > (0 if record.moved_to else record.below):
             mounting.detach(place)
-        if is_closed_at(place, record):
-            # Whoever came by the closed mount must not write again; voltool and the next user come by a new one.
-            mounting.bind(place, place)
-            mounting.remount(place, read_only=False)
+        if closed:  # whoever came by that mount must not write again: voltool and the next user come by a new one
+            mounting.renew(place)
     book.remove()
 
 

@@ -15,6 +15,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
+from voltool.volumes.lock.namespaces import mount_number_in
 from voltool.volumes.lock.views import Tree, Views, join, process_ids
 from voltool.volumes.mounts import Mount, is_within
 
@@ -102,7 +103,9 @@ class ProcessFinder:
             mount = self._mounts.get(_mount_number(descriptor))
             if mount is not None and ("ro" in mount.options or "ro" in mount.super_options):
                 return None
-            return path if holds_directory(self._tree, descriptor, self._mounts) else None
+            if not holds_directory(self._tree, descriptor, self._mounts):
+                return None
+            return None if mount is None and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY else path
         if not stat.S_ISREG(status.st_mode) or not _opened_for_writing(link):
             return None
         identity = (status.st_dev, status.st_ino)
@@ -190,10 +193,7 @@ def _holds_by_ancestry(tree: Tree, descriptor: int) -> bool:
 
 def _mount_number(descriptor: int) -> int:
     with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    return -1
+        return mount_number_in(file.read())
 
 
 def _opened_for_writing(link: str) -> bool:
