@@ -182,6 +182,54 @@ def test_a_descriptor_in_flight_over_a_socket(place: Place) -> None:
     locks(place)
 
 
+def test_a_directory_in_flight_over_a_socket(place: Place) -> None:
+    code = (
+        "pair = socket.socketpair()\n"
+        "directory = os.open(volume + '/sub', os.O_RDONLY)\n"
+        "socket.send_fds(pair[0], [b'x'], [directory])\n"
+        "os.close(directory)"
+    )
+    child = place.holder(code)
+    refused(place, f"pid {child.pid}", "socket:[", "descriptors in flight that cannot be looked into")
+    assert step(child, "fd = socket.recv_fds(pair[1], 1, 1)[1][0]") == "done"
+    refused(place, f"pid {child.pid}", f"{place.volume}/sub")
+    assert step(child, "os.close(fd)") == "done"
+    locks(place)
+
+
+def test_sockets_that_have_descriptors_for_moments_keep_nobody_waiting(place: Place) -> None:
+    code = (
+        "import threading\npair = socket.socketpair()\n"
+        "def pass_on():\n"
+        "    while True:\n"
+        "        socket.send_fds(pair[0], [b'x'], [0])\n"
+        "        os.close(socket.recv_fds(pair[1], 1, 1)[1][0])\n"
+        "threading.Thread(target=pass_on, daemon=True).start()"
+    )
+    place.holder(code)
+    locks(place)
+
+
+@pytest.mark.may_skip("io_uring is switched off here")
+def test_what_is_registered_with_io_uring(place: Place) -> None:
+    """Registered files have no number: a ring is all that a table shows."""
+    if Path("/proc/sys/kernel/io_uring_disabled").exists() and int(
+        Path("/proc/sys/kernel/io_uring_disabled").read_text()
+    ):
+        pytest.skip("io_uring is switched off here")
+    code = (
+        "import ctypes\nlibc = ctypes.CDLL(None)\n"
+        "ring = libc.syscall(425, 4, ctypes.byref((ctypes.c_char * 120)()))\n"
+        "held = [os.open(volume + '/file', os.O_WRONLY), os.open(volume + '/sub', os.O_RDONLY)]\n"
+        "assert libc.syscall(427, ring, 2, ctypes.byref((ctypes.c_int * 2)(*held)), 2) == 0\n"
+        "os.close(held[0]); os.close(held[1])"
+    )
+    child = place.holder(code)
+    refused(place, f"pid {child.pid}", f"{place.volume}/file", f"{place.volume}/sub", "registered with io_uring")
+    end(child)
+    locks(place)
+
+
 @pytest.mark.may_skip("the kernel has no NFS server; the parser is tested against recorded files")
 def test_an_nfs_export_of_the_volume(place: Place) -> None:
     if not os.path.exists("/proc/fs/nfsd/exports") or shutil.which("exportfs") is None:

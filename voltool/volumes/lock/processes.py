@@ -72,7 +72,7 @@ class ProcessFinder:
         return ProcessSearch(tuple(writers), tuple(unexamined))
 
     def _held(self, pid: int) -> Iterator[Tuple[bytes, str]]:
-        for directory, files, places in _tables(pid):
+        for directory, files, places in tables(pid):
             for name in places:
                 yield from self._look(
                     f"{directory}/{name}", {"cwd": "working directory", "root": "root directory"}[name]
@@ -204,7 +204,7 @@ def _opened_for_writing(link: str) -> bool:
         return False
 
 
-def _tables(pid: int) -> Iterator[Tuple[str, List[str], List[str]]]:
+def tables(pid: int) -> Iterator[Tuple[str, List[str], List[str]]]:
     """Each descriptor table and each pair of directories of a process once, though threads mostly share them."""
     try:
         tasks = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))

@@ -147,6 +147,11 @@ def process_ids() -> List[int]:
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
+def reach(mount: Mount, tree: Tree) -> bool:
+    """Whether the tree, or a part of it, lies on a mount, covered or not."""
+    return mount.device == tree.device and (tree.holds(mount.root) or is_within(tree.inner, mount.root))
+
+
 def writable_mounts(mounts: Sequence[Mount], tree: Tree) -> List[Mount]:
     """The mounts of one view through which the tree, or a part of it, can be reached by name and written."""
     covers: Dict[int, Set[bytes]] = {}
