@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from voltool.volumes.lock.flight import parse_count, parse_registered
-from voltool.volumes.lock.kernel import Export, parse_exports, parse_swaps, parse_upper
+from voltool.volumes.lock.kernel import Export, parse_exports, parse_swaps
+from voltool.volumes.lock.overlays import parse_upper
 from voltool.volumes.lock.processes import container_of, parse_shared_maps
 from voltool.volumes.lock.views import Tree, writable_mounts
 from voltool.volumes.mounts import parse_mountinfo

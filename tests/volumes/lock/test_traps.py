@@ -146,6 +146,65 @@ def test_the_upper_directory_of_an_overlay(place: Place) -> None:
     locks(place)
 
 
+def overlay(base: Path, where: Path, merged: Path) -> None:
+    """An overlay whose upper and work directory are named relative to ``where``."""
+    for path in (base / "lower", where / "upper", where / "work", merged):
+        path.mkdir(parents=True)
+    options = f"lowerdir={base}/lower,upperdir=upper,workdir=work"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(merged)], check=True, cwd=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "merged", "words"),
+    [
+        ("vol/layers", "vol/layers/merged", "vol/layers/upper, overlay mounted at"),  # beside it, as runtimes have it
+        ("vol/layers", "other/merged", "upper, overlay mounted at"),  # found nowhere
+        ("other/layers", "other/layers/merged", ""),  # outside of the volume
+    ],
+)
+def test_an_overlay_whose_directories_are_named_relatively(
+    place: Place, tmp_path: Path, where: str, merged: str, words: str
+) -> None:
+    base = place.filesystem.path
+    overlay(base, base / where, base / merged)
+    try:
+        if words:
+            refused(place, words, str(base / merged))
+        else:
+            locks(place)
+    finally:
+        subprocess.run(["umount", str(base / merged)], check=True)
+    place.lock()
+
+
+def made_namespace(path: Path, cpu: int) -> bool:
+    """Keep a new mount namespace at ``path``. Only a younger one may be kept in ours, and Linux 6.18 counts per CPU."""
+    command = ["taskset", "-c", str(cpu), "unshare", f"--mount={path}", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kept_by", ["descriptor", "mount"])
+def test_a_mount_namespace_without_a_process(place: Place, kept_by: str, tmp_path: Path) -> None:
+    keeper = tmp_path / "kept"
+    keeper.mkdir()
+    subprocess.run(["mount", "--bind", str(keeper), str(keeper)], check=True)
+    subprocess.run(["mount", "--make-private", str(keeper)], check=True)
+    (keeper / "namespace").touch()
+    try:
+        assert any(made_namespace(keeper / "namespace", cpu) for cpu in os.sched_getaffinity(0))
+        if kept_by == "mount":
+            refused(place, f"in the mount namespace that is kept at {keeper}/namespace", "another mount of the tree")
+        else:
+            child = place.holder(f"kept = open({str(keeper / 'namespace')!r})")
+            subprocess.run(["umount", "-l", str(keeper / "namespace")], check=True)
+            refused(place, f"pid {child.pid}", "in a mount namespace that it keeps open", "another mount of the tree")
+            end(child)
+    finally:
+        subprocess.run(["umount", str(keeper / "namespace")], capture_output=True, check=False)
+        subprocess.run(["umount", str(keeper)], check=True)
+    locks(place)
+
+
 def test_a_mount_of_the_tree_in_another_namespace(place: Place) -> None:
     child = place.holder("", "unshare", "--mount", "--propagation", "private")
     refused(place, f"pid {child.pid}", "another mount of the tree")
