@@ -1,14 +1,15 @@
 """Mount namespaces: those with processes, those that only a descriptor or a bind mount keeps, and acting inside one.
 
 A namespace lives as long as a thread, a descriptor or a bind mount of its file holds it, so one without any process can come
-back to life (``ip netns``, container runtimes). Ships to servers. Knows nothing of trees. Sources: namespaces(7), setns(2)
-(only a process with one thread may change its mount namespace), unix(7) SCM_RIGHTS.
+back to life (``ip netns``, container runtimes). Ships to servers. Knows nothing of trees. Sources: namespaces(7), ioctl_ns(2),
+setns(2) (only a process with one thread may change its mount namespace), unix(7) SCM_RIGHTS.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from voltool.errors import HostError
 from voltool.volumes.mounts import Mount, parse_mountinfo
 
 _CLONE_NEWNS = 0x20000
+_NS_GET_NSTYPE = 0xB703
 _PREFIX = b"mnt:["
 _FAILED = b"!"
 _TEXT = b"t"
@@ -92,13 +94,33 @@ def inhabited_namespaces(pid: int) -> Iterator[Namespace]:
 
 def kept_by_descriptors(pid: int) -> Iterator[Namespace]:
     """The namespaces that a process has open, whether somebody is in them or not."""
+    device = os.stat("/proc/self/ns/mnt").st_dev
     with contextlib.suppress(OSError):
-        for name in os.listdir(b"/proc/%d/fd" % pid):
-            handle = b"/proc/%d/fd/%s" % (pid, name)
+        for number in os.listdir(b"/proc/%d/fd" % pid):
+            handle = b"/proc/%d/fd/%s" % (pid, number)
             with contextlib.suppress(OSError):
-                target = os.readlink(handle)
-                if target.startswith(_PREFIX):
-                    yield Namespace(target, handle, pid, inhabited=False)
+                name = _name_of(handle, device)
+                if name:
+                    yield Namespace(name, handle, pid, inhabited=False)
+
+
+def _name_of(handle: bytes, device: int) -> bytes:
+    """The name of the mount namespace that an open file is; empty for anything else.
+
+    One that was opened where it is bind mounted is called by that place.
+    """
+    target = os.readlink(handle)
+    if not target.startswith(b"/"):
+        return target if target.startswith(_PREFIX) else b""
+    status = os.stat(handle)
+    if status.st_dev != device:
+        return b""
+    descriptor = os.open(handle, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    finally:
+        os.close(descriptor)
+    return _PREFIX + b"%d]" % status.st_ino if kind == _CLONE_NEWNS else b""
 
 
 def kept_by_mounts(pid: int, mounts: Sequence[Mount]) -> Iterator[Namespace]:
