@@ -34,6 +34,7 @@ from voltool.move.job import MoveWish, Which, abort_move, move_volume, resume_mo
 from voltool.move.sessions import SessionSettings
 from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
+from voltool.tree.apply import publish
 from voltool.volumes.lock.hold import in_container
 from voltool.volumes.moving import by_entries
 
@@ -91,6 +92,11 @@ class Ground:
 
     def what(self) -> str:
         return standing(self.world, Which("vol")).what
+
+    def mounted_at(self, path: Path) -> int:
+        """How many mounts lie over each other at, or below, a path."""
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+        return sum(point == str(path) or point.startswith(f"{path}/") for point in points)
 
     @property
     def retired(self) -> Path:
@@ -328,3 +334,36 @@ def test_a_power_cut_leaves_a_mount_point_half_emptied(ground: Ground, monkeypat
     assert found.read_text() == "it found nothing and began anew"
     assert len(list((ground.target / "sub").iterdir())) == 50
     assert differences(ground) == []
+
+
+def test_the_new_home_dies_while_a_mount_point_is_filled(tmp_path: Path) -> None:
+    """Nobody can put anything into a tree that is there in part, and the next command goes on."""
+    if in_container():
+        pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    real = publish._move_one
+
+    def move_one(source: int, destination: int, path: list[bytes], name: bytes) -> None:
+        real(source, destination, path, name)
+        die()
+
+    def inject() -> None:
+        publish._move_one = move_one
+
+    with LoopFilesystem("ext4") as a, LoopFilesystem("xfs") as b:
+        ground = Ground(tmp_path, a.path, b.path)
+        ground.target = b.path
+        try:
+            (ground.volume / "another").mkdir()
+            ground.hosts.inject["b"] = inject
+            with pytest.raises(VoltoolError):
+                ground.move()
+            with pytest.raises(OSError, match="Read-only"):
+                (ground.target / "started too early").mkdir()
+            del ground.hosts.inject["b"]
+            ground.resume()
+            assert differences(ground) == []
+            (ground.target / "writable").touch()
+            assert ground.mounted_at(ground.there) == 1
+        finally:
+            ground.catalog.close()
+            os.system(f"chattr -i {ground.volume} 2>/dev/null")  # noqa: S605 - a path of ours

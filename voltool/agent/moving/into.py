@@ -12,6 +12,7 @@ from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, HostError, RefusedError
+from voltool.events import Notice
 from voltool.model import PREPARED, Hooks, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
@@ -19,6 +20,7 @@ from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
+from voltool.volumes.fstab import advice_when_come
 from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.moving.target import MovingTarget
 from voltool.wire import messages, moving
@@ -93,6 +95,9 @@ class _Session:
             return moving.TargetStatus(prepared, step.state_id)
         if isinstance(step, moving.Publish):
             published = self._target.publish(step.proof)
+            advice = advice_when_come(published.path)
+            if advice:
+                self._conversation.report(Notice("warning", f"{published.name}: at the new home: {advice}"))
             return moving.TargetStatus(published, hook_failed=_after_online(published, step.hooks))
         if isinstance(step, moving.AbortMove):
             move = self._target.status()

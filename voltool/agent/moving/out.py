@@ -16,9 +16,11 @@ from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
 from voltool.agent.moving.source_ground import HostSource, OnlyHooks
 from voltool.errors import AgentError, NotFoundError, RefusedError
+from voltool.events import Notice
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.fstab import advice_when_left
 from voltool.volumes.hooks import hook_of
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import (
@@ -149,7 +151,11 @@ class _Session:
         if isinstance(step, moving.Switch):
             return moving.SourceStatus(self._source.switch(step.epoch, step.state_id))
         if isinstance(step, moving.SettleMove):
-            return moving.SourceStatus(self._source.settle())
+            retired = self._source.settle()
+            if retired.by_entries:
+                advice = advice_when_left(retired.path)
+                self._conversation.report(Notice("info", f"{retired.name}: at the old home: {advice}"))
+            return moving.SourceStatus(retired)
         if isinstance(step, moving.AbortMove):
             self._source.abort()
             return messages.Done()

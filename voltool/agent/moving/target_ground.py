@@ -25,9 +25,11 @@ from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
-from voltool.tree.apply.staging import Staging, StagingKey, open_staging
+from voltool.tree.apply.staging import Staging, StagingKey, Way, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import LockWish, read_only_meanwhile, unlock_tree
 from voltool.volumes.mounts import is_within
 from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
@@ -36,6 +38,8 @@ from voltool.volumes.removal import remove_tree
 from voltool.volumes.traits import synchronize
 
 _KEPT_MODE = 0o700
+#: How long publishing entry by entry may take before ``voltool doctor`` speaks of a lock that is over.
+_PUBLISHING_SECONDS = 3600
 
 
 class HostTarget:
@@ -45,6 +49,7 @@ class HostTarget:
         self._host = host
         self._uuid = uuid
         self._moves = MoveBook(host.directory)
+        self._book = LockBook(host.directory, uuid)
         self.held: Optional[HeldTree] = None
         self.losses = Losses()
         self.owners = Owners(numeric=False)
@@ -66,6 +71,8 @@ class HostTarget:
         """See `TargetGround`."""
         if self.held is not None:
             return
+        if self._book.read() is not None:
+            unlock_tree(self._book)  # publishing was cut off
         if move.phase == PREPARED and not self._has_staging(move):
             return  # publishing was cut off after the tree had got its name
         self.refuse_overlap(move)
@@ -205,8 +212,7 @@ class HostTarget:
                     where=shown(staging.path),
                     remedy="do not remove anything: the volume's old home keeps its copy; report this",
                 )
-            root = self._keep_states(held, area)
-            publish_ready(self.held, self.attributes, self.losses, root)
+            self._name_tree(move, held, self._keep_states(held, area))
             records.forget_area(self._host.directory, staging.path)
             self.held = None
         assert move.epoch is not None
@@ -226,6 +232,15 @@ class HostTarget:
         if retired is not None and not os.path.lexists(retired.retired_path):
             placeholder.remove(retired)  # of a volume that has come back to another path
         self._moves.archive_source(move.uuid, area)
+
+    def _name_tree(self, move: TargetMove, held: HeldTree, root: bytes) -> None:
+        """Publish; a tree that appears entry by entry is read-only for everybody else until it is whole."""
+        if held.staging.way is not Way.ENTRIES or os.geteuid() != 0:
+            publish_ready(held, self.attributes, self.losses, root)
+            return
+        wish = LockWish(move.uuid, move.name, move.path, f"move {move.move_id}", _PUBLISHING_SECONDS)
+        with read_only_meanwhile(self._book, wish):
+            publish_ready(held, self.attributes, self.losses, root)
 
     def _find_staging(self, move: TargetMove) -> Optional[Staging]:
         """The open one, or that of an interrupted publish; None where it is done with."""

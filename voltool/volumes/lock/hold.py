@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Callable, FrozenSet, Optional
+from typing import Callable, FrozenSet, Iterator, Optional
 
 from voltool import durable
 from voltool.errors import BusyError, HostError, RefusedError, VoltoolError
@@ -311,6 +311,20 @@ def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], Non
         act()
 
     return _in_private_namespace(act_there)
+
+
+@contextlib.contextmanager
+def read_only_meanwhile(book: LockBook, wish: LockWish) -> Iterator[LockRecord]:
+    """For what is being put together at a path that others can reach: read-only for everybody inside but who has opened it
+    before. It runs no hook, and no guardian ends it: what a crash leaves of it is undone by `unlock_tree`, and told by
+    ``voltool doctor``. Raises HostError."""
+    record = _begin(book, wish)
+    try:
+        with book.step(wish.owner):
+            mounting.bind_read_only(wish.path)
+        yield record
+    finally:
+        unlock_tree(book, record.token)
 
 
 def is_own_mount_point(book: LockBook, path: bytes) -> bool:
