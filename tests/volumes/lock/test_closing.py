@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.volumes.lock.places import Place, end, step
+from tests.volumes.lock.test_guardian import agent, guardian_of, wait_until
 from tests.volumes.lock.test_hold import writable
 from voltool.errors import BusyError
 from voltool.volumes.lock import hold, waiting
@@ -200,6 +202,26 @@ def test_what_a_crash_left_closed_is_opened_by_the_next(
     own.unlock()
     assert writable(own.volume)
     assert mountinfo(os.getpid()) == before
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_killed_agents_and_guardians_leave_nothing_closed(own: Place, tmp_path: Path, both: bool) -> None:
+    stands = own.holder("", "unshare", "-m", cwd=own.volume / "sub")
+    pids = (os.getpid(), stands.pid)
+    before = [mountinfo(pid) for pid in pids]
+    child = agent(own, tmp_path / "mark")
+    guardian = guardian_of(child.pid)
+    assert step(stands, WRITE_CWD) == READ_ONLY
+    if both:
+        os.kill(guardian, signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)
+    if both:
+        assert step(stands, WRITE_CWD) == READ_ONLY
+        own.unlock()
+    else:
+        wait_until(lambda: own.book.read() is None)
+    assert step(stands, WRITE_CWD) == "done"
+    assert [mountinfo(pid) for pid in pids] == before
 
 
 def test_a_volume_that_was_given_up_stays_closed_to_who_came_before(own: Place) -> None:
