@@ -75,9 +75,10 @@ def test_whoever_came_before_writes_no_more_until_the_unlock(
         holders = [
             (place.holder("directory = os.open(volume + '/sub', os.O_RDONLY)"), WRITE),
             (place.holder("", cwd=place.volume / "sub"), WRITE_CWD),
-            (place.holder(IN_FLIGHT), WRITE_RECEIVED),
             (place.holder("", "unshare", "-m", cwd=place.volume / "sub"), WRITE_CWD),
         ]
+        if kind != "btrfs":  # there the covered mount of all subvolumes could be the one that it came by
+            holders.append((place.holder(IN_FLIGHT), WRITE_RECEIVED))
         pids = [os.getpid(), *(child.pid for child, _code in holders)]
         before = [mountinfo(pid) for pid in pids]
         record = place.lock()

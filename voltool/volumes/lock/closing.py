@@ -118,9 +118,9 @@ class Closer:
         tree = self.tree
 
         def act(visitor: Visitor) -> None:
-            mounts = visitor.mounts()
-            tell_text(visitor.tell, visitor.mountinfo())
-            for mount in mounts:
+            text = visitor.mountinfo()
+            tell_text(visitor.tell, text)
+            for mount in parse_mountinfo(text):
                 if shows_only(mount, tree) and not is_read_only(mount):
                     root = visitor.open_root(mount)
                     if root is not None:
@@ -163,6 +163,7 @@ def copies_of_lock(record: LockRecord) -> List[TreeMount]:
         return []
     known = {(mount.namespace, mount.number) for mount in (*record.closed, *record.kept)}
     layers = len(mounting.mounts_at(place)) - (0 if record.moved_to else record.below)
+    closed = is_closed_at_path(record)
     found: Dict[Key, TreeMount] = {}
     for view in read_views().views:
         name = view.namespace.name
@@ -171,7 +172,7 @@ def copies_of_lock(record: LockRecord) -> List[TreeMount]:
             continue
         if all(mount.device == tree.device and mount.root == tree.inner for mount in stack[-layers:]):
             found[name, stack[-layers].number] = _tree_mount(name, stack[-layers], layers)
-            for mount in stack[-layers - 1 : -layers]:
+            for mount in stack[-layers - 1 : -layers] if closed else []:
                 if shows_only(mount, tree) and "ro" in mount.options and (name, mount.number) not in known:
                     found[name, mount.number] = _tree_mount(name, mount)
     return list(found.values())

@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -51,11 +52,11 @@ class Visitor:
         self.tell = tell
 
     def mounts(self) -> List[Mount]:
-        """All mounts of the namespace, also those out of sight of its processes."""
+        """All mounts of the namespace."""
         return parse_mountinfo(self.mountinfo())
 
     def mountinfo(self) -> bytes:
-        """The same, as the kernel gives it."""
+        """The same, as the kernel gives it; also what is out of sight of the namespace's processes."""
         with open(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc), "rb") as file:
             return file.read()
 
@@ -200,6 +201,7 @@ def _be_visitor(namespace: int, connection: socket.socket, act: Callable[[Visito
         # Our own /proc, which the other namespace need not have.
         proc = os.open(b"/proc/%d" % os.getpid(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         libc = ctypes.CDLL(None, use_errno=True)
+        sys.meta_path.clear()  # nothing is to be imported from what may be a container's files
         if libc.setns(namespace, _CLONE_NEWNS) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))  # noqa: TRY301 - the child's only way to say anything
