@@ -54,7 +54,7 @@ def at_mount_point(place: Place, options: str = "") -> Place:
 
 
 def mountinfo(pid: int) -> list[str]:
-    return sorted(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+    return sorted(line for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines() if "voltool-test-fs" in line)
 
 
 @pytest.fixture
