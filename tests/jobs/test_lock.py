@@ -102,6 +102,33 @@ def test_a_dump_that_outlasts_the_lock_is_none(ground: Locked) -> None:
     assert json.loads(ground.voltool("dumps", "vol", "--json").stdout.splitlines()[-1])["dumps"] == []
 
 
+def test_who_stands_in_a_mounted_volume_does_not_keep_it_from_being_locked(ground: Locked) -> None:
+    """The volume's own lock file lies on that mount too, and must not be open for writing."""
+    mounted = ground.volume.parent
+    ground.voltool("volume", "remove", "vol")
+    ground.voltool("volume", "add", "vol", f"hosta:{mounted}")
+    shell = subprocess.Popen(
+        ["sh", "-c", 'while read name; do touch "$name" 2>&1 && echo done; done'],
+        cwd=ground.volume, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        ground.voltool("lock", "vol", "--lock-timeout", "2")
+        assert "Read-only file system" in ask(shell, "late")
+        ground.voltool("dump", "vol")
+        ground.voltool("unlock", "vol")
+        assert ask(shell, "late") == "done\n"
+    finally:
+        shell.kill()
+        shell.communicate()
+
+
+def ask(shell: subprocess.Popen[str], line: str) -> str:
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    print(line, file=shell.stdin, flush=True)
+    return shell.stdout.readline()
+
+
 def test_the_lock_ends_when_its_time_is_over(ground: Locked) -> None:
     ground.voltool("lock", "vol", "--for", "2s")
     wait_until(ground.writable)

@@ -54,8 +54,16 @@ def at_mount_point(place: Place, options: str = "") -> Place:
     return place
 
 
-def mountinfo(pid: int) -> list[str]:
-    return sorted(line for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines() if "voltool-test-fs" in line)
+def mountinfo(place: Place, *pids: int) -> list[list[str]]:
+    """What each of the processes (without any: this one) sees mounted of the place."""
+    return [
+        sorted(
+            line
+            for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+            if str(place.filesystem.path) in line
+        )
+        for pid in pids or (os.getpid(),)
+    ]
 
 
 @pytest.fixture
@@ -81,7 +89,7 @@ def test_whoever_came_before_writes_no_more_until_the_unlock(
         if kind != "btrfs":  # there the covered mount of all subvolumes could be the one that it came by
             holders.append((place.holder(IN_FLIGHT), WRITE_RECEIVED))
         pids = [os.getpid(), *(child.pid for child, _code in holders)]
-        before = [mountinfo(pid) for pid in pids]
+        before = mountinfo(place, *pids)
         record = place.lock()
         assert is_in_force(record)
         for child, code in holders:
@@ -95,7 +103,7 @@ def test_whoever_came_before_writes_no_more_until_the_unlock(
         for child, code in holders:
             assert step(child, code) == "done"
         assert writable(place.volume)
-        assert [mountinfo(pid) for pid in pids] == before
+        assert mountinfo(place, *pids) == before
 
 
 def test_an_older_kernel_closes_them_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +111,12 @@ def test_an_older_kernel_closes_them_too(place: Place, monkeypatch: pytest.Monke
     own = at_mount_point(place, "nosuid,nodev,strictatime")
     monkeypatch.setattr(mounting, "_set_read_only", lambda _root, **_named: errno.ENOSYS)
     child = own.holder("", cwd=own.volume / "sub")
-    before = mountinfo(os.getpid())
+    before = mountinfo(own)
     own.lock()
     assert step(child, WRITE_CWD) == READ_ONLY
     own.unlock()
     assert step(child, WRITE_CWD) == "done"
-    assert mountinfo(os.getpid()) == before
+    assert mountinfo(own) == before
     own.lock()
     with own.book.step("the test"):
         leave_read_only(own.book)
@@ -175,7 +183,7 @@ def test_a_namespace_that_is_younger_than_the_lock_is_let_on_too(own: Place, pro
     assert step(child, write) == READ_ONLY
     own.unlock()
     assert step(child, write) == "done"
-    assert [line.split()[4] for line in mountinfo(child.pid)].count(str(own.volume)) == 1
+    assert [line.split()[4] for line in mountinfo(own, child.pid)[0]].count(str(own.volume)) == 1
 
 
 def test_a_directory_volumes_lock_is_taken_from_younger_namespaces(place: Place) -> None:
@@ -192,7 +200,7 @@ def test_what_a_crash_left_closed_is_opened_by_the_next(
     own: Place, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies after it wrote down what it will close; after the lock's mounts; after closing; in the middle of undoing."""
-    before = mountinfo(os.getpid())
+    before = mountinfo(own)
 
     def dying(real: Callable[..., object], when: int) -> Callable[..., object]:
         def act(*words: object) -> object:
@@ -221,14 +229,14 @@ def test_what_a_crash_left_closed_is_opened_by_the_next(
     assert own.book.read() is not None
     own.unlock()
     assert writable(own.volume)
-    assert mountinfo(os.getpid()) == before
+    assert mountinfo(own) == before
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_killed_agents_and_guardians_leave_nothing_closed(own: Place, tmp_path: Path, both: bool) -> None:
     stands = own.holder("", "unshare", "-m", cwd=own.volume / "sub")
     pids = (os.getpid(), stands.pid)
-    before = [mountinfo(pid) for pid in pids]
+    before = mountinfo(own, *pids)
     child = agent(own, tmp_path / "mark")
     guardian = guardian_of(child.pid)
     assert step(stands, WRITE_CWD) == READ_ONLY
@@ -241,7 +249,7 @@ def test_killed_agents_and_guardians_leave_nothing_closed(own: Place, tmp_path: 
     else:
         wait_until(lambda: own.book.read() is None)
     assert step(stands, WRITE_CWD) == "done"
-    assert [mountinfo(pid) for pid in pids] == before
+    assert mountinfo(own, *pids) == before
 
 
 def test_a_volume_that_was_given_up_stays_closed_to_who_came_before(own: Place) -> None:
