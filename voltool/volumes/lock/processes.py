@@ -15,6 +15,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
+from voltool.volumes.lock.namespaces import mount_number_in
 from voltool.volumes.lock.views import Tree, Views, join, process_ids
 from voltool.volumes.mounts import Mount, is_within
 
@@ -71,7 +72,7 @@ class ProcessFinder:
         return ProcessSearch(tuple(writers), tuple(unexamined))
 
     def _held(self, pid: int) -> Iterator[Tuple[bytes, str]]:
-        for directory, files, places in _tables(pid):
+        for directory, files, places in tables(pid):
             for name in places:
                 yield from self._look(
                     f"{directory}/{name}", {"cwd": "working directory", "root": "root directory"}[name]
@@ -102,7 +103,9 @@ class ProcessFinder:
             mount = self._mounts.get(_mount_number(descriptor))
             if mount is not None and ("ro" in mount.options or "ro" in mount.super_options):
                 return None
-            return path if holds_directory(self._tree, descriptor, self._mounts) else None
+            if not holds_directory(self._tree, descriptor, self._mounts):
+                return None
+            return None if mount is None and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY else path
         if not stat.S_ISREG(status.st_mode) or not _opened_for_writing(link):
             return None
         identity = (status.st_dev, status.st_ino)
@@ -190,10 +193,7 @@ def _holds_by_ancestry(tree: Tree, descriptor: int) -> bool:
 
 def _mount_number(descriptor: int) -> int:
     with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    return -1
+        return mount_number_in(file.read())
 
 
 def _opened_for_writing(link: str) -> bool:
@@ -204,7 +204,7 @@ def _opened_for_writing(link: str) -> bool:
         return False
 
 
-def _tables(pid: int) -> Iterator[Tuple[str, List[str], List[str]]]:
+def tables(pid: int) -> Iterator[Tuple[str, List[str], List[str]]]:
     """Each descriptor table and each pair of directories of a process once, though threads mostly share them."""
     try:
         tasks = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
