@@ -48,10 +48,8 @@ class Site:
         self.environment = self._environment(binaries)
         self._wrap_ssh(binaries / "ssh")
 
-    def add_host(
-        self, name: str, *, options: Sequence[str] = (), user: str | None = None, entrance: Sequence[str] = ()
-    ) -> Host:
-        """Start one more sshd and let the site's ssh configuration know it as ``name``. ``entrance`` as of `Sshd`."""
+    def add_host(self, name: str, *, options: Sequence[str] = (), user: str | None = None) -> Host:
+        """Start one more sshd and let the site's ssh configuration know it as ``name``."""
         state = self.directory / f"state-{name}"
         sshd = Sshd(
             self.directory / f"sshd-{name}",
@@ -59,7 +57,6 @@ class Site:
             options=options,
             user=user,
             environment={"VOLTOOL_STATE_DIR": str(state)},
-            entrance=entrance,
         )
         with self.ssh_config.open("a", encoding="utf-8") as file:
             file.write(sshd.client_section())

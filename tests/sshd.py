@@ -36,7 +36,6 @@ class Sshd:
 
     ``options`` are further lines of sshd_config; ``environment`` is set for every session (SetEnv); ``user`` logs in
     (default: whoever runs the tests; another one needs root); ``client_options`` are further lines of the Host section.
-    ``entrance`` stands before the server's command line: what brings it into namespaces and executes it there (nsenter).
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Sshd:
         user: str | None = None,
         name: str = "throwaway",
         client_options: Sequence[str] = (),
-        entrance: Sequence[str] = (),
     ) -> None:
         if _SSHD is None or shutil.which("ssh-keygen") is None:
             pytest.skip("no sshd on this machine (package openssh-server)")
@@ -71,7 +69,6 @@ class Sshd:
         shutil.copy(directory / "user_key.pub", self._authorized)
         self._authorized.chmod(0o644)
         self._options = tuple(options)
-        self._entrance = tuple(entrance)
         self._environment = dict(environment or {})
         self._start()
         self.known_hosts_line = f"[{self.address}]:{self.port} {self.host_key}"
@@ -137,7 +134,7 @@ class Sshd:
             _make_privilege_separation_directory()
             assert _SSHD is not None
             self._process = subprocess.Popen(
-                [*self._entrance, _SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
+                [_SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
