@@ -5,7 +5,7 @@ Pure: runs nothing. The conventions of a page:
 - ```` ```toml ````: a part of the configuration.
 - ```` ```sh ````: a file; the first comment that is a path says which.
 - ```` ```console ````: `# command` on the administrator's machine, `hostA# command` on that host, and what they print. A line
-  `...` stands for any lines, within a line for anything. Numbers, amounts and identities vary: they are compared as such, not by value.
+  `...` stands for any lines, within a line for anything. Numbers, amounts and identities are compared as such, not by value.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def stage(directory: Path) -> Iterator[Stage]:
         with site:
             machines = {machine.name: machine for machine in (here, there)}
             for machine in machines.values():
-                site.add_host(machine.name, entrance=machine.entrance)
+                enter = f'ForceCommand exec {shlex.join(machine.entrance)} sh -c "$SSH_ORIGINAL_COMMAND"'
+                site.add_host(machine.name, options=[enter])
                 machine.write("/usr/local/bin/voltool", f'#!/bin/sh\nexec {shlex.quote(str(VOLTOOL))} "$@"\n', 0o755)
             made = Stage(site, machines)
             made.config.touch()
