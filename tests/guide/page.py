@@ -97,19 +97,20 @@ def masked(line: str) -> str:
 
 def _blocks(text: str) -> Iterator[tuple[int, str | tuple[str, list[str]]]]:
     """Headings, and the lines between fences with their language; with the number of their first line."""
-    language, lines, began = "", None, 0
+    language: str | None = None
+    lines: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
-        if lines is None:
-            if match := _FENCE.match(line):
-                language, lines, began = match[1], [], number + 1
-            elif line.startswith("## "):
-                yield number, line.removeprefix("## ")
-        elif line == "```":
-            yield began, (language, lines)
-            lines = None
-        else:
-            lines.append(line)
-    assert lines is None, f"line {began}: a block that does not end"
+        if language is not None:
+            if line == "```":
+                yield number - len(lines), (language, lines)
+                language = None
+            else:
+                lines.append(line)
+        elif match := _FENCE.match(line):
+            language, lines = match[1], []
+        elif line.startswith("## "):
+            yield number, line.removeprefix("## ")
+    assert language is None, "the last block does not end"
 
 
 def _steps(language: str, lines: list[str], line: int) -> Iterator[Step]:
