@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import threading
 import time
@@ -13,14 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.guide.page import sections
+from tests.guide.page import Step, sections
 from tests.guide.play import Play, Stage, stage
 from tests.machines import Machine
 from tests.writer import wait_until
 from voltool.volumes.lock.hold import in_container
 
+DATABASE = "A PostgreSQL data directory"
+EXPORT = "A directory that is exported by NFS"
+CONTAINER = "A Docker volume"
+MAIL = "A mail spool"
+BACK = "Going back after a day"
 PAGE = Path(__file__).parent.parent.parent / "docs" / "moving-guide.md"
-_POSTGRES = "/usr/lib/postgresql/15/bin"
+#: The page names Debian 12's; here it may be another one.
+_PAGES_POSTGRES = "/usr/lib/postgresql/15/bin"
+_POSTGRES = str(next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), _PAGES_POSTGRES))
+_PROGRAMS = (f"{_POSTGRES}/pg_ctl", "automount", "crun", "procmail")
 _EX_TEMPFAIL = 75
 
 
@@ -28,13 +38,28 @@ _EX_TEMPFAIL = 75
 def ground(tmp_path: Path) -> Iterator[Stage]:
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    missing = [
+        program for program in _PROGRAMS if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None
+    ]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)} (tools/apt-packages.txt)")
     with stage(tmp_path) as made:
         yield made
 
 
+def steps() -> dict[str, list[Step]]:
+    """The page, by its headings."""
+    return sections(PAGE.read_text(encoding="utf-8").replace(_PAGES_POSTGRES, _POSTGRES))
+
+
 def play(ground: Stage, *headings: str) -> Play:
-    found = sections(PAGE.read_text(encoding="utf-8"))
+    found = steps()
     return Play(ground, [step for heading in headings for step in found[heading]])
+
+
+def test_nothing_on_the_page_is_left_out() -> None:
+    """Each section that has something to run is run by one of the tests below."""
+    assert [heading for heading, found in steps().items() if found] == [DATABASE, EXPORT, CONTAINER, MAIL, BACK]
 
 
 class Background:
@@ -100,7 +125,7 @@ def test_postgresql(ground: Stage) -> None:
 
     with Background(insert) as client:
         client.wait_for_more()
-        section = play(ground, "A PostgreSQL data directory")
+        section = play(ground, DATABASE)
         section.through("echo $?")
         client.wait_for_more()
         for move in ("voltool move --resume pg --yes", "voltool move pg hostA --yes"):
@@ -134,7 +159,7 @@ def test_nfs_export(ground: Stage) -> None:
         machine.write("/usr/local/sbin/exportfs", exports, 0o755)
         machine.must("mkdir -p /srv/homes /etc/auto.master.d")
     here.write("/srv/homes/berta/notes", "written at the old home\n")
-    section = play(ground, "A directory that is exported by NFS")
+    section = play(ground, EXPORT)
     section.through("echo '/home /etc/auto.voltool --timeout=60' > /etc/auto.master.d/voltool.autofs")
     section.through("echo '/home /etc/auto.voltool --timeout=60' > /etc/auto.master.d/voltool.autofs")
     with autofs(ground):
@@ -161,7 +186,7 @@ def test_docker_volume(ground: Stage) -> None:
         return output.read_text().splitlines() if output.exists() else []
 
     wait_until(lambda: len(written(here)) > 5)
-    section = play(ground, "A Docker volume")
+    section = play(ground, CONTAINER)
     section.through("echo $?")
     before = len(written(here))
     wait_until(lambda: len(written(here)) > before)
@@ -204,7 +229,7 @@ def test_mail_spool_and_going_back(ground: Stage) -> None:
             accounts.write("anna:x:4711:4711::/srv/mail/anna:/bin/sh\n")
     here.must("mkdir -p /srv/mail/anna/{cur,new,tmp} && chown -R 4711:4711 /srv/mail/anna")
     here.must("for n in {1..100}; do head -c 20000 /dev/urandom | base64 > /srv/mail/anna/cur/old.$n; done")
-    section = play(ground, "A mail spool", "Going back after a day")
+    section = play(ground, MAIL, BACK)
     section.through("voltool volume add mail hostA:/srv/mail")
     server = MailServer(here)
     with Background(server.deliver) as incoming:
