@@ -217,7 +217,7 @@ def _sessions(
                 settings,
                 begin=True,
             )
-        except (RefusedError, BusyError):
+        except (RefusedError, BusyError, NotFoundError):
             if source.move is not None and source.move.phase == COPYING and move.phase == PLANNED:
                 source.abort()
                 source.forget()
