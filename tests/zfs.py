@@ -85,7 +85,9 @@ def destroy_pool(home: Path) -> None:
     """Destroy the pool, whatever is in it; also after its daemon has died. Idempotent."""
     name = pool_name(home)
     if name in _pools():
-        patiently("zpool", "destroy", "-f", name)
+        _destroy(name)
+    for left in Path("/run/voltool/zfs").glob(f"{name}%*"):  # mount points of what was in it
+        left.rmdir()
 
 
 def sweep_pools() -> None:
@@ -94,7 +96,7 @@ def sweep_pools() -> None:
         pid = name[len(_POOL_PREFIX) :].split("-")[0]
         if name.startswith(_POOL_PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
             with contextlib.suppress(RuntimeError):
-                patiently("zpool", "destroy", "-f", name)
+                _destroy(name)
 
 
 def run(*command: str) -> str:
@@ -112,6 +114,39 @@ def patiently(*command: str) -> str:
             return run(*command)
         time.sleep(0.1)
     return run(*command)
+
+
+def _destroy(name: str) -> None:
+    """Also while a mount namespace of somebody else has copies of its mounts, which keep it busy: their FUSE end is cut off."""
+    connections = [str(os.minor(device)) for device in _devices(name)]
+    command = ("zpool", "destroy", "-f", name)
+    for _attempt in range(10):
+        if _run(*command).returncode == 0:
+            return
+        time.sleep(0.1)
+    control = _HOME / "connections"
+    control.mkdir(exist_ok=True)
+    if not any(control.iterdir()):
+        run("mount", "-t", "fusectl", "voltool-test", str(control))
+    try:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                (control / connection / "abort").write_text("1")
+    finally:
+        run("umount", str(control))
+    patiently(*command)
+
+
+def _devices(name: str) -> list[int]:
+    """The devices of all that is mounted of a pool."""
+    devices = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        source = os.fsdecode(fields[fields.index(b"-") + 2])
+        if source == name or source.startswith(f"{name}/"):
+            major, minor = fields[2].split(b":")
+            devices.append(os.makedev(int(major), int(minor)))
+    return devices
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -2,10 +2,7 @@
 
 A clone is the snapshot ``<dataset>@voltool-<part of the uuid>-<label>``. What is known of it are its own properties, which come
 into being with it: so it is there whole, or not at all. ``<area>/clones/<label>.json``, written before and removed after it, only
-tells `host clean` that there is something to destroy.
-
-It is read through ``.zfs/snapshot``. Where there is none (zfs-fuse; ``snapdir=disabled``) a read-only dataset below the volume's,
-of the snapshot's name, shows it at ``/run/voltool/zfs/<dataset>@<snapshot>``, each slash as a percent sign, which no name has.
+tells `host clean` that there is something to destroy. zfs_view.py says how it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional
 
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
@@ -24,26 +21,24 @@ from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import zfs_command as zfs
+from voltool.volumes import zfs_view
 from voltool.volumes.contract import ByteRange, Changes, Clone
 from voltool.volumes.labels import clone_path, clones_directory
-from voltool.volumes.mounts import is_mount_point, is_within, mount_of, read_mounts
-from voltool.volumes.records import check_own_directory
+from voltool.volumes.mounts import is_within, read_mounts
 from voltool.volumes.traits import synchronize
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LABEL_PROPERTY = "voltool:label"
 _TIME_PROPERTY = "voltool:time"
-_CONTROL = b".zfs"
-#: The inode number of `.zfs`, which no file has: ZFSCTL_INO_ROOT in include/os/linux/zfs/sys/zfs_ctldir.h.
-_CONTROL_INODE = 0x0000FFFFFFFFFFFF
-_SHOWN_AT = b"/run/voltool/zfs"
+#: Set on a snapshot that was dropped while somebody looked into it: it goes with the next clone at the latest.
+_DROPPED_PROPERTY = "voltool:dropped"
 _UUID_PART = 8
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A snapshot of ours. ``going``: it is dropped, and goes when nobody holds it any more."""
+    """A snapshot of ours. ``going``: it is dropped, and waits until nobody holds it any more."""
 
     name: str
     label: str
@@ -56,6 +51,7 @@ class ZfsDriver:
     """Datasets of OpenZFS and of zfs-fuse."""
 
     name = "zfs"
+    compares = False
 
     def adopt(self, path: bytes) -> None:
         """Check that it is the root of a mounted dataset without others inside, and that we may snapshot it."""
@@ -82,6 +78,7 @@ class ZfsDriver:
         dataset = _dataset(volume)
         _check_label(dataset, volume, label)
         note = _note_path(volume, label)
+        _destroy_going(dataset, volume.uuid)
         snapshot = _snapshot_name(dataset, volume, label)
         if zfs.get([snapshot], "type"):
             raise RefusedError("the clone exists already", where=shown(os.fsencode(snapshot)))
@@ -128,14 +125,8 @@ class ZfsDriver:
 
     def open(self, clone: Clone) -> int:
         """The snapshot's root, which is mounted for that where it is not."""
-        if os.path.dirname(clone.path) == _SHOWN_AT:
-            _show(_shown_name(clone.path), clone.path)
         with _translated(clone.path):
-            root = os.open(clone.path, _OPEN)
-            if _is_control_directory(clone.path, os.fstat(root).st_dev):
-                os.close(root)
-                raise OSError(errno.ENOENT, "the kernel did not mount the snapshot")
-        return root
+            return zfs_view.open_place(clone.path)
 
     def origins(self, clone: Clone) -> Optional[Origins]:  # noqa: ARG002 - the contract's
         """A snapshot's inodes are the volume's."""
@@ -145,10 +136,16 @@ class ZfsDriver:
         """Destroy what shows the snapshot, the snapshot, and the note."""
         dataset = _dataset(volume)
         snapshot = _snapshot_name(dataset, volume, clone.label)
-        if clone.live or os.path.basename(clone.path) not in (_own_name(volume, clone.label), _flat(snapshot)):
+        if clone.live or os.path.basename(clone.path) not in (
+            _own_name(volume, clone.label),
+            zfs_view.flat_name(snapshot),
+        ):
             raise RefusedError("this is not a clone of the volume", where=shown(clone.path))
         if _look_at([snapshot], volume.uuid):
-            _destroy(snapshot)
+            try:
+                _destroy(snapshot)
+            except zfs.ZfsBusyError:
+                zfs.call("set", f"{_DROPPED_PROPERTY}=yes", snapshot)
         with _translated(volume.path):
             durable.remove_file(_note_path(volume, clone.label))
 
@@ -199,19 +196,6 @@ def _note_path(volume: VolumeRecord, label: str) -> bytes:
     return clone_path(clones_directory(volume), label + ".json")
 
 
-def _flat(snapshot: str) -> bytes:
-    return os.fsencode(snapshot.replace("/", "%"))
-
-
-def _shown_name(path: bytes) -> str:
-    return os.fsdecode(os.path.basename(path)).replace("%", "/")
-
-
-def _reader_name(snapshot: str) -> str:
-    """The dataset that shows a snapshot."""
-    return snapshot.replace("@", "/")
-
-
 def _dataset(volume: VolumeRecord) -> str:
     dataset = zfs.dataset_at(volume.path)
     if dataset is None:
@@ -247,21 +231,33 @@ def _look_at(names: List[str], uuid: str) -> List[_Snapshot]:
     """Those that were made on this host for this volume."""
     wanted = (zfs.OWNER_PROPERTY, _LABEL_PROPERTY, _TIME_PROPERTY)
     found = []
-    for name, properties in zfs.get(names, "guid", "defer_destroy", *wanted).items():
+    for name, properties in zfs.get(names, "guid", "defer_destroy", _DROPPED_PROPERTY, *wanted).items():
         ours = [properties.get(key) for key in wanted]
         if any(item is None or item.source != zfs.LOCAL for item in ours):
             continue
         owner, label, time_ns = (item.value for item in ours if item is not None)
         if owner == uuid and time_ns.isdigit() and "guid" in properties:
-            going = "defer_destroy" in properties and properties["defer_destroy"].value == "on"
+            going = _DROPPED_PROPERTY in properties or _value(properties, "defer_destroy") == "on"
             found.append(_Snapshot(name, label, int(time_ns), properties["guid"].value, going))
     return found
+
+
+def _value(properties: Dict[str, zfs.Property], key: str) -> str:
+    return properties[key].value if key in properties else ""
+
+
+def _destroy_going(dataset: str, uuid: str) -> None:
+    """Try once more what could not be destroyed when it was dropped."""
+    for snapshot in _look_at(_candidates(dataset, uuid), uuid):
+        if snapshot.going:
+            with contextlib.suppress(zfs.ZfsBusyError):
+                _destroy(snapshot.name, zfs.call)
 
 
 def _clone_of(volume: VolumeRecord, snapshot: _Snapshot) -> Clone:
     return Clone(
         snapshot.label,
-        _place(volume, snapshot.name),
+        zfs_view.place_of(volume.path, snapshot.name),
         snapshot.time_ns,
         live=False,
         consistency=Consistency.SNAPSHOT,
@@ -269,14 +265,10 @@ def _clone_of(volume: VolumeRecord, snapshot: _Snapshot) -> Clone:
     )
 
 
-def _destroy(snapshot: str) -> None:
-    """What shows it goes first. Idempotent."""
-    reader = _reader_name(snapshot)
-    if zfs.get([reader], "origin").get(reader, {}).get("origin", zfs.Property("", "")).value == snapshot:
-        zfs.call_patiently("destroy", reader)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(_SHOWN_AT, _flat(snapshot)))
-    zfs.destroy_snapshot(snapshot)
+def _destroy(snapshot: str, call: Callable[..., str] = zfs.call_patiently) -> None:
+    """What shows it goes first. Idempotent. Raises ZfsBusyError where somebody looks into it."""
+    zfs_view.hide(snapshot, call)
+    zfs.destroy_snapshot(snapshot, call)
 
 
 def _refuse_nested(path: bytes, dataset: str) -> None:
@@ -300,63 +292,6 @@ def _refuse_nested(path: bytes, dataset: str) -> None:
             why=f"{len(others)} dataset{'s' if len(others) > 1 else ''} mounted in it",
             remedy="add each as a volume of its own and mount it outside (zfs set mountpoint), or turn it into a directory",
         )
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def _place(volume: VolumeRecord, snapshot: str) -> bytes:
-    """Where a snapshot of the volume can be read."""
-    control = os.path.join(volume.path, _CONTROL)
-    mount = mount_of(volume.path, read_mounts())
-    with contextlib.suppress(OSError):
-        if mount is not None and mount.kind == zfs.OPENZFS and os.stat(control).st_ino == _CONTROL_INODE:
-            return os.path.join(control, b"snapshot", os.fsencode(snapshot.partition("@")[2]))
-    return os.path.join(_SHOWN_AT, _flat(snapshot))
-
-
-def _is_control_directory(path: bytes, device: int) -> bool:
-    """Whether a snapshot's place in `.zfs` is still on the volume's own file system: nothing was mounted there."""
-    control = os.path.dirname(os.path.dirname(path))
-    return os.path.basename(control) == _CONTROL and os.stat(control).st_dev == device
-
-
-def _show(snapshot: str, place: bytes) -> None:
-    """Mount the snapshot at ``place``, by means of a dataset. Idempotent."""
-    reader = _reader_name(snapshot)
-    properties = zfs.get([reader], "origin", "mountpoint").get(reader)
-    if properties is None:
-        _make_own(_SHOWN_AT)
-        settings = ("readonly=on", "canmount=noauto", "mountpoint=" + os.fsdecode(place))
-        zfs.call("clone", *(part for setting in settings for part in ("-o", setting)), snapshot, reader)
-    elif properties.get("origin", zfs.Property("", "")).value != snapshot:
-        raise RefusedError(
-            "a dataset of voltool's name is not voltool's",
-            where=shown(os.fsencode(reader)),
-            why="it does not show the snapshot of that name",
-            remedy="rename or destroy it",
-        )
-    elif properties["mountpoint"].value != os.fsdecode(place):  # the volume's dataset was renamed
-        _make_own(_SHOWN_AT)
-        zfs.call_patiently("set", "mountpoint=" + os.fsdecode(place), reader)
-    if not is_mount_point(place):
-        _make_own(_SHOWN_AT)
-        zfs.call_patiently("mount", reader)
-    if zfs.dataset_at(place) != reader:
-        raise HostError(
-            "the snapshot cannot be looked into",
-            where=shown(place),
-            why="it was mounted, but not where this agent sees it",
-            remedy="reach the host without a mount namespace of its own",
-        )
-
-
-def _make_own(directory: bytes) -> None:
-    with _translated(directory):
-        for path in (os.path.dirname(directory), directory):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            check_own_directory(path)
 
 
 @contextlib.contextmanager

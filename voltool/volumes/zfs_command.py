@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from voltool.errors import HostError, NotFoundError, RefusedError, SpaceError, VoltoolError
 from voltool.showing import shown
@@ -340,12 +340,12 @@ def destroy_dataset(name: str) -> None:
     call_patiently("destroy", name)
 
 
-def destroy_snapshot(name: str) -> None:
+def destroy_snapshot(name: str, call_it: Callable[..., str] = call_patiently) -> None:
     """Destroy a snapshot; one that somebody holds or has cloned goes when that ends. Idempotent. ZfsError where it is busy."""
     if "@" not in name:
         raise NotFoundError("this is no snapshot", where=shown(os.fsencode(name)))
     try:
-        call_patiently("destroy", "-d", name)
+        call_it("destroy", "-d", name)
     except ZfsError as error:
         if error.trouble is not Trouble.MISSING:
             raise

@@ -102,7 +102,7 @@ class Attributes:
     def strip(self, descriptor: int, record: ObjectRecord) -> None:
         """Take off what a directory that was there before has and ``record`` lacks: xattrs, ACLs, flags."""
         wanted = {name for name, _value in fmt.decode_xattrs(record.xattrs)}
-        for listed in os.listxattr(descriptor):
+        for listed in inodes.list_xattrs(descriptor):
             name = os.fsencode(listed)
             if name not in wanted and name.startswith(_OURS_TO_REMOVE):
                 os.removexattr(descriptor, name)
