@@ -128,6 +128,7 @@ _COMPLAINTS = (
     ("pool or dataset exists", Trouble.EXISTS),
     ("dataset is busy", Trouble.BUSY),
     ("pool is busy", Trouble.BUSY),
+    ("target is busy", Trouble.BUSY),  # umount(8), which the tool may run
     ("out of space", Trouble.SPACE),
     ("ermission denied", Trouble.RIGHTS),
 )
