@@ -19,7 +19,10 @@ Make = Callable[..., LoopFilesystem]
 
 #: list -H -r -t filesystem -o name,mountpoint,mounted,canmount
 FUSE_LIST = "ztest\t/srv/z\tyes\ton\nztest/kid\t/srv/z/kid\tyes\ton\nztest/c2\t/srv/c2\tno\tnoauto\n"
-OPENZFS_LIST = "rpool/ROOT\tnone\tno\toff\ntank/vol\t/srv/my vol\tyes\ton\ntank/old\tlegacy\tyes\ton\ntank/secret\t/srv/secret\tno\ton\n"
+OPENZFS_LIST = (
+    "rpool/ROOT\tnone\tno\toff\ntank/vol\t/srv/my vol\tyes\ton\ntank/old\tlegacy\tyes\ton\n"
+    "tank/secret\t/srv/secret\tno\ton\n"
+)
 #: get -Hp -o name,property,value,source
 FUSE_GET = (
     "ztest@v1\ttype\tsnapshot\t-\nztest@v1\tguid\t529435221488581613\t-\nztest@v1\tdefer_destroy\toff\t-\n"
