@@ -19,7 +19,7 @@ from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Patter
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
-from voltool.inodes import get_flags
+from voltool.inodes import get_flags, list_xattrs
 from voltool.model import FileProblem, Problem
 from voltool.origins import Origins, original
 from voltool.spool import SortedSpool
@@ -124,7 +124,7 @@ def encode_directory_attributes(descriptor: int) -> bytes:
 
 def read_xattrs(descriptor: int) -> bytes:
     """The xattr block of an open inode. Raises OSError."""
-    names = [name for name in os.listxattr(descriptor) if not name.startswith(_SHADOW)]
+    names = [name for name in list_xattrs(descriptor) if not name.startswith(_SHADOW)]
     if not names:
         return b""
     return encode_xattrs([(os.fsencode(name), os.getxattr(descriptor, name)) for name in names])

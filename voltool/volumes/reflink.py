@@ -49,6 +49,7 @@ class ReflinkDriver:
     """Clones of files that share their data. Keeps the indexes of the clones it was asked about open."""
 
     name = "reflink"
+    compares = True
 
     def __init__(self) -> None:
         self._indexes: Dict[bytes, CloneIndex] = {}
