@@ -101,10 +101,17 @@ class Sshd:
 
     def kill_sessions(self) -> None:
         """kill -9 what serves the open connections, as the kernel would when memory is short; the listener stays."""
+        self._signal_sessions(signal.SIGKILL)
+
+    def freeze_sessions(self) -> None:
+        """Stop what serves the open connections: nothing passes any more, and nobody is told. `kill_sessions` ends that."""
+        self._signal_sessions(signal.SIGSTOP)
+
+    def _signal_sessions(self, number: int) -> None:
         for pid in self.sessions():
-            for victim in [*(child for child in _children(pid) if _is_sshd(child)), pid]:
+            for process in [*(child for child in _children(pid) if _is_sshd(child)), pid]:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
+                    os.kill(process, number)
 
     def log(self) -> str:
         """What the server has logged so far."""
