@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _WRITER = """
@@ -38,13 +38,16 @@ with open(log, "a") as acknowledged:
 
 
 class Writer:
-    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done."""
+    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done.
 
-    def __init__(self, root: Path, directory: Path) -> None:
+    ``enter`` before its command lets it run elsewhere; ``root`` is the tree as it is called there.
+    """
+
+    def __init__(self, root: Path, directory: Path, enter: Sequence[str] = ()) -> None:
         self._log = directory / "acknowledged"
         self._log.touch()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(root), str(self._log)],
+            [*enter, sys.executable, "-c", _WRITER, str(root), str(self._log)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",

@@ -167,7 +167,9 @@ def _open_socket(destination: Destination, settings: SshSettings) -> socket.sock
             continue
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.silence_timeout * _KERNEL_WAITS))
+        connection.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.silence_timeout * _KERNEL_WAITS)
+        )
         return connection
     raise last
 
