@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ _NET = "10.77.0"
 _TOOLS = ("ip", "nsenter", "setpriv", "unshare")
 #: A card that is nowhere: what is sent to it gets lost without a word.
 _NOBODY = ("lladdr", "02:00:00:00:00:99", "nud", "permanent")
+_LET_GO = """
+cut -d ' ' -f 5 /proc/self/mountinfo | grep '^{directory}/' | while read -r point; do umount -l "$point" 2>/dev/null; done
+"""
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -187,8 +191,21 @@ class Machine:
 
 
 def _hold(*namespaces: str) -> subprocess.Popen[bytes]:
-    """A process that holds new namespaces and dies with us."""
-    command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", "-c", "echo; exec sleep infinity"]
+    """A process that holds new namespaces and dies with us.
+
+    A new mount namespace is a copy: it must not keep file systems of other tests, for then a lock there would wait for us.
+    """
+    script = _LET_GO.format(directory=tempfile.gettempdir()) if "--mount" in namespaces else ""
+    command = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        *namespaces,
+        "sh",
+        "-c",
+        f"{script}echo; exec sleep infinity",
+    ]
     holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     assert holder.stdout is not None
     if holder.stdout.read(1) != b"\n":

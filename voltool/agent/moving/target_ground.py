@@ -26,7 +26,7 @@ from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
-from voltool.volumes.mounts import is_within
+from voltool.volumes.mounts import is_mount_point, is_within
 from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import detect
@@ -136,17 +136,26 @@ class HostTarget:
         if not os.path.lexists(move.path):
             os.mkdir(move.path, _KEPT_MODE)
             durable.fsync_directory(os.path.dirname(move.path))
-            return dataclasses.replace(move, reserved=True)
+            move = dataclasses.replace(move, reserved=True)
+        if self._is_left(move.path):
+            placeholder.seal(move.path)
+        elif not is_mount_point(move.path):
+            placeholder.keep(move)
         return move
+
+    def _is_left(self, path: bytes) -> bool:
+        """Whether what stands there is what the volume left here when it moved away."""
+        retired = self._moves.source(self._uuid)
+        return retired is not None and placeholder.stands_at(path, retired)
 
     def _free_path(self, move: TargetMove) -> None:
         """What stands at the path must be such that the tree can take its place."""
-        retired = self._moves.source(self._uuid)
-        if retired is not None and placeholder.stands_at(move.path, retired):
-            try:
+        try:
+            placeholder.let_go(move)
+            if self._is_left(move.path):
                 placeholder.unseal(move.path)
-            except OSError as error:
-                raise translate(error, shown(move.path)) from error
+        except OSError as error:
+            raise translate(error, shown(move.path)) from error
         if placeholder.is_sealed(move.path):
             raise RefusedError(
                 "the target is immutable",
@@ -168,6 +177,7 @@ class HostTarget:
                     remedy="do not remove anything: the volume's old home keeps its copy; report this",
                 )
             root = self._keep_states(held, area)
+            self._free_path(move)
             publish_ready(self.held, self.attributes, self.losses, root)
             records.forget_area(self._host.directory, staging.path)
             self.held = None
@@ -225,8 +235,9 @@ class HostTarget:
             staging.remove()
             records.forget_area(self._host.directory, staging.path)
         self.held = None
-        retired = self._moves.source(self._uuid)
-        if retired is not None and placeholder.stands_at(move.path, retired):
+        with contextlib.suppress(OSError):
+            placeholder.let_go(move)
+        if self._is_left(move.path):
             placeholder.seal(move.path)
         if move.reserved:
             with contextlib.suppress(OSError):

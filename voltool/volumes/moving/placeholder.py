@@ -1,15 +1,15 @@
 """The empty directory that stands at a volume's path while, and after, its tree is away: marked, and immutable where the file
-system can do that, so that nothing starts on the old path. Ships to servers."""
+system can do that, so that nothing starts on the old path; and the one that keeps the name at the new home. Ships to servers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterator
+from typing import Iterator, Union
 
 from voltool import durable, inodes
 from voltool.dumpfile.format import FLAG_IMMUTABLE
-from voltool.model import SourceMove
+from voltool.model import SourceMove, TargetMove
 
 _MARK = "trusted.voltool.away"
 #: For those who are not root: only root may have trusted attributes.
@@ -20,14 +20,35 @@ def make(move: SourceMove) -> None:
     """Make it where the tree is to go; the exchange brings it to the path. Idempotent. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(move.retired_path, 0o700)
-    try:
-        os.setxattr(move.retired_path, _MARK, move.move_id.encode())
-    except PermissionError:
-        os.setxattr(move.retired_path, _USER_MARK, move.move_id.encode())
+    _mark(move.retired_path, move)
     durable.fsync_directory(os.path.dirname(move.retired_path))
 
 
-def stands_at(path: bytes, move: SourceMove) -> bool:
+def _mark(path: bytes, move: Union[SourceMove, TargetMove]) -> None:
+    try:
+        os.setxattr(path, _MARK, move.move_id.encode())
+    except PermissionError:
+        os.setxattr(path, _USER_MARK, move.move_id.encode())
+
+
+def keep(move: TargetMove) -> None:
+    """Let nobody put anything into the empty directory at the new home's path, for then the tree could not take its place.
+    Where the file system has neither marks nor immutable directories nothing is done. Idempotent."""
+    with contextlib.suppress(OSError):
+        _mark(move.path, move)
+        seal(move.path)
+
+
+def let_go(move: TargetMove) -> None:
+    """Undo `keep`. Idempotent. Raises OSError."""
+    if stands_at(move.path, move):
+        unseal(move.path)
+        for mark in (_MARK, _USER_MARK):
+            with contextlib.suppress(OSError):
+                os.removexattr(move.path, mark)
+
+
+def stands_at(path: bytes, move: Union[SourceMove, TargetMove]) -> bool:
     """Whether what is at ``path`` is the placeholder of this move."""
     for mark in (_MARK, _USER_MARK):
         with contextlib.suppress(OSError):
