@@ -119,6 +119,10 @@ class Machine:
         mount_image(kind, image, point, enter=self.enter)
         return self.outside(point)
 
+    def mounts(self) -> list[str]:
+        """Lines of its mountinfo."""
+        return Path(f"/proc/{self._holder.pid}/mountinfo").read_text().splitlines()
+
     def outside(self, path: str | Path) -> Path:
         """A path of the machine as seen from outside."""
         return self.root / str(path).lstrip("/")

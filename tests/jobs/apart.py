@@ -45,9 +45,33 @@ class Apart:
         """What stands at the volume's path on that host, as seen from here."""
         return self.host(name).machine.outside(VOLUME)
 
-    def writer(self, name: str = "hosta") -> Writer:
+    def writer(self, name: str = "hosta", word: str = "line") -> Writer:
         """Somebody who writes to the volume, in that host's namespaces."""
-        return Writer(Path(VOLUME), self.directory, self.host(name).machine.enter)
+        return Writer(Path(VOLUME), self.directory, self.host(name).machine.enter, word, pause=0.01)
+
+    def hold(self) -> None:
+        """From now on a move stops when all is prepared at the new home, under the lock, and nothing is committed."""
+        (self.directory / "held").touch()
+
+    def until_prepared(self) -> None:
+        """Wait for that."""
+        wait_until((self.directory / "prepared").exists, 60)
+
+    def let_go(self) -> None:
+        """It goes on. Idempotent."""
+        for name in ("held", "prepared"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def until_committed(self, move: Running) -> None:
+        """Let the old home commit, and the new one not be told, since the command is killed in between; after `hold`."""
+        self.until_prepared()
+        machine = self.host("hostb").machine
+        machine.deafen()
+        self.let_go()
+        wait_until(lambda: self.record("hosta", "source")["phase"] == "moved")
+        move.kill()
+        move.end()
+        machine.mend()
 
     def start(self, *words: str) -> Running:
         return Running(self.site, words)
@@ -62,13 +86,16 @@ class Apart:
 
     def lock_mounts(self, name: str) -> list[str]:
         """Mounts of a lock on that host."""
-        lines = self.host(name).machine.run("cat", "/proc/self/mountinfo").splitlines()
+        lines = self.host(name).machine.mounts()
         return [line for line in lines if line.split()[4].startswith(f"{DISK}/")]
 
     def is_writable(self, name: str) -> bool:
         """Whether somebody on that host can make a file in the volume's tree."""
-        command = [*self.host(name).machine.enter, "touch", f"{VOLUME}/probe"]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+        try:
+            (self.tree(name) / "probe").touch()
+        except OSError:
+            return False
+        return True
 
     def has_tree(self, name: str) -> bool:
         return (self.tree(name) / "d1").is_dir()
@@ -86,10 +113,35 @@ class Apart:
         host = self.host(name)
         host.machine.reboot([host.sshd.pid])
 
-    def assert_settled(self, home: str, writer: Writer) -> None:
+    def status(self) -> str:
+        return self.site.voltool("move", "--status", "vol").stdout
+
+    def resume(self) -> None:
+        """Until it is done: whoever still works on it without knowing that nobody listens ends by himself."""
+        last = ""
+
+        def done() -> bool:
+            nonlocal last
+            finished = self.site.voltool("move", "--resume", "vol", "--yes", check=False)
+            last = finished.stdout + finished.stderr
+            assert finished.returncode in (0, 4, 6), last
+            return finished.returncode == 0
+
+        self.let_go()
+        wait_until(done, 60)
+
+    def forget_commit(self, name: str) -> None:
+        """As after a power failure before the record of the commit was on the disk: the tree was exchanged already."""
+        moves = self.host(name).machine.outside(DISK) / ".voltool"
+        for path in [*(self.host(name).state / "moves").glob("*.source.json"), *moves.glob("*/move.json")]:
+            record = json.loads(path.read_text())
+            assert record["phase"] == "moved", record
+            path.write_text(json.dumps({**record, "phase": "retiring"}))
+
+    def assert_settled(self, home: str, *writers: Writer) -> None:
         """The volume is in service on ``home`` alone, with every acknowledged write, and nothing else is left."""
         other = "hosta" if home == "hostb" else "hostb"
-        assert writer.lost(self.tree(home)) == []
+        assert [lost for writer in writers for lost in writer.lost(self.tree(home))] == []
         assert self.is_writable(home)
         assert not self.has_tree(other)
         assert not self.is_writable(other)
@@ -151,10 +203,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def two_hosts(
-    directory: Path, here: str = "ext4", there: str = "xfs", files: int = 60, settings: str = ""
-) -> Iterator[Apart]:
-    """The hosts, with a volume of ``files`` files on ``hosta``; ``settings`` are lines for ``[volumes.vol]``."""
+def two_hosts(directory: Path, here: str = "ext4", there: str = "xfs", files: int = 60) -> Iterator[Apart]:
+    """The hosts, with a volume of ``files`` files on ``hosta``."""
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
     with Network() as network, Site(directory / "site", network) as site:
@@ -163,7 +213,10 @@ def two_hosts(
             host.machine.mount(kind, DISK)
         config = directory / "config.toml"
         limits = f"silence_timeout = {SILENCE}\nconnect_timeout = {SILENCE}\n"
-        config.write_text(f"[hosts.hosta]\n{limits}[hosts.hostb]\n{limits}[volumes.vol]\n{settings}\n")
+        held, prepared = directory / "held", directory / "prepared"
+        wait = f"test -e {held} || exit 0; touch {prepared}; while test -e {held}; do sleep 0.05; done"
+        hook = f'before_online = ["sh", "-c", "{wait}"]'
+        config.write_text(f"[hosts.hosta]\n{limits}[hosts.hostb]\n{limits}[volumes.vol]\n{hook}\n")
         site.environment["VOLTOOL_CONFIG"] = str(config)
         apart = Apart(site, directory)
         fill(apart.tree("hosta"), files)
@@ -171,6 +224,7 @@ def two_hosts(
         try:
             yield apart
         finally:
+            apart.let_go()
             for name in ("hosta", "hostb"):
                 subprocess.run(["chattr", "-i", str(apart.tree(name))], check=False, capture_output=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.apart import SILENCE, Apart, Running, two_hosts
+from tests.jobs.apart import Apart, Running, two_hosts
 from tests.writer import Writer, wait_until
 
 VICTIMS = ("hosta", "hostb")
@@ -25,42 +25,37 @@ def test_before_the_lock(tmp_path: Path, phase: str, victim: str) -> None:
         apart.host(victim).machine.cut()
         assert_it_ends_and_says_how_to_go_on(move, victim)
         assert not writer.refused
-        resume(apart, victim)
-        assert_moved(apart, writer)
-
-
-def under_the_lock(apart: Apart, move: Running) -> None:
-    """Until the hook ``before_online`` runs at the new home: all is prepared there, nothing is committed."""
-    move.until_phase("lock")
-    wait_until((apart.directory / "mark").exists)
+        assert_moved(apart, writer, victim)
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_under_the_lock(tmp_path: Path, victim: str) -> None:
-    with two_hosts(tmp_path, settings=hook(tmp_path, 2 * SILENCE)) as apart:
+    with two_hosts(tmp_path) as apart:
         writer = apart.writer()
+        apart.hold()
         move = apart.start(*MOVE)
-        under_the_lock(apart, move)
+        apart.until_prepared()
         apart.host(victim).machine.cut()
         assert_it_ends_and_says_how_to_go_on(move, victim)
         wait_until(lambda: apart.has_tree("hosta") and apart.is_writable("hosta"))
         assert apart.record("hosta", "source")["phase"] == "copying"
-        resume(apart, victim)
-        assert_moved(apart, writer)
+        assert_moved(apart, writer, victim)
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_between_commit_and_publish(tmp_path: Path, victim: str) -> None:
     """Only one direction fails, just long enough: the old home does not hear back, or the new one is not told."""
-    with two_hosts(tmp_path, settings=hook(tmp_path, 0.5)) as apart:
+    with two_hosts(tmp_path) as apart:
         writer = apart.writer()
+        apart.hold()
         move = apart.start(*MOVE)
-        under_the_lock(apart, move)
+        apart.until_prepared()
         machine = apart.host(victim).machine
         if victim == "hosta":
             machine.mute()
         else:
             machine.deafen()
+        apart.let_go()
         wait_until(lambda: apart.record("hosta", "source")["phase"] == "moved")
         machine.cut()
         error = assert_it_ends_and_says_how_to_go_on(move, victim)
@@ -68,14 +63,7 @@ def test_between_commit_and_publish(tmp_path: Path, victim: str) -> None:
         wait_until(lambda: not apart.lock_mounts("hosta"))
         assert not apart.is_writable("hosta")
         assert not apart.is_writable("hostb")
-        resume(apart, victim)
-        assert_moved(apart, writer)
-
-
-def hook(directory: Path, seconds: float) -> str:
-    """A line of configuration: ``before_online`` leaves a mark, once, and takes its time."""
-    mark = directory / "mark"
-    return f'before_online = ["sh", "-c", "test -e {mark} || {{ touch {mark}; sleep {seconds}; }}"]'
+        assert_moved(apart, writer, victim)
 
 
 def assert_it_ends_and_says_how_to_go_on(move: Running, victim: str) -> str:
@@ -90,22 +78,10 @@ def assert_it_ends_and_says_how_to_go_on(move: Running, victim: str) -> str:
     return str(error["why"])
 
 
-def resume(apart: Apart, victim: str) -> None:
-    """Whoever still works on it without knowing that nobody listens ends by himself."""
+def assert_moved(apart: Apart, writer: Writer, victim: str) -> None:
+    """When the cable is in again."""
     apart.host(victim).machine.mend()
-    last = ""
-
-    def done() -> bool:
-        nonlocal last
-        finished = apart.site.voltool("move", "--resume", "vol", "--yes", check=False)
-        last = finished.stdout + finished.stderr
-        assert finished.returncode in (0, 4, 6), last
-        return finished.returncode == 0
-
-    wait_until(done, 40)
-
-
-def assert_moved(apart: Apart, writer: Writer) -> None:
+    apart.resume()
     wait_until(lambda: writer.refused)
     writer.stop()
     apart.assert_settled("hostb", writer)
