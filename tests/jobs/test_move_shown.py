@@ -41,7 +41,6 @@ def test_a_move_on_a_terminal(tmp_path: Path) -> None:
         _asked(ground, tmp_path / "flag")
         (tmp_path / "flag").touch()
         _done(ground)
-        _dumped(ground)
 
 
 def _interrupted(ground: Ground) -> None:
@@ -105,10 +104,3 @@ def _done(ground: Ground) -> None:
     at = next(number for number, line in enumerate(end) if line.startswith("  \u2713 settle"))
     assert end[at - 1].startswith("    the volume was locked for ")
     assert end[at + 1].startswith("vol: moved to hostb:")
-
-
-def _dumped(ground: Ground) -> None:
-    with on_terminal(ground, "dump", "vol", "--bandwidth", "2M") as terminal:
-        assert terminal.wait() == 0
-    assert any("vol: dump" in text and "%|" in text and "files [" in text for text in terminal.screen.seen)
-    assert "files [" not in terminal.screen.text()
