@@ -18,6 +18,7 @@ from voltool.errors import (
     UnreachableError,
     VoltoolError,
 )
+from voltool.events import Notice
 from voltool.model import (
     ABORTING,
     COPYING,
@@ -251,6 +252,7 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
     try:
         known = _source_record(world, volume)
         if known is None or known.phase in (COPYING, ABORTING, RETIRING):
+            world.reporter.report(Notice("warning", f"{volume.name}: interrupted; the move is being undone"))
             _undo(world, volume, known or move)
             return InterruptedByUser(
                 "interrupted", why=error.why, remedy=f"nothing: the move is undone, {volume.name} is where it was"

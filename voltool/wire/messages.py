@@ -535,6 +535,7 @@ def wrap_event(event: Event) -> Progress:
         return Progress(progressed=event)
     if isinstance(event, PhaseEnded):
         return Progress(ended=event)
+    assert isinstance(event, Notice), "steps are of a whole move, which no agent sees"
     return Progress(notice=event)
 
 
