@@ -26,6 +26,8 @@ _DAEMON = "zfs-fuse"
 _POOL_PREFIX = "vt-"
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 _SECONDS = 60.0
+#: Where systemd mounts FUSE's control file system.
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 
 def skip_without_zfs() -> None:
@@ -43,6 +45,8 @@ def hold_daemon() -> None:
     users = os.open(_HOME / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with _gate():
         fcntl.flock(users, fcntl.LOCK_SH)
+        if not _CONNECTIONS.is_mount():
+            run("mount", "-t", "fusectl", "fusectl", str(_CONNECTIONS))
         if not _answers():
             _stop()
             _start()
@@ -78,14 +82,14 @@ def import_pool(home: Path) -> None:
 
 def export_pool(home: Path) -> None:
     """Unmount all of the pool and let go of its image."""
-    patiently("zpool", "export", pool_name(home))
+    patiently("zpool", "export", pool_name(home), released=pool_name(home))
 
 
 def destroy_pool(home: Path) -> None:
     """Destroy the pool, whatever is in it; also after its daemon has died. Idempotent."""
     name = pool_name(home)
     if name in _pools():
-        _destroy(name)
+        patiently("zpool", "destroy", "-f", name, released=name)
     for left in Path("/run/voltool/zfs").glob(f"{name}%*"):  # mount points of what was in it
         left.rmdir()
 
@@ -96,7 +100,7 @@ def sweep_pools() -> None:
         pid = name[len(_POOL_PREFIX) :].split("-")[0]
         if name.startswith(_POOL_PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
             with contextlib.suppress(RuntimeError):
-                _destroy(name)
+                patiently("zpool", "destroy", "-f", name, released=name)
 
 
 def run(*command: str) -> str:
@@ -107,46 +111,38 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def patiently(*command: str) -> str:
-    """`run`, again while something is busy: zfs-fuse takes a moment to let go of what was unmounted."""
-    for _attempt in range(50):
+def patiently(*command: str, released: str = "") -> str:
+    """`run`, again while something is busy: zfs-fuse takes a moment to let go of what was unmounted.
+
+    ``released``: after a while, cut off what is mounted of that dataset or pool, which is to be unmounted.
+    """
+    for attempt in range(40):
         with contextlib.suppress(RuntimeError):
             return run(*command)
+        if released and attempt >= 10:
+            _release(released)
         time.sleep(0.1)
     return run(*command)
 
 
-def _destroy(name: str) -> None:
-    """Also while a mount namespace of somebody else has copies of its mounts, which keep it busy: their FUSE end is cut off."""
-    connections = [str(os.minor(device)) for device in _devices(name)]
-    command = ("zpool", "destroy", "-f", name)
-    for _attempt in range(10):
-        if _run(*command).returncode == 0:
-            return
-        time.sleep(0.1)
-    control = _HOME / "connections"
-    control.mkdir(exist_ok=True)
-    if not any(control.iterdir()):
-        run("mount", "-t", "fusectl", "voltool-test", str(control))
-    try:
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                (control / connection / "abort").write_text("1")
-    finally:
-        run("umount", str(control))
-    patiently(*command)
+def _release(name: str) -> None:
+    """Cut a dataset and all below it off the daemon: mount namespaces of others have copies of its mounts and keep it busy."""
+    for minor in _fuse_devices(name):
+        with contextlib.suppress(OSError):
+            (_CONNECTIONS / minor / "abort").write_text("1")
 
 
-def _devices(name: str) -> list[int]:
-    """The devices of all that is mounted of a pool."""
-    devices = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields = line.split(b" ")
-        source = os.fsdecode(fields[fields.index(b"-") + 2])
-        if source == name or source.startswith(f"{name}/"):
-            major, minor = fields[2].split(b":")
-            devices.append(os.makedev(int(major), int(minor)))
-    return devices
+def _fuse_devices(name: str) -> set[str]:
+    """The minor numbers of all that is mounted of a dataset and below it, in any mount namespace."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            for line in (process / "mountinfo").read_bytes().splitlines():
+                fields = line.split(b" ")
+                source = os.fsdecode(fields[fields.index(b"-") + 2])
+                if source == name or source.startswith(f"{name}/"):
+                    found.add(os.fsdecode(fields[2].partition(b":")[2]))
+    return found
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

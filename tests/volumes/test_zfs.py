@@ -16,6 +16,7 @@ from tests import zfs as pools
 from tests.agent.host import Collected, adoption, host_state
 from tests.filesystems import LoopFilesystem
 from tests.volumes.volume import UUID, make_volume, read_tree, record_for
+from tests.writer import wait_until
 from voltool.agent.adopt import adopt_volume, forget_volume
 from voltool.agent.clean import clean_host
 from voltool.errors import HostError, RefusedError, SpaceError
@@ -141,7 +142,7 @@ def test_auto_takes_the_root_of_a_dataset(case: Case) -> None:
 
 
 def test_a_dataset_that_is_not_mounted_is_named(case: Case) -> None:
-    pools.patiently("zfs", "unmount", case.dataset)
+    pools.patiently("zfs", "unmount", case.dataset, released=case.dataset)
     case.root.mkdir(exist_ok=True)
     with pytest.raises(RefusedError, match=f"{case.dataset} is not mounted") as caught:
         case.driver.adopt(case.volume.path)
@@ -161,8 +162,8 @@ def test_datasets_inside_are_refused_by_name(case: Case, tmp_path: Path) -> None
             act()
         assert caught.value.where == f"{case.pool}/stranger, {case.dataset}/child"
     assert case.snapshots() == []
-    pools.patiently("zfs", "unmount", f"{case.dataset}/child")
-    pools.patiently("zfs", "destroy", f"{case.pool}/stranger")
+    pools.patiently("zfs", "unmount", f"{case.dataset}/child", released=f"{case.dataset}/child")
+    pools.patiently("zfs", "destroy", f"{case.pool}/stranger", released=f"{case.pool}/stranger")
     with pytest.raises(RefusedError, match="child"):  # at the next boot it is there again
         case.driver.adopt(case.volume.path)
 
@@ -236,7 +237,7 @@ def test_a_received_copy_is_not_ours(case: Case, tmp_path: Path) -> None:
 def test_a_snapshot_that_somebody_destroyed_is_gone(case: Case) -> None:
     clone = case.driver.clone(case.volume, "dump1")
     snapshot = f"{case.dataset}@voltool-01234567-dump1"
-    pools.patiently("zfs", "destroy", "-R", snapshot)
+    pools.patiently("zfs", "destroy", "-R", snapshot, released=f"{case.dataset}/voltool-01234567-dump1")
     assert case.driver.find(case.volume, "dump1") is None
     assert case.driver.clones(case.volume) == []
     with pytest.raises(HostError):
@@ -248,8 +249,8 @@ def test_a_snapshot_that_somebody_destroyed_is_gone(case: Case) -> None:
 def test_a_renamed_dataset_keeps_its_clones(case: Case) -> None:
     clone = case.driver.clone(case.volume, "dump1")
     # zfs-fuse is too slow to let go of what it mounts again itself
-    pools.patiently("zfs", "unmount", f"{case.dataset}/voltool-01234567-dump1")
-    pools.patiently("zfs", "unmount", case.dataset)
+    pools.patiently("zfs", "unmount", f"{case.dataset}/voltool-01234567-dump1", released=case.dataset)
+    pools.patiently("zfs", "unmount", case.dataset, released=case.dataset)
     pools.patiently("zfs", "rename", case.dataset, f"{case.pool}/renamed")
     if not os.path.ismount(case.root):
         pools.patiently("zfs", "mount", f"{case.pool}/renamed")
@@ -274,6 +275,20 @@ def test_one_that_is_in_use_goes_when_it_is_free(case: Case) -> None:
     assert [clone.label for clone in case.driver.clones(case.volume)] == ["dump2"]
     pools.run("zfs", "release", "backup", f"{case.dataset}@voltool-01234567-dump1")
     assert case.snapshots() == ["voltool-01234567-dump2"]
+
+
+def test_copies_of_its_mount_in_other_namespaces_do_not_keep_it(case: Case) -> None:
+    clone = case.driver.clone(case.volume, "dump1")
+    with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"]) as other:
+        try:
+            own = os.readlink("/proc/self/ns/mnt")
+            wait_until(lambda: os.readlink(f"/proc/{other.pid}/ns/mnt") != own)
+            wait_until(lambda: Path(f"/proc/{other.pid}/comm").read_text().strip() == "sleep")
+            case.driver.drop(case.volume, clone)
+            assert case.snapshots() == []
+            assert case.names() == [case.pool, case.dataset]
+        finally:
+            other.kill()
 
 
 _CRASH = """

@@ -120,7 +120,7 @@ def test_datasets_are_made_found_and_destroyed(make_filesystem: Make, tmp_path: 
     pools.run("zfs", "create", f"{pool}/vol/child")
     with pytest.raises(RefusedError, match="voltool did not make"):
         zfs.destroy_dataset(f"{pool}/vol")
-    pools.patiently("zfs", "destroy", f"{pool}/vol/child")
+    pools.patiently("zfs", "destroy", f"{pool}/vol/child", released=f"{pool}/vol/child")
     assert (place / "precious").read_bytes() == b"data"
     for _twice in range(2):
         zfs.destroy_dataset(f"{pool}/vol")

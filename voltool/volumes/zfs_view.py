@@ -54,11 +54,29 @@ def open_place(place: bytes) -> int:
 
 def hide(snapshot: str, call: Callable[..., str]) -> None:
     """Destroy the dataset that shows the snapshot, if there is one. Idempotent. Raises ZfsBusyError where somebody uses it."""
-    reader = _reader_name(snapshot)
-    if _origin(zfs.get([reader], "origin").get(reader, {})) == snapshot:
+    reader, place = _reader_name(snapshot), os.path.join(_SHOWN_AT, flat_name(snapshot))
+    if _origin(zfs.get([reader], "origin").get(reader, {})) != snapshot:
+        return
+    device = os.stat(place).st_dev if is_mount_point(place) else None
+    try:
         call("destroy", reader)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(_SHOWN_AT, flat_name(snapshot)))
+    except zfs.ZfsBusyError:
+        if device is None or is_mount_point(place) or not _cut_off(device):
+            raise
+        zfs.call_patiently("destroy", reader)
+    with contextlib.suppress(OSError):
+        os.rmdir(place)
+
+
+def _cut_off(device: int) -> bool:
+    """End what zfs-fuse still serves of a dataset that is unmounted here: other mount namespaces have copies of the mount, which
+    nobody there knows of. False where that cannot be done. Source: Documentation/filesystems/fuse.rst (control filesystem)."""
+    try:
+        with open(f"/sys/fs/fuse/connections/{os.minor(device)}/abort", "wb") as file:
+            file.write(b"1")
+    except OSError:
+        return False
+    return True
 
 
 def _reader_name(snapshot: str) -> str:
