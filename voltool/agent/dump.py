@@ -341,14 +341,14 @@ class _Dump:
                 advance=lambda size, files: self._pace.progress("dump", size, files),
                 changed_ranges=lambda path: self._changed_ranges(clone, path),
             ).produce(header)
-        if clone.consistency is Consistency.LOCKED and not self._request.for_move:  # a move asserts it itself
-            assert_same_lock(self._host, self._record, self._lock)
         self._keep(clone, state, produced)
         self._conversation.send(messages.EndOfData())
         self._conversation.report(PhaseEnded(name, "dump"))
         return messages.DumpReply(DumpResult(header, produced.totals, problems + produced.problems))
 
     def _keep(self, clone: Clone, state: StateWriter, produced: Produced) -> None:
+        if clone.consistency is Consistency.LOCKED and not self._request.for_move:  # a move asserts it itself
+            assert_same_lock(self._host, self._record, self._lock)
         state_id = produced.totals.state_id
         state.publish(state_id, produced.next_number)
         label = clone.label if self._driver.compares else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tests.volumes.lock.places import Place, end, step
 from tests.volumes.lock.test_guardian import agent, guardian_of, wait_until
 from tests.volumes.lock.test_hold import writable
 from voltool.errors import BusyError
-from voltool.volumes.lock import hold, waiting
+from voltool.volumes.lock import hold, mounting, waiting
 from voltool.volumes.lock.closing import Closer
 from voltool.volumes.lock.hold import is_in_force, leave_read_only
 
@@ -54,7 +55,7 @@ def at_mount_point(place: Place, options: str = "") -> Place:
 
 
 def mountinfo(pid: int) -> list[str]:
-    return sorted(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+    return sorted(line for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines() if "voltool-test-fs" in line)
 
 
 @pytest.fixture
@@ -95,6 +96,24 @@ def test_whoever_came_before_writes_no_more_until_the_unlock(
             assert step(child, code) == "done"
         assert writable(place.volume)
         assert [mountinfo(pid) for pid in pids] == before
+
+
+def test_an_older_kernel_closes_them_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.12 there is no mount_setattr, and before 6.5 nothing can be mounted beneath a mount."""
+    own = at_mount_point(place, "nosuid,nodev,strictatime")
+    monkeypatch.setattr(mounting, "_set_read_only", lambda _root, **_named: errno.ENOSYS)
+    child = own.holder("", cwd=own.volume / "sub")
+    before = mountinfo(os.getpid())
+    own.lock()
+    assert step(child, WRITE_CWD) == READ_ONLY
+    own.unlock()
+    assert step(child, WRITE_CWD) == "done"
+    assert mountinfo(os.getpid()) == before
+    own.lock()
+    with own.book.step("the test"):
+        leave_read_only(own.book)
+    assert step(child, WRITE_CWD) == READ_ONLY
+    assert writable(own.volume)
 
 
 def test_a_container_that_has_a_part_of_the_volume_is_stopped_too(place: Place) -> None:

@@ -18,7 +18,7 @@ from tests.filesystems import LoopFilesystem
 from tests.volumes.lock.places import Place, step
 from tests.volumes.lock.test_hold import writable
 from tests.volumes.lock.test_traps import SHORT, refused
-from voltool.volumes.lock import hold, kernel, mounting, processes, search
+from voltool.volumes.lock import hold, kernel, mounting, processes, search, tables
 from voltool.volumes.lock.closing import Closer
 from voltool.volumes.lock.hold import exchange_under_lock, is_in_force
 
@@ -28,7 +28,7 @@ NO_TABLES: Off = (processes.ProcessFinder, "_held", lambda _self, _pid: ())
 NO_MAPS: Off = (processes.ProcessFinder, "_mapped", lambda _self, _pid: ())
 NO_FLIGHT: Off = (search, "find_in_flight", lambda *_words: [])
 NO_MOUNTS: Off = (search, "writable_mounts", lambda *_words: [])
-NO_THREADS: Off = (processes, "_share", lambda *_words: True)
+NO_THREADS: Off = (tables, "_share", lambda *_words: True)
 NO_LOOPS: Off = (kernel, "_loops", lambda _tree: [])
 NO_OVERLAYS: Off = (kernel, "find_overlays", lambda *_words: [])
 NO_EXPORTS: Off = (kernel, "_exports", lambda _tree: [])

@@ -53,6 +53,7 @@ class Closer:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
+        self.attempted = False
         self._looked = False
         self._namespaces: Dict[bytes, int] = {}
         self._left: Dict[Key, _Open] = {}
@@ -86,6 +87,7 @@ class Closer:
 
     def attempt(self) -> None:
         """Make what was found read-only; what somebody has a file open through for writing is tried again the next time."""
+        self.attempted = True
         for namespace in {one.namespace for one in self._left.values()}:
             wanted = {key: one for key, one in self._left.items() if one.namespace == namespace}
             done: Set[int] = set()

@@ -20,8 +20,10 @@ import time
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Tuple
 
-from voltool.volumes.lock.processes import Identity, Writer, describe, tables
-from voltool.volumes.lock.views import Tree, Views, process_ids, reach
+from voltool.volumes.lock.namespaces import Namespace, kept_by_descriptor
+from voltool.volumes.lock.processes import Identity, Writer, describe
+from voltool.volumes.lock.tables import process_ids, tables
+from voltool.volumes.lock.views import Tree, Views, reach
 from voltool.volumes.mounts import is_within
 
 _LOOKS = 10
@@ -33,17 +35,45 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
-class _Holder:
+class Holder:
+    """A process's descriptor."""
+
     pid: int
     number: str
     fdinfo: str
 
 
-def find_in_flight(tree: Tree, views: Views, ignored: FrozenSet[int]) -> List[Writer]:
+@dataclass(frozen=True)
+class Descriptors:
+    """What processes have open that is no file: one holder of each socket, by its name; io_uring's rings; namespaces."""
+
+    sockets: Dict[str, Holder]
+    rings: Tuple[Holder, ...]
+    namespaces: Tuple[Namespace, ...]
+
+
+def read_descriptors(views: Views, ignored: FrozenSet[int]) -> Descriptors:
+    """Of all processes but this one and ``ignored``."""
+    points = frozenset(mount.point for view in views.views for mount in view.mounts if mount.kind == "nsfs") | {b"/"}
+    sockets: Dict[str, Holder] = {}
+    rings: List[Holder] = []
+    namespaces: List[Namespace] = []
+    for link, target, holder in _all(ignored):
+        if target.startswith("socket:["):
+            sockets.setdefault(target, holder)
+        elif target == _URING:
+            rings.append(holder)
+        else:
+            namespace = kept_by_descriptor(holder.pid, link.encode(), os.fsencode(target), points)
+            namespaces += [namespace] if namespace is not None else []
+    return Descriptors(sockets, tuple(rings), tuple(namespaces))
+
+
+def find_in_flight(tree: Tree, views: Views, descriptors: Descriptors) -> List[Writer]:
     """Sockets in which descriptors stay. Look before the descriptor tables are looked at."""
     if not _matters(tree, views):
         return []
-    waiting = {target: holder for target, holder in _holders(ignored, "socket:[") if _count(holder) > 0}
+    waiting = {target: holder for target, holder in descriptors.sockets.items() if _count(holder) > 0}
     for _look in range(_LOOKS):
         if not waiting:
             break
@@ -57,11 +87,11 @@ def find_in_flight(tree: Tree, views: Views, ignored: FrozenSet[int]) -> List[Wr
     ]
 
 
-def find_registered(tree: Tree, views: Views, busy: FrozenSet[Identity], ignored: FrozenSet[int]) -> List[Writer]:
+def find_registered(tree: Tree, views: Views, descriptors: Descriptors, busy: FrozenSet[Identity]) -> List[Writer]:
     """Files and directories of the tree that are registered with io_uring: ``busy`` files, and any directory."""
     found: List[Writer] = []
     matters = _matters(tree, views)
-    for _target, holder in _holders(ignored, _URING):
+    for holder in descriptors.rings if matters or busy else ():
         for path in _registered(holder):
             if not path.startswith(b"/"):
                 continue
@@ -100,23 +130,20 @@ def _is_in(path: bytes, tree: Tree, views: Views) -> bool:
     return is_within(path, tree.path) or any(is_within(path, point) for point in points if point != b"/")
 
 
-def _holders(ignored: FrozenSet[int], target: str) -> Iterator[Tuple[str, _Holder]]:
-    """One holder of each open thing whose name begins so; anonymous inodes share one name."""
-    seen: Dict[str, _Holder] = {}
+def _all(ignored: FrozenSet[int]) -> Iterator[Tuple[str, str, Holder]]:
+    """Every descriptor: its link, what that leads to, and whose it is."""
     for pid in process_ids():
         if pid == os.getpid() or pid in ignored:
             continue
         with contextlib.suppress(PermissionError):  # the search of the tables tells who may not be looked into
             for directory, files, _places in tables(pid):
                 for number in files:
+                    link = f"{directory}/fd/{number}"
                     with contextlib.suppress(OSError):
-                        name = os.readlink(f"{directory}/fd/{number}")
-                        if name.startswith(target) and (name == _URING or name not in seen):
-                            seen[name] = _Holder(pid, number, f"{directory}/fdinfo/{number}")
-                            yield name, seen[name]
+                        yield link, os.readlink(link), Holder(pid, number, f"{directory}/fdinfo/{number}")
 
 
-def _registered(holder: _Holder) -> List[bytes]:
+def _registered(holder: Holder) -> List[bytes]:
     """While the ring is in use the kernel tells only how many there are."""
     for _look in range(_LOOKS):
         fdinfo = _read(holder)
@@ -127,11 +154,11 @@ def _registered(holder: _Holder) -> List[bytes]:
     return []
 
 
-def _count(holder: _Holder) -> int:
+def _count(holder: Holder) -> int:
     return parse_count(_read(holder))
 
 
-def _read(holder: _Holder) -> bytes:
+def _read(holder: Holder) -> bytes:
     try:
         with open(holder.fdinfo, "rb") as file:
             return file.read()

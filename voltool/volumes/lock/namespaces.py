@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from voltool.errors import HostError
 from voltool.volumes.mounts import Mount, parse_mountinfo
@@ -93,35 +93,24 @@ def inhabited_namespaces(pid: int) -> Iterator[Namespace]:
                 yield Namespace(os.readlink(handle), handle, pid)
 
 
-def kept_by_descriptors(pid: int) -> Iterator[Namespace]:
-    """The namespaces that a process has open, whether somebody is in them or not."""
-    device = os.stat("/proc/self/ns/mnt").st_dev
-    with contextlib.suppress(OSError):
-        for number in os.listdir(b"/proc/%d/fd" % pid):
-            handle = b"/proc/%d/fd/%s" % (pid, number)
-            with contextlib.suppress(OSError):
-                name = _name_of(handle, device)
-                if name:
-                    yield Namespace(name, handle, pid, inhabited=False)
+def kept_by_descriptor(pid: int, handle: bytes, target: bytes, points: FrozenSet[bytes]) -> Optional[Namespace]:
+    """The namespace that an open file of a process is; ``target`` is what it is called, ``points`` where namespaces are
+    mounted: one that was opened there is called by that place, or ``/`` once it was unmounted."""
+    name = target
+    if target in points:
+        with contextlib.suppress(OSError):
+            status = os.stat(handle)
+            if status.st_dev == os.stat("/proc/self/ns/mnt").st_dev and _is_mount_namespace(handle):
+                name = _PREFIX + b"%d]" % status.st_ino
+    return Namespace(name, handle, pid, inhabited=False) if name.startswith(_PREFIX) else None
 
 
-def _name_of(handle: bytes, device: int) -> bytes:
-    """The name of the mount namespace that an open file is; empty for anything else.
-
-    One that was opened where it is bind mounted is called by that place.
-    """
-    target = os.readlink(handle)
-    if not target.startswith(b"/"):
-        return target if target.startswith(_PREFIX) else b""
-    status = os.stat(handle)
-    if status.st_dev != device:
-        return b""
+def _is_mount_namespace(handle: bytes) -> bool:
     descriptor = os.open(handle, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNS
     finally:
         os.close(descriptor)
-    return _PREFIX + b"%d]" % status.st_ino if kind == _CLONE_NEWNS else b""
 
 
 def kept_by_mounts(pid: int, mounts: Sequence[Mount]) -> Iterator[Namespace]:

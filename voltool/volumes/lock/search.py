@@ -16,10 +16,10 @@ from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
 from voltool.errors import AgentError
 from voltool.leases import lease_test
 from voltool.showing import shown
-from voltool.volumes.lock.flight import find_in_flight, find_registered
+from voltool.volumes.lock.flight import find_in_flight, find_registered, read_descriptors
 from voltool.volumes.lock.kernel import find_kernel_writers
 from voltool.volumes.lock.processes import Identity, ProcessFinder, Writer, describe
-from voltool.volumes.lock.views import Tree, read_views, writable_mounts
+from voltool.volumes.lock.views import Tree, add_views, read_views, writable_mounts
 from voltool.volumes.records import AREA_NAME
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,15 +51,17 @@ def find_writers(tree: Tree, files: Iterable[bytes], ignored: FrozenSet[int] = f
     """
     busy, leaseless = _test_leases(tree, files)
     views = read_views()
+    descriptors = read_descriptors(views, ignored)
+    views = add_views(views, descriptors.namespaces)
     writers: List[Writer] = []
     for view in views.views:
         how = "another mount of the tree that is not read-only"
         writers += [describe(view.pid, mount.point, how + view.note) for mount in writable_mounts(view.mounts, tree)]
-    writers += find_in_flight(tree, views, ignored)
+    writers += find_in_flight(tree, views, descriptors)
     identities = frozenset(identity for identity, _path in busy)
     search = ProcessFinder(tree, views, identities).find(ignored)
     writers += search.writers
-    writers += find_registered(tree, views, identities, ignored)
+    writers += find_registered(tree, views, descriptors, identities)
     writers += find_kernel_writers(tree, views)
     named = {writer.path for writer in writers}
     for _identity, path in busy:

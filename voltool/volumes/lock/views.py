@@ -1,6 +1,6 @@
 """The mounts of every mount namespace, and through which of them a tree can be written. Ships to servers.
 
-Knows nothing of processes' files, but for those that keep a namespace. Sources: mount_namespaces(7), proc_pid_mountinfo(5).
+Knows nothing of processes' files. Sources: mount_namespaces(7), proc_pid_mountinfo(5).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from voltool.showing import shown
 from voltool.volumes.lock.namespaces import (
     Namespace,
     inhabited_namespaces,
-    kept_by_descriptors,
     kept_by_mounts,
     mounts_in,
     open_namespace,
 )
+from voltool.volumes.lock.tables import process_ids
 from voltool.volumes.mounts import Mount, is_within, mount_of, parse_mountinfo, read_mounts
 from voltool.volumes.records import AREA_NAME
 
@@ -85,22 +85,27 @@ def describe_tree(path: bytes) -> Tree:
 
 
 def read_views() -> Views:
-    """The views of all processes, our own first, and of the namespaces that are kept without one."""
+    """The views of all processes, our own first, and of the namespaces that a bind mount keeps without one."""
     found: List[View] = []
     seen: Set[Tuple[bytes, int, int]] = set()
     kept: List[Namespace] = []
     unexamined: List[int] = []
     for pid in [os.getpid(), *process_ids()]:
-        try:
-            for namespace in inhabited_namespaces(pid):
-                view = _view_of(namespace, seen)
-                if view is not None:
-                    found.append(view)
-                    kept += kept_by_mounts(pid, view.mounts)
-        except PermissionError:
+        views = _views_of(pid, seen)
+        if views is None:
             unexamined.append(pid)
-        kept += kept_by_descriptors(pid)
-    names = {view.namespace.name for view in found}
+            continue
+        found += views
+        for view in views:
+            kept += kept_by_mounts(pid, view.mounts)
+    return add_views(Views(tuple(found), tuple(unexamined)), kept)
+
+
+def add_views(views: Views, kept: Sequence[Namespace]) -> Views:
+    """With those of more namespaces, as far as they are not known; who keeps one that cannot be entered is unexamined."""
+    found: List[View] = []
+    unexamined: List[int] = []
+    names = {view.namespace.name for view in views.views}
     for namespace in kept:
         if namespace.name not in names:
             names.add(namespace.name)
@@ -109,7 +114,16 @@ def read_views() -> Views:
                 found.append(view)
             elif namespace.pid:
                 unexamined.append(namespace.pid)
-    return Views(tuple(found), tuple(unexamined))
+    return Views(views.views + tuple(found), views.unexamined + tuple(unexamined))
+
+
+def _views_of(pid: int, seen: Set[Tuple[bytes, int, int]]) -> Optional[List[View]]:
+    """Those of a process's threads that are not known yet; None where we may not look."""
+    try:
+        views = [_view_of(namespace, seen) for namespace in inhabited_namespaces(pid)]
+    except PermissionError:
+        return None
+    return [view for view in views if view is not None]
 
 
 def _view_of(namespace: Namespace, seen: Set[Tuple[bytes, int, int]]) -> Optional[View]:
@@ -140,11 +154,6 @@ def _view_without_process(namespace: Namespace) -> Optional[View]:
         return None
     finally:
         os.close(descriptor)
-
-
-def process_ids() -> List[int]:
-    """All processes, ascending."""
-    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def reach(mount: Mount, tree: Tree) -> bool:

@@ -36,9 +36,10 @@ def write_closing(book: LockBook, record: LockRecord, closer: Closer) -> None:
 
 
 def close_mounts(book: LockBook, record: LockRecord, closer: Closer) -> None:
-    """Close what is there by now. BusyError where the lock was undone meanwhile."""
+    """Close what was found, and from the second time on what has come since. BusyError where the lock was undone meanwhile."""
     with book.step(record.owner):
-        write_closing(book, record, closer)
+        if closer.attempted:
+            write_closing(book, record, closer)
         closer.attempt()
 
 
