@@ -12,17 +12,21 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.filesystems import _PREFIX as PREFIX
 from tests.filesystems import LoopFilesystem
 
 #: What a machine may write to without the real one seeing it.
 _OWN = ("etc", "usr/local", "var/lib", "var/log", "run")
-#: Runs until the machine is switched off; everything that is mounted here goes with the namespace.
+#: Runs until the machine is switched off; everything that is mounted here goes with the namespace. What other tests have mounted
+#: at this moment must not stay: a lock would find that their volumes can be written to from here.
 _BOOT = """
+awk '$5 ~ "^{others}" {{ print $5 }}' /proc/self/mountinfo | sort -r | xargs -r umount -l
 hostname {name}
 mount -t tmpfs -o mode=755 {name} {scratch}
 for own in {own}; do
@@ -126,6 +130,7 @@ class Machine:
     def _boot(self) -> None:
         script = "set -e\n" + _BOOT.format(
             name=self.name,
+            others=f"{tempfile.gettempdir()}/{PREFIX}",
             scratch=shlex.quote(str(self._scratch)),
             own=" ".join(_OWN),
             kind=self._filesystem.kind,
