@@ -1,4 +1,4 @@
-"""Throw-away file systems on loop devices, for tests that need the real thing: ext4, xfs, btrfs, tmpfs.
+"""Throw-away file systems on loop devices, for tests that need the real thing: ext4, xfs, btrfs, tmpfs, zfs.
 
 Knows nothing of voltool. An image is a sparse file, so a large size costs nothing until it is filled. What a killed test
 run left mounted is swept away by the next one.
@@ -28,18 +28,21 @@ from types import TracebackType
 
 import pytest
 
+from tests import zfs
+
 MIB = 1 << 20
 DEFAULT_SIZE = 512 * MIB
 _PREFIX = "voltool-test-fs-"
 _MAKERS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"], "btrfs": ["mkfs.btrfs", "-q", "-f"]}
-KINDS = (*_MAKERS, "tmpfs")
+KINDS = (*_MAKERS, "tmpfs", "zfs")
 
 
 class LoopFilesystem:
     """A mounted file system of ``kind`` and ``size`` bytes at ``path``, gone when the context ends.
 
     ``mkfs_options`` and ``mount_options`` (``["ro", "prjquota"]``) are passed on. Minimal sizes: xfs 300 MiB, btrfs
-    about 110 MiB. Skips the test, with the reason, where we are not root or the tools or the kernel's driver are missing.
+    about 110 MiB. ``zfs`` is a pool of zfs-fuse, its root dataset mounted; it takes no options. Skips the test, with the
+    reason, where we are not root or the tools or the kernel's driver are missing.
     """
 
     def __init__(
@@ -70,15 +73,19 @@ class LoopFilesystem:
 
     def __enter__(self) -> LoopFilesystem:
         skip_without(self.kind)
-        sweep()
-        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        if self.kind == "zfs":
+            zfs.hold_daemon()
+        self._home = temporary_home()
         try:
             self.path.mkdir()
-            if self.kind != "tmpfs":
+            if self.kind == "zfs":
                 with open(self.image, "wb") as image:
                     image.truncate(self.size)
-                _run([*_MAKERS[self.kind], *self._mkfs_options, str(self.image)])
-            self.mount()
+                zfs.create_pool(self._home, self.image, self.path)
+            else:
+                if self.kind != "tmpfs":
+                    make_image(self.kind, self.image, self.size, self._mkfs_options)
+                self.mount()
         except BaseException:
             _remove_home(self._home)
             raise
@@ -93,23 +100,22 @@ class LoopFilesystem:
 
     def mount(self) -> None:
         """Mount it again after `unmount`."""
+        if self.kind == "zfs":
+            assert self._home is not None
+            zfs.import_pool(self._home)
+            return
         if self.kind == "tmpfs":
             options = [f"size={self.size}", *self._mount_options]
             _run(["mount", "-t", "tmpfs", "-o", ",".join(options), "voltool-test", str(self.path)])
             return
-        options = ["loop", *self._mount_options]
-        command = ["mount", "-t", self.kind, "-o", ",".join(options), str(self.image), str(self.path)]
-        for attempt in range(5):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return
-            if "unknown filesystem type" in done.stderr:
-                pytest.skip(f"this kernel cannot mount {self.kind}")
-            time.sleep(0.1 * (attempt + 1))  # two tests may have grabbed the same free loop device
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        mount_image(self.kind, self.image, str(self.path), self._mount_options)
 
     def unmount(self) -> None:
         """Take the mount off; the image stays. Cold caches, or a "reboot"."""
+        if self.kind == "zfs":
+            assert self._home is not None
+            zfs.export_pool(self._home)
+            return
         _run(["umount", str(self.path)])
 
     def remount(self, *options: str) -> None:
@@ -145,10 +151,38 @@ def make_filesystem() -> Iterator[Callable[..., LoopFilesystem]]:
         yield make
 
 
+def temporary_home() -> Path:
+    """A directory for images and mounts, which the next test run sweeps away if this one is killed."""
+    sweep()
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+
+
+def make_image(kind: str, image: Path, size: int, options: Sequence[str] = ()) -> None:
+    """A sparse file with an empty file system of ``kind``."""
+    with open(image, "wb") as file:
+        file.truncate(size)
+    _run([*_MAKERS[kind], *options, str(image)])
+
+
+def mount_image(kind: str, image: Path, point: str, options: Sequence[str] = (), *, enter: Sequence[str] = ()) -> None:
+    """Mount it at ``point``; ``enter`` is put before the command, to run it in another mount namespace."""
+    command = [*enter, "mount", "-t", kind, "-o", ",".join(["loop", *options]), str(image), point]
+    for attempt in range(5):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        if "unknown filesystem type" in done.stderr:
+            pytest.skip(f"this kernel cannot mount {kind}")
+        time.sleep(0.1 * (attempt + 1))  # two tests may have grabbed the same free loop device
+    raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
 def skip_without(kind: str) -> None:
     """Skip the test unless file systems of ``kind`` can be made and mounted here."""
     if os.geteuid() != 0:
         pytest.skip(f"needs root to mount {kind}")
+    if kind == "zfs":
+        zfs.skip_without_zfs()
     if kind in _MAKERS and shutil.which(_MAKERS[kind][0]) is None:
         pytest.skip(f"needs {_MAKERS[kind][0]}")
     if kind in _MAKERS and not Path("/dev/loop-control").exists():
@@ -165,6 +199,8 @@ def sweep() -> None:
 
 
 def _remove_home(home: Path) -> None:
+    if (home / "image").exists() and shutil.which("zpool"):
+        zfs.destroy_pool(home)
     for mount in reversed(_mounts_below(home)):
         for attempt in range(10):
             if subprocess.run(["umount", mount], capture_output=True, check=False).returncode == 0:

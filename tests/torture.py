@@ -246,6 +246,9 @@ def _holes(builder: _Builder) -> None:
             os.pwrite(file.fileno(), b"written", mib)
             os.fsync(file.fileno())  # what is data here depends on the page cache until it is written
     with builder.feature("sparse files of 1 TB"):
+        with open(builder.path(b"sparse", b"only-hole"), "rb") as file:
+            if os.lseek(file.fileno(), 0, os.SEEK_HOLE):
+                raise OSError(errno.EOPNOTSUPP, "nobody can see where holes are")
         ends = [(0, 4096), (TERABYTE // 2 + 4096, 8192), (TERABYTE - 4096, 4096)]
         _sparse(builder, builder.file(TERABYTE_FILE, data=b""), TERABYTE, ends)
 
@@ -332,6 +335,8 @@ def _acls(builder: _Builder) -> None:
             pass
         # What does not have the ACL it would inherit: a restore must take it off again.
         plain = builder.file(b"acls", b"parent", b"plain", mode=0o644)
+        if "system.posix_acl_access" not in os.listxattr(plain):
+            raise OSError(errno.EOPNOTSUPP, "ACLs are kept, but not inherited")
         os.removexattr(plain, b"system.posix_acl_access")
         os.chmod(plain, 0o664)
         bare = builder.directory(b"acls", b"parent", b"bare")
@@ -406,7 +411,8 @@ def _apply_times(builder: _Builder) -> None:
     builder.times.append((builder.path(b"times"), 1_234_567_890_987_654_321))
     builder.times.append((builder.root, 1_111_111_111_111_111_111))
     for path, moment in builder.times:
-        os.utime(path, ns=(moment, moment), follow_symlinks=False)
+        with builder.feature(f"the time {moment}"):
+            os.utime(path, ns=(moment, moment), follow_symlinks=False)
         if os.stat(path, follow_symlinks=False).st_mtime_ns != moment:
             builder.missing.append(f"the time {moment}")
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from types import TracebackType
 from typing import Any, Dict, Optional, Type, Union
@@ -22,6 +23,8 @@ Path = Union[str, bytes]
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+#: What renameat2 says where the file system does not know its flags.
+NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
 
 
@@ -80,6 +83,42 @@ def rename_with_flags(old: Path, new: Path, flags: int, old_dir: int = _AT_FDCWD
     if libc.renameat2(old_dir, os.fsencode(old), new_dir, os.fsencode(new), flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), os.fsdecode(new))
+
+
+def rename_new(old: Path, new: Path, old_dir: int = _AT_FDCWD, new_dir: int = _AT_FDCWD) -> None:
+    """Rename and never replace anything: FileExistsError where ``new`` exists. Raises OSError.
+
+    Where renameat2 lacks the flag (FUSE, OpenZFS before 2.2): a file is linked and unlinked, in two steps, and goes on from
+    between them when it is repeated; a directory is renamed, which replaces an empty one at the most.
+    """
+    try:
+        rename_with_flags(old, new, RENAME_NOREPLACE, old_dir, new_dir)
+    except OSError as error:
+        if error.errno not in NO_RENAME_FLAGS:
+            raise
+    else:
+        return
+    here = os.stat(old, dir_fd=_known(old_dir), follow_symlinks=False)
+    there = _stat_or_none(new, new_dir)
+    if stat.S_ISDIR(here.st_mode):
+        if there is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))
+        os.rename(old, new, src_dir_fd=_known(old_dir), dst_dir_fd=_known(new_dir))
+        return
+    if there is None or not os.path.samestat(here, there):
+        os.link(old, new, src_dir_fd=_known(old_dir), dst_dir_fd=_known(new_dir), follow_symlinks=False)
+    os.unlink(old, dir_fd=_known(old_dir))
+
+
+def _known(directory: int) -> Optional[int]:
+    return None if directory == _AT_FDCWD else directory
+
+
+def _stat_or_none(path: Path, directory: int) -> Optional[os.stat_result]:
+    try:
+        return os.stat(path, dir_fd=_known(directory), follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 class FileLock:

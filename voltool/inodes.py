@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import platform
 import struct
-from typing import Set, Tuple
+from typing import List, Set, Tuple
 
 READ, WRITE = 2, 1
 _OTHER_LAYOUT = platform.machine().startswith(("ppc", "powerpc", "mips", "sparc", "alpha"))
@@ -97,6 +98,16 @@ def set_flags(descriptor: int, flags: int, mask: int) -> None:
     if wanted != current:
         _FLAGS.pack_into(data, 0, wanted)
         fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, bytes(data))
+
+
+def list_xattrs(descriptor: int) -> List[str]:
+    """The names of an open inode's extended attributes; none where the file system does not have them. Raises OSError."""
+    try:
+        return os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # what FUSE says; others say that there are none
+            raise
+        return []
 
 
 def set_project(descriptor: int, project: int) -> None:

@@ -256,6 +256,9 @@ def test_what_stands_at_the_target_is_not_overwritten(tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert "not empty" in refused.stderr
         assert (ground.target / "precious").read_text() == "data"
+        nowhere = ground.site.voltool("move", "vol", f"hostb:{ground.there}/not/there", check=False)
+        assert nowhere.returncode == 1
+        assert "there is no directory" in nowhere.stderr
         assert "no move is under way" in ground.site.voltool("move", "--status", "vol").stdout
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.stores.conformance import DATA, get, put
+from voltool import durable
 from voltool.errors import NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
-from voltool.stores import local
 from voltool.stores.contract import StoreWriter
 from voltool.stores.local import LocalStore
 from voltool.stores.opening import StoreOpener, normalize_url
@@ -139,7 +139,7 @@ def test_without_renameat2_publishing_still_never_replaces(tmp_path: Path, monke
     def refuse(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, "no such flag")
 
-    monkeypatch.setattr(local, "rename_with_flags", refuse)
+    monkeypatch.setattr(durable, "rename_with_flags", refuse)
     store = LocalStore(str(tmp_path))
     first, second = store.create("vol/a.voltool"), store.create("vol/a.voltool")
     first.write(DATA)

@@ -12,6 +12,7 @@ from voltool.inodes import get_flags
 from voltool.model import Epoch, VolumeRecord
 from voltool.volumes import records
 from voltool.volumes.btrfs_ioctl import create_subvolume
+from voltool.volumes.zfs_command import create_dataset, dataset_at
 
 UUID = "0123456789abcdef0123456789abcdef"
 
@@ -42,6 +43,8 @@ def make_volume(directory: Path, driver: str, state: Path, *, subvolume: bool = 
         descriptor = os.open(directory, os.O_RDONLY)
         create_subvolume(descriptor, b"vol")
         os.close(descriptor)
+    elif driver == "zfs":
+        create_dataset(f"{dataset_at(bytes(directory))}/vol", bytes(directory / "vol"))
     else:
         (directory / "vol").mkdir()
     record = record_for(directory / "vol", driver)

@@ -20,7 +20,7 @@ MOVE_LEVEL = 10
 
 @dataclass(frozen=True)
 class Base:
-    """A state that a later dump may be made against; ``label`` names its clone."""
+    """A state that a later dump may be made against; ``label`` names its clone, empty where none is kept."""
 
     state_id: str
     dump_id: str

@@ -19,7 +19,7 @@ from voltool.dumpfile.codec import lz4_source
 from voltool.inodes import READ, ioctl_number
 from voltool.leases import nobody_writes
 from voltool.showing import shown
-from voltool.volumes import btrfs_ioctl
+from voltool.volumes import btrfs_ioctl, zfs_command
 from voltool.volumes.mounts import mount_of, nested_mounts, read_mounts
 from voltool.volumes.records import list_homes
 from voltool.volumes.traits import FilesystemTraits, traits_of
@@ -190,6 +190,8 @@ def _driver_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFact
     mount = mount_of(os.path.realpath(place), read_mounts())
     kind = mount.kind if mount is not None else traits.kind
     topic = f"{topic}: driver"
+    if mount is not None and zfs_command.is_zfs(mount):
+        return _zfs_fact(topic, place)
     if traits.kind != "btrfs":
         return HostFact(topic, ok=True, value=f"directory (on {kind}): dumps read the live tree")
     if not btrfs_ioctl.is_subvolume(place):
@@ -203,6 +205,26 @@ def _driver_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFact
             topic, ok=False, value="directory (a btrfs subvolume, but without root): no snapshots", remedy=remedy
         )
     return HostFact(topic, ok=True, value="btrfs: dumps read a snapshot")
+
+
+def _zfs_fact(topic: str, place: bytes) -> HostFact:
+    if zfs_command.tool_path() is None:
+        remedy = "install the zfs tool (Debian: zfsutils-linux) to have snapshots"
+        return HostFact(
+            topic, ok=False, value="directory (on ZFS, but without the zfs tool): no snapshots", remedy=remedy
+        )
+    dataset = zfs_command.dataset_at(place)
+    if dataset is None:
+        remedy = "make it a dataset to have snapshots: zfs create, then move the data in"
+        return HostFact(
+            topic, ok=False, value="directory (on ZFS, but not a dataset's root): no snapshots", remedy=remedy
+        )
+    if os.geteuid() != 0:
+        remedy = "run as root (become = true) to have snapshots"
+        return HostFact(
+            topic, ok=False, value="directory (a ZFS dataset, but without root): no snapshots", remedy=remedy
+        )
+    return HostFact(topic, ok=True, value=f"zfs: dumps read a snapshot of {shown(os.fsencode(dataset))}")
 
 
 def _lease_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFact:
@@ -225,7 +247,7 @@ def _lease_fact(topic: str, place: bytes, traits: FilesystemTraits) -> HostFact:
         f"{topic}: leases",
         works,
         "yes" if works else f"no (on {traits.kind}): a live tree is read and hashed in full at each level",
-        "" if works else "a local file system such as ext4, XFS, btrfs",
+        "" if works else "a driver with snapshots, or a local file system such as ext4, XFS, btrfs",
     )
 
 

@@ -20,6 +20,7 @@ from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.removal import remove_tree
+from voltool.volumes.zfs import clear_area
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -45,6 +46,8 @@ def clean_host(request: messages.CleanHost, conversation: Conversation, host: Ho
         with contextlib.ExitStack() as stack:
             for path in doomed:
                 _lock(path, stack)
+            for area in areas:
+                clear_area(area)
             for path in doomed:
                 remove_tree(path)
         _remove_empty([*homes, host.directory])

@@ -120,25 +120,32 @@ class _Dump:
         self._begin()
         clone = self._clone()
         try:
-            traits = traits_of(clone.path)
-            self._origins = self._driver.origins(clone)
-            base, numbering = self._open_bases()
             root_fd = self._driver.open(clone)
-            self._stack.callback(os.close, root_fd)
-            classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
-            self._conversation.send(
-                messages.ScanTotals(classified.entries.count, classified.changed_files, classified.changed_bytes)
-            )
+            try:
+                reply = self._read(clone, root_fd)
+            finally:
+                os.close(root_fd)  # before it is dropped: a ZFS snapshot that is in use cannot be
             if self._request.dry_run:
                 self._driver.drop(self._record, clone)
-                return messages.Done()
-            self._await_proceed()
-            return self._produce(clone, root_fd, classified, base, problems, traits)
         except BaseException:
             self._driver.drop(self._record, clone)
             raise
         finally:
             shutil.rmtree(self._tmp, ignore_errors=True)
+        return reply
+
+    def _read(self, clone: Clone, root_fd: int) -> messages.Message:
+        traits = traits_of(root_fd)
+        self._origins = self._driver.origins(clone)
+        base, numbering = self._open_bases()
+        classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
+        self._conversation.send(
+            messages.ScanTotals(classified.entries.count, classified.changed_files, classified.changed_bytes)
+        )
+        if self._request.dry_run:
+            return messages.Done()
+        self._await_proceed()
+        return self._produce(clone, root_fd, classified, base, problems, traits)
 
     def _await_proceed(self) -> None:
         if not isinstance(self._conversation.receive(), messages.Proceed):
@@ -344,7 +351,8 @@ class _Dump:
             assert_same_lock(self._host, self._record, self._lock)
         state_id = produced.totals.state_id
         state.publish(state_id, produced.next_number)
-        self._book.propose(Base(state_id, self._request.dump_id, clone.label, self._level))
+        label = clone.label if self._driver.compares else ""
+        self._book.propose(Base(state_id, self._request.dump_id, label, self._level))
 
     @contextlib.contextmanager
     def _wire_sink(self) -> Iterator[Callable[[bytes], None]]:

@@ -24,7 +24,7 @@ from voltool.wire.conversation import Conversation
 
 _MOST_WORKERS = 4
 #: File systems that may hold more than their free bytes.
-_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "f2fs"})
+_COMPRESSING = frozenset({"btrfs", "zfs", "zfs-fuse", "bcachefs", "f2fs"})
 
 
 def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:

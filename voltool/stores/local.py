@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Self
 from urllib.parse import quote
 
-from voltool.durable import RENAME_NOREPLACE, fsync_directory, make_directory, remove_file, rename_with_flags
+from voltool.durable import fsync_directory, make_directory, remove_file, rename_new
 from voltool.errors import NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.stores.contract import Space, StoredFile
 
@@ -29,7 +29,6 @@ _PIN = ".pin-"
 _UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 #: After so many bytes the free space is looked at again.
 _SPACE_INTERVAL = 8 << 20
-_NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -293,21 +292,11 @@ def _names(directory: str, prefix: str) -> list[str]:
 
 
 def _rename_no_replace(partial: str, final: str) -> None:
-    """Rename without ever replacing. Where renameat2 lacks the flag, link and unlink do the same in two steps."""
+    """Rename without ever replacing."""
     try:
-        rename_with_flags(partial, final, RENAME_NOREPLACE)
+        rename_new(partial, final)
     except FileExistsError:
         raise _exists(final) from None
-    except OSError as error:
-        if error.errno not in _NO_RENAME_FLAGS:
-            raise
-    else:
-        return
-    try:
-        os.link(partial, final)
-    except FileExistsError:
-        raise _exists(final) from None
-    os.unlink(partial)
 
 
 def _remove_quietly(path: str) -> None:

@@ -83,6 +83,11 @@ class StateWriter:
             durable.rename_with_flags(self.directory, final, durable.RENAME_EXCHANGE)
         except FileNotFoundError:
             os.rename(self.directory, final)
+        except OSError as error:
+            if error.errno not in durable.NO_RENAME_FLAGS:
+                raise
+            shutil.rmtree(final, ignore_errors=True)  # cut off here, a dump is slow once
+            os.rename(self.directory, final)
         durable.fsync_directory(self._states)
         shutil.rmtree(self.directory, ignore_errors=True)
 

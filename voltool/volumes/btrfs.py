@@ -45,6 +45,7 @@ class BtrfsDriver:
     """Subvolumes on btrfs. Remembers the last comparison, so that `changed_ranges` costs nothing after `changes`."""
 
     name = "btrfs"
+    compares = True
 
     def __init__(self) -> None:
         self._asked: Optional[Tuple[Clone, Clone]] = None

@@ -54,6 +54,8 @@ class Driver(Protocol):
     `SpaceError` with a remedy; an OSError never escapes."""
 
     name: str
+    #: Whether an older clone may tell what changed since; else none is kept as the base of later dumps.
+    compares: bool
 
     def adopt(self, path: bytes) -> None:
         """Check that ``path`` can be a volume of this driver (a subvolume, no nested subvolumes, rights). Touches

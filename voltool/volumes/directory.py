@@ -18,6 +18,7 @@ class DirectoryDriver:
     """Reads the live tree. ``clone`` only writes everything out, so that stamps tell of what was written before."""
 
     name = "directory"
+    compares = False
 
     def adopt(self, path: bytes) -> None:
         """Check that we may list the directory."""

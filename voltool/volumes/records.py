@@ -229,7 +229,7 @@ def drop_entry(state_directory: bytes, entry: RegistryEntry) -> None:
 def move_area(old: bytes, new: bytes) -> None:
     """Take an area to where its volume is now. Raises OSError: EXDEV on another file system, EEXIST where one is."""
     _make_own_directory(os.path.dirname(new))
-    durable.rename_with_flags(old, new, durable.RENAME_NOREPLACE)
+    durable.rename_new(old, new)
     durable.fsync_directory(os.path.dirname(new))
     durable.fsync_directory(os.path.dirname(old))
     with contextlib.suppress(OSError):

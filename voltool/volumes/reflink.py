@@ -49,6 +49,7 @@ class ReflinkDriver:
     """Clones of files that share their data. Keeps the indexes of the clones it was asked about open."""
 
     name = "reflink"
+    compares = True
 
     def __init__(self) -> None:
         self._indexes: Dict[bytes, CloneIndex] = {}
@@ -253,12 +254,13 @@ class ReflinkDriver:
 def _run_passes(maker: PassMaker, volume: bytes, half: bytes, known: Optional[CloneIndex]) -> None:
     """Passes until one changes nothing, or no fewer than the one before; the index of the last at ``half``."""
     before: Optional[Pass] = None
+    began_ns = time.time_ns()
     for number in range(1, PASSES + 1):
         if number > 1:
             time.sleep(copy.TICK_NS / 1e9)  # what changed a moment ago can be told from a change to come only then
         synchronize(volume)
         done = maker.run(known)
-        known = index = _write_half(half, done, Consistency.SNAPSHOT if done.quiet else Consistency.LIVE)
+        known = index = _write_half(half, done, began_ns, Consistency.SNAPSHOT if done.quiet else Consistency.LIVE)
         if not done.changes or (number > 2 and before is not None and done.changes >= before.changes):
             break
         if before is not None:
@@ -266,12 +268,13 @@ def _run_passes(maker: PassMaker, volume: bytes, half: bytes, known: Optional[Cl
         before = done
     if done.changes:
         maker.catch_up(done, index)
-        _write_half(half, done, Consistency.LIVE)
+        _write_half(half, done, began_ns, Consistency.LIVE)
 
 
-def _write_half(half: bytes, done: Pass, consistency: Consistency) -> CloneIndex:
+def _write_half(half: bytes, done: Pass, began_ns: int, consistency: Consistency) -> CloneIndex:
     about = {
         "time_ns": done.begun_ns,
+        "began_ns": began_ns,
         "uuid": secrets.token_hex(16),
         "consistency": consistency.value,
         "skipped": [os.fsdecode(path) for path in done.skipped],

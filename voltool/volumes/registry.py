@@ -7,17 +7,19 @@ from typing import Callable, Dict
 
 from voltool.errors import HostError, UsageError
 from voltool.showing import shown
-from voltool.volumes import btrfs_ioctl
+from voltool.volumes import btrfs_ioctl, zfs_command
 from voltool.volumes.btrfs import BtrfsDriver
 from voltool.volumes.contract import Driver
 from voltool.volumes.directory import DirectoryDriver
 from voltool.volumes.reflink import ReflinkDriver
+from voltool.volumes.zfs import ZfsDriver
 
 AUTO = "auto"
 _DRIVERS: Dict[str, Callable[[], Driver]] = {
     BtrfsDriver.name: BtrfsDriver,
     DirectoryDriver.name: DirectoryDriver,
     ReflinkDriver.name: ReflinkDriver,
+    ZfsDriver.name: ZfsDriver,
 }
 
 
@@ -37,12 +39,16 @@ def driver_named(name: str) -> Driver:
 
 
 def detect(path: bytes) -> str:
-    """The driver for ``auto``: btrfs for a subvolume that we may snapshot (as root), else directory."""
+    """The driver for ``auto``: btrfs for a subvolume, zfs for the root of a dataset, that we may snapshot (as root), else
+    directory. Without the zfs tool there are no datasets."""
     try:
-        if btrfs_ioctl.is_subvolume(path) and os.geteuid() == 0:
-            return BtrfsDriver.name
+        subvolume = btrfs_ioctl.is_subvolume(path)
     except OSError as error:
         raise HostError(
             "the directory cannot be looked at", where=shown(path), why=error.strerror or str(error)
         ) from error
-    return DirectoryDriver.name
+    if os.geteuid() != 0:
+        return DirectoryDriver.name
+    if subvolume:
+        return BtrfsDriver.name
+    return ZfsDriver.name if zfs_command.dataset_at(path) is not None else DirectoryDriver.name

@@ -13,6 +13,8 @@ import struct
 from dataclasses import dataclass
 from typing import Union
 
+from voltool.volumes.mounts import read_mounts
+
 
 @dataclass(frozen=True)
 class FilesystemTraits:
@@ -31,6 +33,7 @@ class FilesystemTraits:
 
 
 BTRFS_MAGIC = 0x9123683E
+_FUSE_MAGIC = 0x65735546
 _BY_MAGIC = {
     0xEF53: FilesystemTraits("ext4", stable_inodes=True, leases=True),
     0x58465342: FilesystemTraits("xfs", stable_inodes=True, leases=True, clones=True),
@@ -44,7 +47,7 @@ _BY_MAGIC = {
     0x858458F6: FilesystemTraits("ramfs", stable_inodes=True, leases=False),
     0x794C7630: FilesystemTraits("overlay", stable_inodes=False, leases=False),
     0x6969: FilesystemTraits("nfs", stable_inodes=False, leases=False),
-    0x65735546: FilesystemTraits("fuse", stable_inodes=False, leases=False),
+    _FUSE_MAGIC: FilesystemTraits("fuse", stable_inodes=False, leases=False),
     0xFF534D42: FilesystemTraits("cifs", stable_inodes=False, leases=False),
     0xFE534D42: FilesystemTraits("smb2", stable_inodes=False, leases=False),
     0x01021997: FilesystemTraits("9p", stable_inodes=False, leases=False),
@@ -52,6 +55,9 @@ _BY_MAGIC = {
     0x4D44: FilesystemTraits("vfat", stable_inodes=False, leases=False),
     0x2011BAB0: FilesystemTraits("exfat", stable_inodes=False, leases=False),
 }
+#: File systems behind FUSE that are known, by what mountinfo calls them. zfs-fuse: the inode number is the object's, also in a
+#: snapshot and after a remount; but times are given in whole seconds, so that a stamp does not tell of every change.
+_BEHIND_FUSE = {"fuse.zfs": FilesystemTraits("zfs-fuse", stable_inodes=True, leases=False, clones=True)}
 #: f_type is a long, but an unsigned int on s390x.
 _TYPE = struct.Struct("@I" if platform.machine() == "s390x" else "@l")
 
@@ -62,8 +68,14 @@ def traits_of(place: Union[bytes, int]) -> FilesystemTraits:
     Raises OSError.
     """
     magic = _magic_of(place)
-    known = _BY_MAGIC.get(magic)
+    known = _behind_fuse(place) if magic == _FUSE_MAGIC else _BY_MAGIC.get(magic)
     return known or FilesystemTraits(f"unknown ({magic:#x})", stable_inodes=False, leases=False)
+
+
+def _behind_fuse(place: Union[bytes, int]) -> FilesystemTraits:
+    device = os.stat(place).st_dev
+    kinds = {mount.kind for mount in read_mounts() if os.makedev(*mount.device) == device}
+    return next((_BEHIND_FUSE[kind] for kind in kinds if kind in _BEHIND_FUSE), _BY_MAGIC[_FUSE_MAGIC])
 
 
 def _magic_of(place: Union[bytes, int]) -> int:

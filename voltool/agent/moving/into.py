@@ -139,9 +139,12 @@ class _Session:
         return self._ground.apply_waiting()
 
     def _lost(self) -> Tuple[str, ...]:
+        """What the target cannot hold. What the old home could not read is not among it: files that go while they are
+        dumped, and the last round, when all is at rest, tells of the others."""
         losses = self._ground.losses
         lost = [f"{what}: {count} times" for what, (count, _first) in sorted(losses.attributes.items())]
-        lost += [f"object {lost.number}: {lost.why}" for lost in losses.objects[:10]]
+        unheld = [lost for lost in losses.objects if not lost.unread]
+        lost += [f"object {each.number}: {each.why}" for each in unheld[:10]]
         return tuple(lost)
 
     def _open(self) -> HeldTree:

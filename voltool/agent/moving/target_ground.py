@@ -181,17 +181,26 @@ class HostTarget:
         if not os.path.lexists(move.path):
             os.mkdir(move.path, _KEPT_MODE)
             durable.fsync_directory(os.path.dirname(move.path))
-            return dataclasses.replace(move, reserved=True)
+            move = dataclasses.replace(move, reserved=True)
+        if self._is_left(move.path):
+            placeholder.seal(move.path)
+        else:
+            placeholder.keep(move)
         return move
+
+    def _is_left(self, path: bytes) -> bool:
+        """Whether what stands there is what the volume left here when it moved away."""
+        retired = self._moves.source(self._uuid)
+        return retired is not None and placeholder.stands_at(path, retired)
 
     def _free_path(self, move: TargetMove) -> None:
         """What stands at the path must be such that the tree can take its place."""
-        retired = self._moves.source(self._uuid)
-        if retired is not None and placeholder.stands_at(move.path, retired):
-            try:
+        try:
+            placeholder.let_go(move)
+            if self._is_left(move.path):
                 placeholder.unseal(move.path)
-            except OSError as error:
-                raise translate(error, shown(move.path)) from error
+        except OSError as error:
+            raise translate(error, shown(move.path)) from error
         if placeholder.is_sealed(move.path):
             raise RefusedError(
                 "the target is immutable",
@@ -212,7 +221,9 @@ class HostTarget:
                     where=shown(staging.path),
                     remedy="do not remove anything: the volume's old home keeps its copy; report this",
                 )
-            self._name_tree(move, held, self._keep_states(held, area))
+            root = self._keep_states(held, area)
+            self._free_path(move)
+            self._name_tree(move, held, root)
             records.forget_area(self._host.directory, staging.path)
             self.held = None
         assert move.epoch is not None
@@ -276,9 +287,10 @@ class HostTarget:
             staging.remove()
             records.forget_area(self._host.directory, staging.path)
         self.held = None
-        retired = self._moves.source(self._uuid)
-        container.discard(move, retired)
-        if retired is not None and placeholder.stands_at(move.path, retired):
+        with contextlib.suppress(OSError):
+            placeholder.let_go(move)
+        container.discard(move, self._moves.source(self._uuid))
+        if self._is_left(move.path):
             placeholder.seal(move.path)
         if move.reserved:
             with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ class Driver(StrEnum):
     BTRFS = "btrfs"
     DIRECTORY = "directory"
     REFLINK = "reflink"
+    ZFS = "zfs"
 
 
 def volume_add(

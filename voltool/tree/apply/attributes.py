@@ -15,6 +15,7 @@ import os
 import stat
 import struct
 import time
+from typing import Callable, Optional
 
 from voltool import inodes
 from voltool.dumpfile import format as fmt
@@ -31,6 +32,8 @@ SEALS = fmt.FLAG_IMMUTABLE | fmt.FLAG_APPEND
 SECOND = 1_000_000_000
 #: What every file system can hold; the kernel silently cuts off what one cannot.
 _FIRST_SECOND, _LAST_SECOND = -(2**31), 2**31 - 1
+_TIME_RANGE = "time before 1901 or after 2038"
+_TIME_FRACTION = "fraction of a second of the time"
 
 _SPECIAL_BITS = 0o7000
 #: Not the labels that the host's own policy gives (security.selinux).
@@ -62,6 +65,7 @@ class Attributes:
         self._uid = os.geteuid()
         self._gid = os.getegid()
         self._now_ns = time.time_ns()
+        self._whole_seconds: Optional[bool] = None
 
     def early(self, descriptor: int, record: ObjectRecord, mask: int = EARLY_FILE_FLAGS) -> None:
         """Before data: the flags that only work on what is empty."""
@@ -81,7 +85,10 @@ class Attributes:
             os.chmod(descriptor, stat.S_IMODE(record.mode))
         if record.project:
             self._project(descriptor, record)
-        self.times(descriptor, record)
+        if not self._utime(descriptor, record) or self._cut_off(record, lambda: os.fstat(descriptor)):
+            self._losses.attribute(_TIME_RANGE, record.number)
+        elif self._rounded(record, lambda: os.fstat(descriptor)):
+            self._losses.attribute(_TIME_FRACTION, record.number)
         if record.flags:
             self._set_flags(descriptor, record, fmt.PORTABLE_FLAGS if seal else fmt.PORTABLE_FLAGS & ~SEALS)
 
@@ -97,12 +104,15 @@ class Attributes:
             self._xattr(prefix + name, record, key, value, follow_symlinks=False)
         if not stat.S_ISLNK(record.mode):
             os.chmod(name, stat.S_IMODE(record.mode), dir_fd=directory)
-        os.utime(name, ns=record_times(record, self._now_ns), dir_fd=directory, follow_symlinks=False)
+        if not self._utime(name, record, dir_fd=directory):
+            self._losses.attribute(_TIME_RANGE, record.number)
+        elif self._rounded(record, lambda: os.lstat(name, dir_fd=directory)):
+            self._losses.attribute(_TIME_FRACTION, record.number)
 
     def strip(self, descriptor: int, record: ObjectRecord) -> None:
         """Take off what a directory that was there before has and ``record`` lacks: xattrs, ACLs, flags."""
         wanted = {name for name, _value in fmt.decode_xattrs(record.xattrs)}
-        for listed in os.listxattr(descriptor):
+        for listed in inodes.list_xattrs(descriptor):
             name = os.fsencode(listed)
             if name not in wanted and name.startswith(_OURS_TO_REMOVE):
                 os.removexattr(descriptor, name)
@@ -111,11 +121,33 @@ class Attributes:
 
     def times(self, descriptor: int, record: ObjectRecord) -> None:
         """Set the times again, after names in the directory have changed."""
-        os.utime(descriptor, ns=record_times(record, self._now_ns))
-        if not _FIRST_SECOND <= record.mtime_s <= _LAST_SECOND and os.fstat(descriptor).st_mtime_ns != (
-            record.mtime_s * SECOND + record.mtime_ns
-        ):
-            self._losses.attribute("time before 1901 or after 2038", record.number)
+        self._utime(descriptor, record)
+
+    def _utime(self, where: int | bytes, record: ObjectRecord, dir_fd: Optional[int] = None) -> bool:
+        """Set the times; False where the file system says that it cannot hold them (zfs-fuse)."""
+        try:
+            if dir_fd is None:
+                os.utime(where, ns=record_times(record, self._now_ns))
+            else:
+                os.utime(where, ns=record_times(record, self._now_ns), dir_fd=dir_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            return False
+        return True
+
+    @staticmethod
+    def _cut_off(record: ObjectRecord, look: Callable[[], os.stat_result]) -> bool:
+        """Whether the kernel has silently put the nearest time that the file system can hold."""
+        if _FIRST_SECOND <= record.mtime_s <= _LAST_SECOND:
+            return False
+        return look().st_mtime_ns // SECOND != record.mtime_s
+
+    def _rounded(self, record: ObjectRecord, look: Callable[[], os.stat_result]) -> bool:
+        """Whether the file system holds whole seconds alone; it is asked once."""
+        if record.mtime_ns and self._whole_seconds is None:
+            self._whole_seconds = look().st_mtime_ns % SECOND != record.mtime_ns
+        return bool(record.mtime_ns and self._whole_seconds)
 
     def seal(self, descriptor: int, record: ObjectRecord) -> None:
         """+i and +a, last of all."""

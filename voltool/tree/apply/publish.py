@@ -52,7 +52,7 @@ def _rename(staging: int, root: bytes, target: bytes) -> None:
     if os.path.lexists(target):
         os.rename(root, target, src_dir_fd=staging)  # replaces an empty directory and nothing else
     else:
-        durable.rename_with_flags(root, target, durable.RENAME_NOREPLACE, old_dir=staging)
+        durable.rename_new(root, target, old_dir=staging)
     durable.fsync_directory(os.path.dirname(target))
 
 
@@ -88,6 +88,9 @@ def _moves(source: int, destination: int, path: Tuple[bytes, ...], *, merge: boo
         if not path and name == _LOST_AND_FOUND and stat.S_ISDIR(here.st_mode) and stat.S_ISDIR(there.st_mode):
             yield list(path), name  # the new file system's own, empty: rename replaces it
             continue
+        if os.path.samestat(here, there) and not stat.S_ISDIR(here.st_mode):
+            yield list(path), name  # moved in two steps and cut off between them
+            continue
         if not (merge and stat.S_ISDIR(here.st_mode) and stat.S_ISDIR(there.st_mode)):
             raise RefusedError(
                 "the target has something of that name already",
@@ -112,8 +115,10 @@ def _moves_below(source: int, destination: int, path: Tuple[bytes, ...]) -> Iter
 
 def _move_one(source: int, destination: int, path: List[bytes], name: bytes) -> None:
     if not path:
-        flags = 0 if name == _LOST_AND_FOUND else durable.RENAME_NOREPLACE
-        durable.rename_with_flags(name, name, flags, old_dir=source, new_dir=destination)
+        if name == _LOST_AND_FOUND:
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=destination)
+        else:
+            durable.rename_new(name, name, old_dir=source, new_dir=destination)
         return
     below = os.open(path[0], _OPEN, dir_fd=source)
     try:

@@ -222,7 +222,7 @@ def _make_plain(staging: int, path: bytes) -> None:
     try:
         if inodes.get_flags(descriptor)[0] & SEALS:
             inodes.set_flags(descriptor, 0, SEALS)
-        for name in os.listxattr(descriptor):
+        for name in inodes.list_xattrs(descriptor):
             # XFS shows each ACL a second time as trusted.SGI_ACL_*: it goes with the first.
             if name.startswith(("user.", "trusted.", "system.posix_acl_")) and not name.startswith("trusted.SGI_ACL_"):
                 os.removexattr(descriptor, name)

@@ -1,15 +1,17 @@
 """The empty directory that stands at a volume's path while, and after, its tree is away: marked, and immutable where the file
-system can do that, so that nothing starts on the old path. Of a mount point it is the emptied root. Ships to servers."""
+system can do that, so that nothing starts on the old path (of a mount point it is the emptied root); and the one that keeps the
+name at the new home. Ships to servers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from typing import Union
 
 from voltool import durable, inodes
 from voltool.beneath import opened_directory
 from voltool.dumpfile.format import FLAG_APPEND, FLAG_IMMUTABLE
-from voltool.model import SourceMove
+from voltool.model import SourceMove, TargetMove
 
 #: The inode flags that keep a directory's entries from being renamed.
 SEALS = FLAG_IMMUTABLE | FLAG_APPEND
@@ -27,7 +29,7 @@ def make(move: SourceMove) -> None:
     durable.fsync_directory(os.path.dirname(move.retired_path))
 
 
-def mark(path: bytes, move: SourceMove) -> None:
+def mark(path: bytes, move: Union[SourceMove, TargetMove]) -> None:
     """Let `stands_at` know the directory at ``path``. Raises OSError."""
     try:
         os.setxattr(path, _MARK, move.move_id.encode(), follow_symlinks=False)
@@ -35,7 +37,7 @@ def mark(path: bytes, move: SourceMove) -> None:
         os.setxattr(path, _USER_MARK, move.move_id.encode(), follow_symlinks=False)
 
 
-def unmark(path: bytes, move: SourceMove) -> None:
+def unmark(path: bytes, move: Union[SourceMove, TargetMove]) -> None:
     """Take the mark of this move off. Idempotent. Raises OSError."""
     for name in (_MARK, _USER_MARK):
         with contextlib.suppress(OSError):
@@ -43,7 +45,22 @@ def unmark(path: bytes, move: SourceMove) -> None:
                 os.removexattr(path, name, follow_symlinks=False)
 
 
-def stands_at(path: bytes, move: SourceMove) -> bool:
+def keep(move: TargetMove) -> None:
+    """Let nobody put anything into the empty directory at the new home's path, for then the tree could not take its place.
+    Where the file system has neither marks nor immutable directories nothing is done. Idempotent."""
+    with contextlib.suppress(OSError):
+        mark(move.path, move)
+        seal(move.path)
+
+
+def let_go(move: TargetMove) -> None:
+    """Undo `keep`. Idempotent. Raises OSError."""
+    if stands_at(move.path, move):
+        unseal(move.path)
+        unmark(move.path, move)
+
+
+def stands_at(path: bytes, move: Union[SourceMove, TargetMove]) -> bool:
     """Whether what is at ``path`` is the placeholder of this move."""
     for name in (_MARK, _USER_MARK):
         with contextlib.suppress(OSError):
