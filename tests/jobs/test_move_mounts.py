@@ -29,6 +29,7 @@ def tree_differences(ground: Ground) -> list[str]:
     [
         ("ext4", "xfs", "source"), ("xfs", "ext4", "target"), ("xfs", "xfs", "source target"),
         ("btrfs", "ext4", "source target"), ("ext4", "btrfs", "source target"),
+        ("zfs", "ext4", "source"), ("ext4", "zfs", ""),
     ],
 )  # fmt: skip
 def test_a_mount_point_in_use_is_moved(tmp_path: Path, here: str, there: str, mounted: str) -> None:
