@@ -105,13 +105,7 @@ def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
 
 
 def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
-    if target.lost and not options.lossy:
-        raise RefusedError(
-            "the new home's file system cannot hold everything of the volume",
-            where=target.hostname,
-            why="; ".join(target.lost),
-            remedy="a target on another file system, or --lossy",
-        )
+    _refuse_losses(target, options)
     limit = lock_limit(done.predicted, options.max_lock)
     source.prepare_lock()
     began = time.monotonic()
@@ -119,7 +113,7 @@ def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, s
         with steps.step(LOCK):
             source.lock(seconds=limit)
         try:
-            proof = _last_increment(source, target, steps, done)
+            proof = _last_increment(source, target, options, steps, done)
         except BaseException:
             with contextlib.suppress(VoltoolError):  # where the session is over, its end has unlocked it
                 source.unlock()
@@ -130,7 +124,9 @@ def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, s
     done.downtime = time.monotonic() - began
 
 
-def _last_increment(source: SourceHome, target: TargetHome, steps: Steps, done: Moved) -> SourceMove:
+def _last_increment(
+    source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved
+) -> SourceMove:
     """Under the lock, up to the commit; the record that proves it."""
     assert source.volume is not None
     with steps.round(LAST_INCREMENT, steps.after(LAST_INCREMENT)):
@@ -140,10 +136,21 @@ def _last_increment(source: SourceHome, target: TargetHome, steps: Steps, done: 
     epoch = Epoch(source.volume.epoch.number + 1, secrets.token_hex(16), target.hostname)
     with steps.step(PREPARE):
         target.prepare(epoch, sent.state_id, sent.sequence + 1)
+        _refuse_losses(target, options)
     with steps.step(SWITCH):
         proof = source.switch(epoch, sent.state_id)
     done.epoch = epoch.number
     return proof
+
+
+def _refuse_losses(target: TargetHome, options: MoveOptions) -> None:
+    if target.lost and not options.lossy:
+        raise RefusedError(
+            "the new home's file system cannot hold everything of the volume",
+            where=target.hostname,
+            why="; ".join(target.lost),
+            remedy="--lossy, or begin anew with a target on another file system, or without what cannot be held",
+        )
 
 
 def _refuse_incomplete(problems: tuple[FileProblem, ...]) -> None:

@@ -139,7 +139,7 @@ def _bring_retired(move: TargetMove, retired: SourceMove) -> None:
     if os.path.lexists(move.path):
         os.rename(retired.retired_path, move.path)  # replaces an empty directory and nothing else
     else:
-        durable.rename_with_flags(retired.retired_path, move.path, durable.RENAME_NOREPLACE)
+        durable.rename_new(retired.retired_path, move.path)
     for directory in (os.path.dirname(move.path), os.path.dirname(retired.retired_path)):
         durable.fsync_directory(directory)
 

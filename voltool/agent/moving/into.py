@@ -18,6 +18,7 @@ from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.fstab import advice_when_come
@@ -92,7 +93,7 @@ class _Session:
         if isinstance(step, moving.Prepare):
             prepared = self._target.prepare(step.epoch, step.state_id, step.sequence)
             run_hook(hook_of(step.hooks, "before_online"), "before_online", prepared.name, prepared.path)
-            return moving.TargetStatus(prepared, step.state_id)
+            return moving.TargetStatus(prepared, step.state_id, lost=self._lost())
         if isinstance(step, moving.Publish):
             published = self._target.publish(step.proof)
             advice = advice_when_come(published.path)
@@ -128,6 +129,7 @@ class _Session:
             receive_dump(self._conversation, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
+        rehearse(held, self._ground.attributes)
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:

@@ -12,6 +12,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
 from voltool.agent.moving import container
+from voltool.agent.moving.extremes import Extremes, obstacles_of
 from voltool.agent.moving.into import check_target
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.target_ground import HostTarget
@@ -19,6 +20,7 @@ from voltool.errors import VoltoolError
 from voltool.leases import ignore_lease_breaks, lease_test
 from voltool.model import RETIRED
 from voltool.showing import shown
+from voltool.volumes.limits import limits_of
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import check_can_lock, refuse_locked
 from voltool.volumes.mounts import is_mount_point
@@ -56,7 +58,8 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     if known is not None and known.phase != RETIRED:
         remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
         obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
-    survey = _Survey(path)
+    extremes = Extremes(path)
+    survey = _Survey(path, extremes)
     survey.look()
     rescan = survey.seconds
     if rescan < 5.0:  # once more: the last scan finds everything in memory
@@ -74,6 +77,7 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
         owners=survey.owner_names(),
         xattrs=tuple(sorted(survey.xattrs)),
         obstacles=tuple(obstacles),
+        extremes=extremes.found,
     )
 
 
@@ -109,6 +113,7 @@ def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState)
                 "the target's file system may not hold everything", shown(place), why, "another file system, or --lossy"
             )
         )
+    obstacles += obstacles_of(request.extremes, limits_of(place), request.move)
     kind = container.wanted(request.move, MoveBook(host.directory).source(request.move.uuid))
     driver = container.DRIVERS.get(kind) or (detect(path) if os.path.isdir(path) else "directory")
     unknown = tuple(name for name in request.owners if not _is_known(name))
@@ -149,15 +154,16 @@ def _is_known(name: str) -> bool:
 
 
 class _Survey:
-    """One look at every entry of the tree, timed."""
+    """One look at every entry of the tree, timed; what ``extremes`` looks at beside it does not count."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, extremes: Optional[Extremes] = None) -> None:
         self._root = root
+        self._extremes = extremes
         self._since = time.time() - _RECENT
         self._owners: Set[Tuple[str, int]] = set()
         self._linked: Set[int] = set()
         self._sampled = 0
-        self._sample_seconds = 0.0
+        self._sample_seconds = self._beside_seconds = 0.0
         self.entries = self.files = self.bytes = self.recent = 0
         self.seconds = 0.0
         self.xattrs: Set[str] = set()
@@ -168,6 +174,7 @@ class _Survey:
         began = time.monotonic()
         for path, entry in self._entries():
             self.entries += 1
+            self._aside(path, entry)
             self._owners |= {("user", entry.st_uid), ("group", entry.st_gid)}
             if stat.S_ISREG(entry.st_mode):
                 self.files += 1
@@ -180,7 +187,7 @@ class _Survey:
                     self.recent += entry.st_size
                 if self._sampled < _SAMPLE:
                     self._sample(path)
-        self.seconds = time.monotonic() - began - self._sample_seconds
+        self.seconds = time.monotonic() - began - self._sample_seconds - self._beside_seconds
 
     def _entries(self) -> Iterator[Tuple[bytes, os.stat_result]]:
         device = os.lstat(self._root).st_dev
@@ -191,6 +198,8 @@ class _Survey:
                 found = list(os.scandir(directory))
             except OSError:
                 continue
+            if self._extremes is not None:
+                self._extremes.names(directory, [entry.name for entry in found])
             for entry in found:
                 if directory == self._root and entry.name == AREA_NAME:
                     continue
@@ -201,6 +210,12 @@ class _Survey:
                 if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
                     waiting.append(entry.path)
                 yield entry.path, status
+
+    def _aside(self, path: bytes, status: os.stat_result) -> None:
+        if self._extremes is not None:
+            began = time.monotonic()
+            self._extremes.entry(path, status)
+            self._beside_seconds += time.monotonic() - began
 
     def _sample(self, path: bytes) -> None:
         began = time.monotonic()

@@ -81,6 +81,7 @@ class HostTarget:
         records.remember_area(self._host.directory, staging.path)
         self._take_retired(move, staging)
         held = HeldTree(staging)
+        self.losses.merge(held.kept_losses())
         self.held = held
         if held.record is None and not salvage(held) and not staging.fresh:
             self._begin_anew(move)

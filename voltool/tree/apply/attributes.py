@@ -21,6 +21,7 @@ from voltool import inodes
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import SpaceError
+from voltool.model import ROOT_OBJECT
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 
@@ -153,6 +154,16 @@ class Attributes:
         """+i and +a, last of all."""
         if record.flags & SEALS:
             self._set_flags(descriptor, record, SEALS)
+
+    def seal_entry(self, descriptor: int, flags: int) -> None:
+        """+i and +a of a name in the root, whose number nobody knows any more: a loss is the root's. A tree that is published
+        cannot fail for it."""
+        try:
+            inodes.set_flags(descriptor, flags, SEALS)
+        except OSError:
+            for bit in (fmt.FLAG_IMMUTABLE, fmt.FLAG_APPEND):
+                if flags & bit:
+                    self._losses.attribute(f"inode flag {_LETTERS[bit]} (chattr +{_LETTERS[bit]})", ROOT_OBJECT)
 
     def verity(self, descriptor: int, record: ObjectRecord) -> None:
         """Enable fs-verity; ``descriptor`` is open for reading, and nobody has the file open for writing."""

@@ -9,7 +9,6 @@ import dataclasses
 import os
 from typing import Dict
 
-from voltool import inodes
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.model import ROOT_OBJECT
@@ -106,6 +105,6 @@ class Finisher:
         except FileNotFoundError:
             return
         try:
-            inodes.set_flags(descriptor, flags, SEALS)
+            self._attributes.seal_entry(descriptor, flags)
         finally:
             os.close(descriptor)

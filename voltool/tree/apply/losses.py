@@ -50,6 +50,12 @@ class Losses:
         self.__init__()  # type: ignore[misc]
         return text
 
+    def text(self) -> bytes:
+        """The same without beginning anew."""
+        text = self.take()
+        self.merge(text)
+        return text
+
     def merge(self, taken: bytes) -> None:
         """Add what another process `take` n."""
         if not taken:

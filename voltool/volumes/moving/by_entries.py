@@ -126,22 +126,23 @@ def _bring_back(move: SourceMove, noted: Dict[str, int]) -> None:
 
 
 def _bring_one(root: int, retired: int, name: bytes) -> None:
-    """What somebody has put in an entry's place meanwhile is kept beside it; an empty directory is nothing."""
     try:
         _rename(retired, root, name, name)
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        durable.rename_with_flags(name, name, durable.RENAME_EXCHANGE, old_dir=retired, new_dir=root)
-        try:
-            os.rmdir(name, dir_fd=retired)
-        except OSError:
-            for number in range(1000):
-                suffix = b".found-at-the-old-path-%d" % number
-                with contextlib.suppress(FileExistsError):
-                    _rename(retired, root, name, name[: _NAME_MAX - len(suffix)] + suffix)
-                    return
-            raise
+    except FileExistsError:
+        _set_aside(root, name)
+        _rename(retired, root, name, name)
+
+
+def _set_aside(root: int, name: bytes) -> None:
+    """What somebody has put in an entry's place meanwhile is kept beside it; an empty directory is nothing."""
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=root)
+        return
+    for number in range(1000):
+        suffix = b".found-at-the-old-path-%d" % number
+        with contextlib.suppress(FileExistsError):
+            _rename(root, root, name, name[: _NAME_MAX - len(suffix)] + suffix)
+            return
 
 
 def _entries(directory: int) -> Iterator[bytes]:
@@ -151,7 +152,7 @@ def _entries(directory: int) -> Iterator[bytes]:
 def _rename(old: int, new: int, name: bytes, new_name: bytes) -> None:
     """Also of an immutable or append-only entry."""
     try:
-        durable.rename_with_flags(name, new_name, durable.RENAME_NOREPLACE, old_dir=old, new_dir=new)
+        durable.rename_new(name, new_name, old_dir=old, new_dir=new)
     except OSError as error:
         if error.errno != errno.EPERM:
             raise
@@ -161,7 +162,7 @@ def _rename(old: int, new: int, name: bytes, new_name: bytes) -> None:
             if not seals:
                 raise
             try:
-                durable.rename_with_flags(name, new_name, durable.RENAME_NOREPLACE, old_dir=old, new_dir=new)
+                durable.rename_new(name, new_name, old_dir=old, new_dir=new)
             finally:
                 inodes.set_flags(entry, seals, SEALS)
         finally:
