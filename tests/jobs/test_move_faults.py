@@ -325,6 +325,8 @@ def test_a_power_cut_leaves_a_mount_point_half_emptied(ground: Ground, monkeypat
     assert len(mounts) == 3
     for mount in reversed(mounts):
         subprocess.run(["umount", "-l", mount.split()[4]], check=True)
+    # A boot would mount the file system anew: the lock has made this mount of it read-only.
+    subprocess.run(["mount", "-o", "remount,bind,rw", str(ground.volume)], check=True)
     (left,) = {"another", "lost+found", "sub"} - set(left_at_the_old_path(ground))
     (ground.volume / left).mkdir()
     (ground.volume / left / "of the application").write_text("it found nothing and began anew")
