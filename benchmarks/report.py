@@ -67,13 +67,13 @@ def _render_row(row: Row, data: DataSet, reference: float | None) -> str:
     return f"| {name} | {row.seconds:.2f} | {relative} | {rate} | {cpu:.2f} | {memory / MB:,.0f} | {output} |"
 
 
-def replace_between_markers(page: str, text: str) -> str:
+def replace_between_markers(page: str, text: str, first: str = BEGIN, last: str = END) -> str:
     """``page`` with everything between the markers replaced; ValueError where they are missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _old, end, after = rest.partition(END)
+    before, begin, rest = page.partition(first)
+    _old, end, after = rest.partition(last)
     if not begin or not end:
         raise ValueError("the page lacks its markers")
-    return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+    return f"{before}{first}\n\n{text.strip()}\n\n{last}{after}"
 
 
 def describe_machine(versions: Sequence[str]) -> str:

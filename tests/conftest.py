@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.filesystems import make_filesystem
+from voltool.volumes.lock.mounting import leave_namespace
 
 __all__ = ["make_filesystem"]  # fixtures that tests find here without importing them
 
@@ -23,6 +24,14 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("voltool")
+
+
+def pytest_configure() -> None:
+    """Each process of a test run mounts in a namespace of its own: a lock looks for its tree in every namespace, and those
+    that other tests make at the same time would have copies of its mounts."""
+    if os.geteuid() == 0:
+        leave_namespace()
+
 
 _OURS = ("VOLTOOL_", "XDG_")
 _ALSO_OURS = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "TAPE", "RSYNC_RSH", "RSYNC_PROTECT_ARGS", "TAR_OPTIONS")

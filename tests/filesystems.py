@@ -75,18 +75,16 @@ class LoopFilesystem:
         skip_without(self.kind)
         if self.kind == "zfs":
             zfs.hold_daemon()
-        sweep()
-        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._home = temporary_home()
         try:
             self.path.mkdir()
-            if self.kind != "tmpfs":
+            if self.kind == "zfs":
                 with open(self.image, "wb") as image:
                     image.truncate(self.size)
-            if self.kind == "zfs":
                 zfs.create_pool(self._home, self.image, self.path)
             else:
-                if self.kind in _MAKERS:
-                    _run([*_MAKERS[self.kind], *self._mkfs_options, str(self.image)])
+                if self.kind != "tmpfs":
+                    make_image(self.kind, self.image, self.size, self._mkfs_options)
                 self.mount()
         except BaseException:
             _remove_home(self._home)
@@ -110,16 +108,7 @@ class LoopFilesystem:
             options = [f"size={self.size}", *self._mount_options]
             _run(["mount", "-t", "tmpfs", "-o", ",".join(options), "voltool-test", str(self.path)])
             return
-        options = ["loop", *self._mount_options]
-        command = ["mount", "-t", self.kind, "-o", ",".join(options), str(self.image), str(self.path)]
-        for attempt in range(5):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return
-            if "unknown filesystem type" in done.stderr:
-                pytest.skip(f"this kernel cannot mount {self.kind}")
-            time.sleep(0.1 * (attempt + 1))  # two tests may have grabbed the same free loop device
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        mount_image(self.kind, self.image, str(self.path), self._mount_options)
 
     def unmount(self) -> None:
         """Take the mount off; the image stays. Cold caches, or a "reboot"."""
@@ -160,6 +149,32 @@ def make_filesystem() -> Iterator[Callable[..., LoopFilesystem]]:
             return stack.enter_context(LoopFilesystem(kind, size, **options))
 
         yield make
+
+
+def temporary_home() -> Path:
+    """A directory for images and mounts, which the next test run sweeps away if this one is killed."""
+    sweep()
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+
+
+def make_image(kind: str, image: Path, size: int, options: Sequence[str] = ()) -> None:
+    """A sparse file with an empty file system of ``kind``."""
+    with open(image, "wb") as file:
+        file.truncate(size)
+    _run([*_MAKERS[kind], *options, str(image)])
+
+
+def mount_image(kind: str, image: Path, point: str, options: Sequence[str] = (), *, enter: Sequence[str] = ()) -> None:
+    """Mount it at ``point``; ``enter`` is put before the command, to run it in another mount namespace."""
+    command = [*enter, "mount", "-t", kind, "-o", ",".join(["loop", *options]), str(image), point]
+    for attempt in range(5):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        if "unknown filesystem type" in done.stderr:
+            pytest.skip(f"this kernel cannot mount {kind}")
+        time.sleep(0.1 * (attempt + 1))  # two tests may have grabbed the same free loop device
+    raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def skip_without(kind: str) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.sshd import Sshd
+from tests.network import Machine, Network
+from tests.sshd import Place, Sshd
 
 VOLTOOL = Path(sys.executable).parent / "voltool"
 _TIMEOUT = 600.0
@@ -25,17 +26,29 @@ _TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a `Site`: ``name`` is what voltool calls it, ``state`` its state directory."""
+    """A host of a `Site`: ``name`` is what voltool calls it, ``state`` its state directory; ``of_its_own`` the machine, where
+    the site has a network."""
 
     name: str
     sshd: Sshd
     state: Path
+    of_its_own: Machine | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine of one that has a network."""
+        assert self.of_its_own is not None, "this host is a part of the machine that the test runs on"
+        return self.of_its_own
 
 
 class Site:
-    """A command line's surroundings in ``directory``; use as a context manager or call ``stop()``."""
+    """A command line's surroundings in ``directory``; use as a context manager or call ``stop()``.
 
-    def __init__(self, directory: Path) -> None:
+    With a ``network`` each host is a machine of its own in it, and the command line runs there too.
+    """
+
+    def __init__(self, directory: Path, network: Network | None = None) -> None:
+        self.network = network
         self.directory = directory
         self.home = directory / "home"
         self.state = directory / "state"
@@ -51,25 +64,36 @@ class Site:
     def add_host(self, name: str, *, options: Sequence[str] = (), user: str | None = None) -> Host:
         """Start one more sshd and let the site's ssh configuration know it as ``name``."""
         state = self.directory / f"state-{name}"
+        machine = self.network.add(name) if self.network is not None else None
         sshd = Sshd(
             self.directory / f"sshd-{name}",
             name=name,
             options=options,
             user=user,
             environment={"VOLTOOL_STATE_DIR": str(state)},
+            place=self._place(machine),
         )
         with self.ssh_config.open("a", encoding="utf-8") as file:
             file.write(sshd.client_section())
-        host = Host(name, sshd, state)
+        host = Host(name, sshd, state, machine)
         self.hosts[name] = host
         return host
+
+    def _place(self, machine: Machine | None) -> Place | None:
+        if machine is None or self.network is None:
+            return None
+        return Place(machine.address, machine.enter, self.network.enter)
+
+    def command(self, *arguments: str) -> list[str]:
+        """What starts voltool where this site's command line is, with ``environment``."""
+        return [*(self.network.enter if self.network is not None else ()), str(VOLTOOL), *arguments]
 
     def voltool(
         self, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run voltool as cron would, without a terminal; AssertionError with its output when it fails and ``check``."""
         done = subprocess.run(
-            [str(VOLTOOL), *arguments],
+            self.command(*arguments),
             env={**self.environment, **(environment or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,

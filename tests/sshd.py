@@ -14,9 +14,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +27,23 @@ import pytest
 
 _SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 _START_TIMEOUT = 15.0
+_SSH_PORT = 22
+#: Run where the clients are: whether the server at argv[1], argv[2] says hello.
+_KNOCK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as connection:
+    sys.exit(connection.recv(4) != b"SSH-")
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs: commands that put one there (``enter``) and where its clients are (``reach``), and its address; one
+    that has a network of its own listens on the usual port."""
+
+    address: str = "127.0.0.1"
+    enter: Sequence[str] = ()
+    reach: Sequence[str] = ()
 
 
 class Sshd:
@@ -36,6 +55,7 @@ class Sshd:
 
     ``options`` are further lines of sshd_config; ``environment`` is set for every session (SetEnv); ``user`` logs in
     (default: whoever runs the tests; another one needs root); ``client_options`` are further lines of the Host section.
+    ``place``: where it runs, if not beside us.
     """
 
     def __init__(
@@ -47,6 +67,7 @@ class Sshd:
         user: str | None = None,
         name: str = "throwaway",
         client_options: Sequence[str] = (),
+        place: Place | None = None,
     ) -> None:
         if _SSHD is None or shutil.which("ssh-keygen") is None:
             pytest.skip("no sshd on this machine (package openssh-server)")
@@ -54,7 +75,8 @@ class Sshd:
         directory.chmod(0o755)
         self.directory = directory
         self.name = name
-        self.address = "127.0.0.1"
+        self._place = place or Place()
+        self.address = self._place.address
         self.user = user or getpass.getuser()
         self.key_file = generate_key(directory / "user_key")
         self.host_key_file = generate_key(directory / "host_key")
@@ -71,7 +93,8 @@ class Sshd:
         self._options = tuple(options)
         self._environment = dict(environment or {})
         self._start()
-        self.known_hosts_line = f"[{self.address}]:{self.port} {self.host_key}"
+        known_as = self.address if self.port == _SSH_PORT else f"[{self.address}]:{self.port}"
+        self.known_hosts_line = f"{known_as} {self.host_key}"
         self.known_hosts_file.write_text(self.known_hosts_line + "\n")
         self.config_file.write_text(self.client_section(client_options))
 
@@ -95,16 +118,28 @@ class Sshd:
         with self._authorized.open("a") as file:
             file.write(public_key_file.read_text())
 
+    @property
+    def pid(self) -> int:
+        """The listener's."""
+        return self._process.pid
+
     def sessions(self) -> list[int]:
         """The pids of the server's own processes for connections that are open (children of the listener)."""
         return [pid for pid in _children(self._process.pid) if _is_sshd(pid)]
 
     def kill_sessions(self) -> None:
         """kill -9 what serves the open connections, as the kernel would when memory is short; the listener stays."""
+        self._signal_sessions(signal.SIGKILL)
+
+    def freeze_sessions(self) -> None:
+        """Stop what serves the open connections: nothing passes any more, and nobody is told. `kill_sessions` ends that."""
+        self._signal_sessions(signal.SIGSTOP)
+
+    def _signal_sessions(self, number: int) -> None:
         for pid in self.sessions():
-            for victim in [*(child for child in _children(pid) if _is_sshd(child)), pid]:
+            for process in [*(child for child in _children(pid) if _is_sshd(child)), pid]:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
+                    os.kill(process, number)
 
     def log(self) -> str:
         """What the server has logged so far."""
@@ -128,13 +163,13 @@ class Sshd:
 
     def _start(self) -> None:
         for _attempt in range(5):
-            self.port = _free_port()
+            self.port = _SSH_PORT if self._place.enter else _free_port()
             config = self.directory / "sshd_config"
             config.write_text("\n".join(self._config_lines()) + "\n")
             _make_privilege_separation_directory()
             assert _SSHD is not None
             self._process = subprocess.Popen(
-                [_SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
+                [*self._place.enter, _SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -171,12 +206,17 @@ class Sshd:
     def _answers(self) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                with socket.create_connection((self.address, self.port), timeout=5) as connection:
-                    if connection.recv(4) == b"SSH-":
-                        return self._process.poll() is None
-            except OSError:
-                time.sleep(0.02)
+            if self._knock():
+                return self._process.poll() is None
+            time.sleep(0.02)
+        return False
+
+    def _knock(self) -> bool:
+        if self._place.reach:
+            command = [*self._place.reach, sys.executable, "-I", "-c", _KNOCK, self.address, str(self.port)]
+            return subprocess.run(command, check=False, capture_output=True).returncode == 0
+        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), timeout=5) as connection:
+            return connection.recv(4) == b"SSH-"
         return False
 
 

@@ -87,21 +87,17 @@ class Watch:
 
 
 @pytest.fixture(params=["btrfs", "directory", "reflink"])
-def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def volume(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A volume's path in a directory where nothing else is."""
     if request.param == "btrfs":
         with LoopFilesystem("btrfs") as filesystem:
             os.mkdir(filesystem.path / "srv")
             assert os.system(f"btrfs -q subvolume create {filesystem.path}/srv/vol1") == 0  # noqa: S605 - our own path
             yield filesystem.path / "srv/vol1"
-    elif request.param == "reflink":
-        with LoopFilesystem("xfs") as filesystem:
+    else:  # never on a file system that other mount namespaces have: it could not be locked
+        with LoopFilesystem("xfs" if request.param == "reflink" else "ext4") as filesystem:
             (filesystem.path / "srv/vol1").mkdir(parents=True)
             yield filesystem.path / "srv/vol1"
-    else:
-        path = tmp_path / "srv/vol1"
-        path.mkdir(parents=True)
-        yield path
 
 
 def undocumented(found: set[tuple[str, str]], rows: list[Row]) -> set[tuple[str, str]]:

@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _WRITER = """
 import os, sys, time
-root, log = sys.argv[1:]
+root, log, word, pause = sys.argv[1:]
 with open(log, "a") as acknowledged:
     number = 0
     while True:
-        name, line = f"log{number % 40}", f"line {number}"
+        name, line = f"log{number % 40}", f"{word} {number}"
         try:
             with open(os.path.join(root, name), "a") as file:
                 file.write(line + chr(10))
@@ -33,18 +33,24 @@ with open(log, "a") as acknowledged:
         except OSError as error:
             sys.exit(error.strerror)
         number += 1
-        time.sleep(0.001)
+        time.sleep(float(pause))
 """
 
 
 class Writer:
-    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done."""
+    """A process that appends, renames and fsyncs files until it is stopped or refused, and logs what came back as done.
 
-    def __init__(self, root: Path, directory: Path) -> None:
-        self._log = directory / "acknowledged"
+    ``enter`` before its command lets it run elsewhere; ``root`` is the tree as it is called there. ``word`` tells its lines, and
+    its log in ``directory``, from those of another writer; ``pause`` seconds lie between two writes.
+    """
+
+    def __init__(
+        self, root: Path, directory: Path, enter: Sequence[str] = (), word: str = "line", pause: float = 0.001
+    ) -> None:
+        self._log = directory / f"acknowledged-{word}"
         self._log.touch()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(root), str(self._log)],
+            [*enter, sys.executable, "-c", _WRITER, str(root), str(self._log), word, str(pause)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",

@@ -1,8 +1,9 @@
 """zfs-fuse for tests: one daemon for all test processes of this machine, and pools on sparse files. Knows nothing of voltool.
 
-There can be only one daemon (its socket has a fixed place). The first test process that needs it starts it, every one that
-uses it holds a shared lock, and who lets go last stops it. What a killed run left, pools or the daemon, goes with the next use.
-A daemon that is not ours is used, and never stopped.
+A daemon mounts in its own mount namespace, and each process of a test run has one of its own (tests/conftest.py): so there is a
+daemon for each namespace, its socket and its lock, whose places are fixed, on file systems of their own. The first process of
+a namespace that needs the daemon starts it, every one that uses it holds a shared lock, and who lets go last stops it. What a
+killed run left, pools or a daemon, goes with the next use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 
 import pytest
 
-_HOME = Path("/run/voltool-test-zfs")
+_HOMES = Path("/run/voltool-test-zfs")
+#: Where the daemon has its socket, and the lock that there is only one of it.
+_PLACES = (Path("/var/run/zfs"), Path("/var/lock/zfs"))
 _DAEMON = "zfs-fuse"
 _POOL_PREFIX = "vt-"
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -41,12 +44,18 @@ def skip_without_zfs() -> None:
 @functools.cache
 def hold_daemon() -> None:
     """Let the daemon run until this process ends."""
-    _HOME.mkdir(mode=0o700, exist_ok=True)
-    users = os.open(_HOME / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    home = _home()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep_daemons(home)
+    users = os.open(home / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with _gate():
         fcntl.flock(users, fcntl.LOCK_SH)
         if not _CONNECTIONS.is_mount():
             run("mount", "-t", "fusectl", "fusectl", str(_CONNECTIONS))
+        for place in _PLACES:
+            place.mkdir(mode=0o700, exist_ok=True)
+            if not place.is_mount():
+                run("mount", "-t", "tmpfs", "voltool-test", str(place))
         if not _answers():
             _stop()
             _start()
@@ -177,7 +186,7 @@ def _pools() -> list[str]:
 @contextlib.contextmanager
 def _gate() -> Iterator[None]:
     """Inside, nobody else starts or stops the daemon."""
-    descriptor = os.open(_HOME / "gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(_home() / "gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -193,7 +202,8 @@ def _answers() -> bool:
 
 
 def _start() -> None:
-    script = f"echo $$ > {_HOME}/pid; exec {_DAEMON} --no-daemon --no-kstat-mount --enable-xattr > {_HOME}/log 2>&1"
+    home = _home()
+    script = f"echo $$ > {home}/pid; exec {_DAEMON} --no-daemon --no-kstat-mount --enable-xattr > {home}/log 2>&1"
     _run("setsid", "--fork", "sh", "-c", f"cd /; {script}")
     _wait(_answers, "zfs-fuse does not answer")
 
@@ -212,16 +222,38 @@ def _let_go(users: int, pid: int) -> None:
     os.close(users)
 
 
-def _stop() -> None:
+def _home() -> Path:
+    """Where this namespace's daemon has its files."""
+    return _HOMES / os.readlink("/proc/self/ns/mnt").strip("mnt:[]")
+
+
+def _sweep_daemons(own: Path) -> None:
+    """End the daemons of namespaces that no test process uses any more: killed runs left them."""
+    for home in _HOMES.iterdir():
+        if home == own or not (home / "users").exists():
+            continue
+        users = os.open(home / "users", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _stop(home)
+            shutil.rmtree(home)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(users)
+
+
+def _stop(home: Path | None = None) -> None:
     """End the daemon that we started, if it is there."""
+    home = home or _home()
     try:
-        pid = int((_HOME / "pid").read_text())
+        pid = int((home / "pid").read_text())
     except (OSError, ValueError):
         return
     if _is_daemon(pid):
         os.kill(pid, signal.SIGKILL)  # it has no pool any more; asked to end it would take seconds
         _wait(lambda: not _is_daemon(pid), "zfs-fuse cannot be killed")
-    (_HOME / "pid").unlink()
+    (home / "pid").unlink()
 
 
 def _is_daemon(pid: int) -> bool:

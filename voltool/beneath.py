@@ -6,6 +6,7 @@ Knows nothing of trees or dumps. Sources: openat2(2), path_resolution(7).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -44,6 +45,16 @@ def open_beneath(directory: int, path: bytes, flags: int, mode: int = 0o600) -> 
     if len(path) <= _PIECE:
         return _openat2(directory, path, flags, mode)
     return _open_by_steps(directory, list(_pieces(parts)), flags, mode)
+
+
+@contextlib.contextmanager
+def opened_directory(path: bytes) -> Iterator[int]:
+    """A descriptor of the directory at ``path``, which must not be a link itself. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ Sources: rename(2), fsync(2), flock(2), renameat2(2); fsync of the directory mak
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -125,7 +126,8 @@ class FileLock:
     """An exclusive flock(2) on a file that says who holds it and since when; ends with the process.
 
     Use as a context manager. ``acquire`` raises BusyError at once when it is held elsewhere. The file is never removed:
-    removing a lock file lets two processes lock two files of one name.
+    removing a lock file lets two processes lock two files of one name. It is held open for reading only, so that the mount
+    it lies on can become read-only meanwhile (not on NFS, whose exclusive locks need a file open for writing).
     """
 
     def __init__(self, path: Path, *, what: str, owner: str) -> None:
@@ -136,28 +138,47 @@ class FileLock:
 
     def acquire(self) -> None:
         """Take the lock or raise BusyError with the owner's own words."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._descriptor = self._take(os.O_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            self._descriptor = self._take(os.O_RDWR)
+        note = {"owner": self._owner, "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        try:
+            self._write(json.dumps(note).encode())
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the lock up; idempotent."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # the file system may be read-only by now; who holds nothing is not read
+                self._write(b"")
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _take(self, mode: int) -> int:
+        descriptor = os.open(self._path, mode | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            why = _describe_owner(os.pread(descriptor, 65536, 0))
+            why = _describe_owner(os.pread(descriptor, 65536, 0)) if error.errno != errno.EBADF else ""
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise BusyError(
                 f"{self._what} is in use", why=why, remedy="wait until it is done; the lock ends with its owner"
             ) from None
-        note = {"owner": self._owner, "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
-        self._descriptor = descriptor
+        return descriptor
 
-    def release(self) -> None:
-        """Give the lock up; idempotent."""
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+    def _write(self, note: bytes) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(descriptor, note)
+        finally:
+            os.close(descriptor)
 
     def __enter__(self) -> FileLock:
         self.acquire()

@@ -193,7 +193,8 @@ class Peer:
 @dataclass(frozen=True)
 class SourceMove:
     """What the old home knows. ``root_inode`` is the volume's root, by which it is recognised wherever it stands;
-    ``retired_path`` where it goes. ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
+    ``retired_path`` where it goes; ``by_entries``: the path is a mount point, so not the tree is renamed but its top entries.
+    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
 
     move_id: str
     uuid: str
@@ -206,12 +207,13 @@ class SourceMove:
     retired_path: bytes = b""
     epoch: Optional[Epoch] = None
     state_id: str = ""
+    by_entries: bool = False
 
 
 @dataclass(frozen=True)
 class TargetMove:
     """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
-    at ``path`` to keep the name."""
+    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`)."""
 
     move_id: str
     uuid: str
@@ -225,3 +227,4 @@ class TargetMove:
     state_id: str = ""
     sequence: int = 0
     reserved: bool = False
+    container: str = ""

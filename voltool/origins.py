@@ -16,6 +16,8 @@ class Origins(Protocol):
 
     #: What was mounted inside the volume and is not in the clone: paths from the root.
     skipped: Tuple[bytes, ...]
+    #: When the clone was begun: what moved ahead of its passes left its place after that.
+    began_ns: int
 
     def status(self, status: os.stat_result) -> os.stat_result:
         """What stat(2) said of the volume's inode when it was cloned, given that of the clone's. Raises OSError (ESTALE)

@@ -24,7 +24,7 @@ class SortedSpool:
     """Add records, then iterate over them in byte order, as often as wanted. Close it, or use it as a context."""
 
     def __init__(self, directory: bytes, run_bytes: int = DEFAULT_RUN_BYTES) -> None:
-        self._directory = directory
+        self.directory = directory
         self._run_bytes = run_bytes
         self._records: List[bytes] = []
         self._size = 0
@@ -54,7 +54,7 @@ class SortedSpool:
     def _spill(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close()
-                dir=os.fsdecode(self._directory), buffering=1 << 20
+                dir=os.fsdecode(self.directory), buffering=1 << 20
             )
         self._records.sort()
         file = self._file

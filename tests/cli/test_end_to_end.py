@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import struct
 import subprocess
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import pytest
 
 from tests.cli.test_json import SCHEMA, check_fields
 from tests.hosts import VOLTOOL, Site
+from tests.terminal import OnTerminal
 
 
 @pytest.fixture
@@ -134,21 +131,14 @@ def test_an_unknown_host_is_6(site: Site) -> None:
 
 def test_bars_on_a_terminal_have_a_true_total(site: Site, volume: Path) -> None:
     site.voltool("volume", "add", "vol1", f"local:{volume}")
-    terminal, end = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    process = subprocess.Popen([str(VOLTOOL), "dump", "vol1"], stdin=end, stdout=end, stderr=end, env=site.environment)
-    os.close(end)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(terminal, 65536)
-        except OSError:
-            break
-    os.close(terminal)
-    assert process.wait() == 0
-    assert b"vol1: scan" in shown
-    assert b"B/3.0" in shown
-    assert shown.rstrip().splitlines()[-1].lstrip(b"\r \x1b[A").startswith(b"vol1: dump ")
+    with OnTerminal([str(VOLTOOL), "dump", "vol1", "--bandwidth", "2M"], site.environment) as terminal:
+        assert terminal.wait() == 0
+    assert any("vol1: dump" in text and "B/3.0" in text and "files [" in text for text in terminal.screen.seen), (
+        terminal.screen.seen
+    )
+    shown = terminal.screen.text()
+    assert "files [" not in shown
+    assert any(line.startswith("vol1: dump ") and "level 0" in line for line in shown.splitlines())
 
 
 def test_restore_verify_ls_cat(site: Site, volume: Path, tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ from tests.catalog.samples import make_dump, make_volume
 from tests.cli.fakes import Console, ListedEntry, Outcome, Result, make_record
 from voltool.cli import json_lines
 from voltool.errors import IntegrityError, InterruptedByUser, Interruption
-from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed
+from voltool.events import (
+    Locked,
+    Notice,
+    PhaseEnded,
+    PhaseStarted,
+    Progressed,
+    StepEnded,
+    StepStarted,
+    Unlocked,
+)
 from voltool.model import FileProblem, Problem
 from voltool.wire.messages import ScanTotals
 
@@ -239,6 +248,16 @@ def test_wrong_calls(filled: Console, arguments: list[str]) -> None:
 
 
 def test_every_event_is_documented() -> None:
-    for event in (PhaseStarted("v", "scan"), Progressed("v", "scan"), PhaseEnded("v", "scan"), Notice("info", "x")):
+    for event in (
+        PhaseStarted("v", "scan"),
+        Progressed("v", "scan"),
+        PhaseEnded("v", "scan"),
+        StepStarted("v", "copy", ("lock", "settle")),
+        StepEnded("v", "lock", 0.5, ok=False),
+        StepEnded("v", "copy", 0.5, bytes=1, entries=2, predicted_downtime=0.3, why_stop="short enough"),
+        Locked("v", 60),
+        Unlocked("v", 0.5, switched=True),
+        Notice("info", "x"),
+    ):
         line = json_lines.event_object(event)
         check_fields(line, SCHEMA[line["event"]], line["event"])

@@ -82,6 +82,15 @@ class ForkStream:
             elif readable:
                 self._early.append(self._socket.recv(_PIECE))
 
+    def try_write(self, data: bytes) -> None:
+        raise AssertionError("nothing is said to this agent by the way")
+
+    def arrived(self) -> tuple[int, int]:
+        raise AssertionError("nobody listens to this agent by the way")
+
+    def drop(self) -> None:
+        raise AssertionError("this agent is never silent")
+
     def close(self, grace: float = 0.0) -> None:
         if self._pid is None:
             return

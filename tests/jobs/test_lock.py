@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
-from voltool.volumes.lock.hold import in_container
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import end_lock, in_container
 
 
 class Locked:
@@ -70,11 +72,34 @@ def test_lock_dump_unlock(ground: Locked) -> None:
     again = ground.voltool("lock", "vol", check=False)
     assert again.returncode == 4
     assert "since" in again.stderr
-    ground.voltool("dump", "vol")
+    assert consistency(ground.voltool("dump", "vol", "--json")) == "locked"
     ground.voltool("unlock", "vol")
+    assert consistency(ground.voltool("dump", "vol", "--json")) == "live"
     assert ground.writable()
     assert "was not locked" in ground.voltool("unlock", "vol").stdout
     assert ground.marks.read_text() == "before_lock\nafter_unlock\n"
+
+
+def consistency(done: subprocess.CompletedProcess[str]) -> str:
+    (dump,) = json.loads(done.stdout.splitlines()[-1])["dumps"]
+    return str(dump["consistency"])
+
+
+def test_a_dump_that_outlasts_the_lock_is_none(ground: Locked) -> None:
+    (ground.volume / "large").write_bytes(os.urandom(3 << 19))
+    ground.voltool("lock", "vol")
+    dump = subprocess.Popen(
+        [str(VOLTOOL), *ground.config, "dump", "vol", "--bandwidth", "256K"],
+        env=ground.site.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    store = ground.site.state / "store"
+    wait_until(lambda: any(path.is_file() and path.stat().st_size > 0 for path in store.rglob("*")), 60)
+    state = ground.site.hosts["hosta"].state
+    (record,) = (state / "locks").glob("*.json")
+    end_lock(LockBook(os.fsencode(state), record.stem))
+    assert "the volume's lock ended before the dump did" in dump.communicate()[1]
+    assert dump.returncode == 4
+    assert json.loads(ground.voltool("dumps", "vol", "--json").stdout.splitlines()[-1])["dumps"] == []
 
 
 def test_the_lock_ends_when_its_time_is_over(ground: Locked) -> None:

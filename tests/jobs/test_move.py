@@ -18,6 +18,7 @@ from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
 from tests.judge import compare
 from tests.writer import Writer, wait_until
+from voltool.volumes.btrfs_ioctl import is_subvolume
 from voltool.volumes.lock.hold import in_container
 
 #: File systems; a third word is the driver of the volume, where it is not the one that is found by itself.
@@ -31,15 +32,23 @@ class Ground:
     """Two hosts, ``hosta`` with the volume ``vol`` and ``hostb``, each with a file system of its own."""
 
     def __init__(
-        self, site: Site, here: LoopFilesystem, there: LoopFilesystem, files: int = 300, driver: str = "auto"
+        self,
+        site: Site,
+        here: LoopFilesystem,
+        there: LoopFilesystem,
+        files: int = 300,
+        driver: str = "auto",
+        mounted: str = "",
     ) -> None:
         self.site = site
         self.here, self.there = here.path, there.path
-        self.volume = here.path / "vol"
-        self.target = there.path / "vol"
+        self.volume = here.path if "source" in mounted else here.path / "vol"
+        self.target = there.path if "target" in mounted else there.path / "vol"
         site.add_host("hosta")
         site.add_host("hostb")
-        if here.kind == "btrfs":
+        if "source" in mounted:
+            pass
+        elif here.kind == "btrfs":
             subprocess.run(["btrfs", "-q", "subvolume", "create", str(self.volume)], check=True)
         else:
             self.volume.mkdir()
@@ -76,19 +85,23 @@ class Ground:
     def mounts(self) -> list[str]:
         """Mounts of a lock that stand."""
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if f" {self.here}/" in line]
+        found = [line for line in lines if f" {self.here}/" in line or f" {self.here} " in line]
+        return found[1:]  # the first is the file system itself
 
     def clear(self) -> None:
         """Let the file systems be unmounted: nothing of a lock is left, and no immutable placeholder."""
-        subprocess.run(["chattr", "-i", str(self.volume)], check=False, capture_output=True)
+        subprocess.run(["chattr", "-i", str(self.volume), str(self.target)], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
-def made(tmp_path: Path, here: str, there: str, files: int = 300, driver: str = "auto") -> Iterator[Ground]:
+def made(
+    tmp_path: Path, here: str, there: str, files: int = 300, driver: str = "auto", mounted: str = ""
+) -> Iterator[Ground]:
+    """``mounted``: which of ``source`` and ``target`` is the root of its file system."""
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
     with LoopFilesystem(here) as a, LoopFilesystem(there) as b, Site(tmp_path / "site") as site:
-        ground = Ground(site, a, b, files, driver)
+        ground = Ground(site, a, b, files, driver, mounted)
         try:
             yield ground
         finally:
@@ -117,6 +130,7 @@ def test_a_volume_in_use_is_moved(tmp_path: Path, pair: tuple[str, ...]) -> None
         assert ground.site.voltool("where", "vol").stdout == f"hostb:{ground.target}\n"
         assert ground.mounts() == []
         assert os.listdir(ground.volume) == []
+        assert is_subvolume(os.fsencode(ground.target)) == (there == "btrfs")
         next_dump = ground.site.result("dump", "--level", "1", "vol")["dumps"][0]
         assert next_dump["level"] == 1
         assert next_dump["stored_bytes"] < 200_000
@@ -197,8 +211,9 @@ def test_an_interrupted_copy_is_not_sent_again(tmp_path: Path) -> None:
         assert compare(ground.retired, ground.target) == []
 
 
-def test_abort(tmp_path: Path) -> None:
-    with made(tmp_path, "xfs", "ext4") as ground:
+@pytest.mark.parametrize("there", ["ext4", "btrfs"])
+def test_abort(tmp_path: Path, there: str) -> None:
+    with made(tmp_path, "xfs", there, files=30) as ground:
         assert kill_when(ground, "catch up 1", ("move", "vol", f"hostb:{ground.target}", "--yes")) == -signal.SIGKILL
         wait_until(lambda: ground.site.voltool("move", "--abort", "vol", check=False).returncode == 0)
         assert not ground.target.exists()
@@ -241,6 +256,9 @@ def test_what_stands_at_the_target_is_not_overwritten(tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert "not empty" in refused.stderr
         assert (ground.target / "precious").read_text() == "data"
+        nowhere = ground.site.voltool("move", "vol", f"hostb:{ground.there}/not/there", check=False)
+        assert nowhere.returncode == 1
+        assert "there is no directory" in nowhere.stderr
         assert "no move is under way" in ground.site.voltool("move", "--status", "vol").stdout
 
 

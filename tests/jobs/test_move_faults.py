@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from tests.core.harness import ForkHosts, Recorder
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.writer import Writer, wait_until
+from voltool.agent import guardian
 from voltool.agent.moving.source_ground import HostSource
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.backup.ports import World
@@ -32,7 +34,9 @@ from voltool.move.job import MoveWish, Which, abort_move, move_volume, resume_mo
 from voltool.move.sessions import SessionSettings
 from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
+from voltool.tree.apply import publish
 from voltool.volumes.lock.hold import in_container
+from voltool.volumes.moving import by_entries
 
 SETTINGS = SessionSettings(owner="a test", workers=1)
 OPTIONS = MoveOptions(downtime=1000.0)
@@ -65,8 +69,8 @@ def _forgiving(connection: AbstractContextManager[AgentSession]) -> Iterator[Age
 class Ground:
     """A volume on host a, and room for it on host b."""
 
-    def __init__(self, directory: Path, here: Path, there: Path) -> None:
-        self.volume, self.target = here / "vol", there / "vol"
+    def __init__(self, directory: Path, here: Path, there: Path, *, mounted: bool = False) -> None:
+        self.volume, self.target = here if mounted else here / "vol", there / "vol"
         (self.volume / "sub").mkdir(parents=True)
         for number in range(50):
             (self.volume / "sub" / f"f{number}").write_bytes(os.urandom(5000))
@@ -89,18 +93,23 @@ class Ground:
     def what(self) -> str:
         return standing(self.world, Which("vol")).what
 
+    def mounted_at(self, path: Path) -> int:
+        """How many mounts lie over each other at, or below, a path."""
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+        return sum(point == str(path) or point.startswith(f"{path}/") for point in points)
+
     @property
     def retired(self) -> Path:
         (found,) = (self.here / ".voltool").glob("*/retired-*")
         return found
 
 
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
+@pytest.fixture(params=[False, True], ids=["directory", "mount point"])
+def ground(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ground]:
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
     with LoopFilesystem("ext4") as a, LoopFilesystem("xfs") as b:
-        made = Ground(tmp_path, a.path, b.path)
+        made = Ground(tmp_path, a.path, b.path, mounted=request.param)
         try:
             yield made
         finally:
@@ -138,7 +147,18 @@ def dying_after(kind: type, method: str) -> Callable[[], None]:
 
 def locked_mounts(ground: Ground) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if f" {ground.here}/" in line]
+    found = [line for line in lines if f" {ground.here}/" in line or f" {ground.here} " in line]
+    return found[1:]  # the first is the file system itself
+
+
+def differences(ground: Ground) -> list[str]:
+    """Between the retired copy and the new home; what a mount point's root was stays with the root."""
+    found = compare(ground.retired, ground.target)
+    return [line for line in found if "'.'" not in line and " ./" not in line]
+
+
+def left_at_the_old_path(ground: Ground) -> list[str]:
+    return [name for name in os.listdir(ground.volume) if name != ".voltool"]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -151,14 +171,14 @@ def test_the_new_home_dies_when_it_is_to_publish(ground: Ground, moment: str) ->
     writer.stop()
     assert "in service nowhere" in failed.value.why
     assert "voltool move --resume vol" in failed.value.remedy
-    assert os.listdir(ground.volume) == []
+    assert left_at_the_old_path(ground) == []
     assert "in service nowhere" in ground.what()
     with pytest.raises(RefusedError, match="moved already"):
         abort_move(ground.world, Which("vol"))
     del ground.hosts.inject["b"]
     ground.resume()
     assert writer.lost(ground.target) == []
-    assert compare(ground.retired, ground.target) == []
+    assert differences(ground) == []
     assert locked_mounts(ground) == []
 
 
@@ -212,12 +232,12 @@ def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
     assert "in service nowhere" in failed.value.why
     wait_until(lambda: locked_mounts(ground) == [])
     time.sleep(0.5)
-    assert os.listdir(ground.volume) == []
+    assert left_at_the_old_path(ground) == []
     assert not mark.exists()
     del ground.hosts.inject["a"]
     ground.resume()
     assert (ground.target / "sub" / "f1").exists()
-    assert compare(ground.retired, ground.target) == []
+    assert differences(ground) == []
 
 
 @pytest.mark.parametrize("method", ["make_ready", "apply_waiting"])
@@ -230,7 +250,7 @@ def test_the_new_home_dies_under_the_lock(ground: Ground, method: str) -> None:
     del ground.hosts.inject["b"]
     ground.resume()
     assert (ground.target / "still writable").exists()
-    assert compare(ground.retired, ground.target) == []
+    assert differences(ground) == []
 
 
 def test_somebody_writes_past_the_lock(ground: Ground) -> None:
@@ -239,9 +259,8 @@ def test_somebody_writes_past_the_lock(ground: Ground) -> None:
 
     def take_away(self: HostSource, move: object) -> None:
         real(self, move)  # type: ignore[arg-type]
-        descriptor = os.open(getattr(move, "retired_path"), os.O_RDONLY)  # noqa: B009 - an object of the agent's
-        os.fchmod(descriptor, 0o750)
-        os.close(descriptor)
+        changed = os.path.join(getattr(move, "retired_path"), b"sub/f2")  # noqa: B009 - an object of the agent's
+        os.chmod(changed, 0o750)
 
     def inject() -> None:
         HostSource.take_away = take_away  # type: ignore[method-assign]
@@ -252,3 +271,99 @@ def test_somebody_writes_past_the_lock(ground: Ground) -> None:
     assert (ground.volume / "sub" / "f1").exists()
     wait_until(lambda: locked_mounts(ground) == [])
     (ground.volume / "writable").touch()
+
+
+def rename_that_dies(*, with_agent: bool) -> Callable[[], None]:
+    """For ``inject``: the child that empties a mount point dies after its first rename, alone or with the agent."""
+    real = by_entries._rename
+
+    def rename(old: int, new: int, name: bytes, new_name: bytes) -> None:
+        real(old, new, name, new_name)
+        if "retired-" not in os.readlink(f"/proc/self/fd/{new}"):
+            return  # the guardian, who has our code, brings it back
+        if with_agent:
+            os.kill(os.getppid(), signal.SIGKILL)
+        die()
+
+    def inject() -> None:
+        by_entries._rename = rename
+
+    return inject
+
+
+@pytest.mark.parametrize("ground", [True], ids=["mount point"], indirect=True)
+@pytest.mark.parametrize("with_agent", [False, True], ids=["child", "agent"])
+def test_the_old_home_dies_while_it_is_emptied(ground: Ground, *, with_agent: bool) -> None:
+    """What had left comes back, with the root's own time: by the agent itself, or by the guardian."""
+    (ground.volume / "another").mkdir()
+    before = ground.volume.stat().st_mtime_ns
+    ground.hosts.inject["a"] = rename_that_dies(with_agent=with_agent)
+    with pytest.raises(VoltoolError):
+        ground.move()
+    wait_until(lambda: locked_mounts(ground) == [])
+    assert sorted(left_at_the_old_path(ground)) == ["another", "lost+found", "sub"]
+    assert ground.volume.stat().st_mtime_ns == before
+    del ground.hosts.inject["a"]
+    ground.resume()
+    assert differences(ground) == []
+
+
+@pytest.mark.parametrize("ground", [True], ids=["mount point"], indirect=True)
+def test_a_power_cut_leaves_a_mount_point_half_emptied(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody brings it back, and something has started on the old path before the next command: nothing of either is lost."""
+    (ground.volume / "another").mkdir()
+    dies = rename_that_dies(with_agent=True)
+
+    def inject() -> None:
+        dies()
+        monkeypatch.setattr(guardian._Guardian, "_end", lambda _self, _why: None)  # in the agent alone: it is a fork
+
+    ground.hosts.inject["a"] = inject
+    with pytest.raises(VoltoolError):
+        ground.move()
+    mounts = locked_mounts(ground)
+    assert len(mounts) == 3
+    for mount in reversed(mounts):
+        subprocess.run(["umount", "-l", mount.split()[4]], check=True)
+    (left,) = {"another", "lost+found", "sub"} - set(left_at_the_old_path(ground))
+    (ground.volume / left).mkdir()
+    (ground.volume / left / "of the application").write_text("it found nothing and began anew")
+    del ground.hosts.inject["a"]
+    ground.resume()
+    found = ground.target / f"{left}.found-at-the-old-path-0" / "of the application"
+    assert found.read_text() == "it found nothing and began anew"
+    assert len(list((ground.target / "sub").iterdir())) == 50
+    assert differences(ground) == []
+
+
+def test_the_new_home_dies_while_a_mount_point_is_filled(tmp_path: Path) -> None:
+    """Nobody can put anything into a tree that is there in part, and the next command goes on."""
+    if in_container():
+        pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    real = publish._move_one
+
+    def move_one(source: int, destination: int, path: list[bytes], name: bytes) -> None:
+        real(source, destination, path, name)
+        die()
+
+    def inject() -> None:
+        publish._move_one = move_one
+
+    with LoopFilesystem("ext4") as a, LoopFilesystem("xfs") as b:
+        ground = Ground(tmp_path, a.path, b.path)
+        ground.target = b.path
+        try:
+            (ground.volume / "another").mkdir()
+            ground.hosts.inject["b"] = inject
+            with pytest.raises(VoltoolError):
+                ground.move()
+            with pytest.raises(OSError, match="Read-only"):
+                (ground.target / "started too early").mkdir()
+            del ground.hosts.inject["b"]
+            ground.resume()
+            assert differences(ground) == []
+            (ground.target / "writable").touch()
+            assert ground.mounted_at(ground.there) == 1
+        finally:
+            ground.catalog.close()
+            os.system(f"chattr -i {ground.volume} 2>/dev/null")  # noqa: S605 - a path of ours

@@ -11,6 +11,7 @@ import pytest
 
 from tests.jobs.test_move import Ground, made
 from tests.judge import compare
+from voltool.inodes import set_project
 
 
 def everything(ground: Ground) -> list[str]:
@@ -57,6 +58,32 @@ def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:
         whats = [obstacle["what"] for obstacle in result["plan"]["obstacles"]]
         assert "something is mounted inside the volume" in whats
         assert "the target is not empty" in whats
+
+
+def test_what_the_target_cannot_hold_is_an_obstacle_and_the_move_itself_says_the_same(tmp_path: Path) -> None:
+    with made(tmp_path, "xfs", "ext4", files=10) as ground:
+        (ground.volume / ("n" * 255)).touch()
+        plan = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run")["plan"]
+        assert plan["obstacles"] == []
+        os.setxattr(ground.volume / "large", "user.icon", bytes(60 * 1024))
+        descriptor = os.open(ground.volume / "d1", os.O_RDONLY)
+        set_project(descriptor, 4711)
+        os.close(descriptor)
+        plan = ground.site.result("move", "vol", f"hostb:{ground.target}", "--dry-run", check=False)["plan"]
+        found = {obstacle["what"].split(" cannot hold ")[1]: obstacle["where"] for obstacle in plan["obstacles"]}
+        assert found == {
+            "an extended attribute as large as this": f"hosta:{ground.volume}/large",
+            "so many extended attributes of one file": f"hosta:{ground.volume}/large",
+            "project ids": f"hosta:{ground.volume}/d1",
+        }
+        refused = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--yes", check=False)
+        assert refused.returncode == 1
+        assert "the new home's file system cannot hold everything of the volume" in refused.stderr
+        assert "extended attribute user.*: 1 times; project id: 1 times" in refused.stderr
+        again = ground.site.voltool("move", "--resume", "vol", "--yes", check=False)
+        assert again.returncode == 1
+        assert "extended attribute user.*: 1 times; project id: 1 times" in again.stderr
+        (ground.volume / "still writable").touch()
 
 
 def test_a_target_without_room_is_named(tmp_path: Path) -> None:

@@ -66,11 +66,13 @@ class InvariantError(AssertionError):
 
 @dataclass
 class SourceDisk:
-    """The old home: record, tree, lock. ``lock`` is volatile: a reboot takes it."""
+    """The old home: record, tree, lock. ``lock`` is volatile: a reboot takes it. The tree leaves in ``parts`` steps: one for a
+    directory, several for a mount point; ``gone`` of them have left."""
 
     record: SourceMove | None = None
     writes: int = 3
-    away: bool = False
+    parts: int = 1
+    gone: int = 0
     registered: bool = True
     lock: bool = False
     lease: bool = False
@@ -78,8 +80,13 @@ class SourceDisk:
     hooks: list[str] = field(default_factory=list)
 
     @property
+    def away(self) -> bool:
+        """Whether the whole tree has left."""
+        return self.gone == self.parts
+
+    @property
     def writable(self) -> bool:
-        """Whether a writer gets through."""
+        """Whether a writer gets through; also to a tree of which a reboot has left a part away."""
         return not self.away and not self.lock
 
 
@@ -180,7 +187,7 @@ class World:
         s, t = self.source, self.target
         return (
             s.record and (s.record.phase, s.record.state_id and s.scans.get(s.record.state_id, -1) == s.writes),
-            s.away, s.registered, s.lock, s.lease,
+            s.gone, s.registered, s.lock, s.lease,
             t.record and (t.record.phase, t.record.state_id == t.held),
             t.staging, bool(t.held), t.content == s.writes, t.ready, t.published >= 0,
             self.acknowledged == s.writes,
@@ -237,13 +244,15 @@ class SourceGround:
 
     def take_away(self, move: SourceMove) -> None:
         del move
-        with self._operation() as disk:
-            disk.away = True
+        while not self._disk.away:
+            with self._operation() as disk:
+                disk.gone += 1
 
     def bring_back(self, move: SourceMove) -> None:
         del move
-        with self._operation() as disk:
-            disk.away = False
+        while self._disk.gone:
+            with self._operation() as disk:
+                disk.gone -= 1
 
     def unlock(self) -> None:
         with self._operation() as disk:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.move import simulation
-from tests.move.simulation import InvariantError, Party, World, run_abort, run_move
+from tests.move.simulation import InvariantError, Party, SourceDisk, World, run_abort, run_move
 from voltool.model import ABORTING, MOVED, PUBLISHED, RETIRED
 from voltool.move import driver
 from voltool.volumes.moving.source import MovingSource
@@ -99,11 +99,12 @@ def end(world: World) -> None:
         check_aborted(back)
 
 
-def explore() -> tuple[int, int]:
-    """All of it; how many crashes were tried, each gone on from and back, and how many different states they left."""
+def explore(parts: int = 1) -> tuple[int, int]:
+    """All of it, of a tree that leaves in so many parts; how many crashes were tried, each gone on from and back, and how
+    many different states they left."""
     tried = 0
     states: dict[tuple[object, ...], World] = {}
-    for world in crashed(World(), run_move):
+    for world in crashed(World(source=SourceDisk(parts=parts)), run_move):
         end(world)
         tried += 1
         states.setdefault(world.state(), world)
@@ -116,8 +117,9 @@ def explore() -> tuple[int, int]:
     return tried, len(states)
 
 
-def test_every_crash_and_every_pair_of_crashes(capsys: pytest.CaptureFixture[str]) -> None:
-    tried, states = explore()
+@pytest.mark.parametrize("parts", [1, 3], ids=["a directory", "a mount point"])
+def test_every_crash_and_every_pair_of_crashes(capsys: pytest.CaptureFixture[str], parts: int) -> None:
+    tried, states = explore(parts)
     with capsys.disabled():
         sys.stdout.write(f" [{tried} crashes of a move tried, each gone on from and back; {states} different states] ")
     assert tried > 3000

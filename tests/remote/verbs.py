@@ -35,6 +35,13 @@ def spin(conversation, marker):
         open(marker, "w").write("cleaned up")
 
 
+def busy(conversation, seconds):
+    """Says nothing, and hears nothing, for so long."""
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
 def value_error(conversation):
     raise ValueError("something odd")
 

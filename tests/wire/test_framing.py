@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from voltool.errors import AgentError
 from voltool.wire import framing
-from voltool.wire.framing import DATA, MESSAGE, SYNC, FrameDecoder, WireFrame, encode_frame_head
+from voltool.wire.framing import BEAT, DATA, MESSAGE, SYNC, FrameDecoder, WireFrame, encode_frame_head
 
-frames_strategy = st.lists(st.tuples(st.sampled_from([MESSAGE, DATA]), st.binary(max_size=200)), max_size=8)
+frames_strategy = st.lists(
+    st.one_of(st.tuples(st.sampled_from([MESSAGE, DATA]), st.binary(max_size=200)), st.just((BEAT, b""))), max_size=8
+)
 
 
 def encoded(frames: list[tuple[int, bytes]]) -> bytes:
@@ -31,7 +33,7 @@ def test_frames_survive_any_noise_and_any_cutting(
     got: list[WireFrame] = []
     for piece in cut(noise + SYNC + b"\n" + encoded(frames), places):
         got += decoder.feed(piece)
-    assert [(frame.kind, frame.payload) for frame in got] == frames
+    assert [(frame.kind, frame.payload) for frame in got] == [frame for frame in frames if frame[0] != BEAT]
     assert decoder.noise == noise
     assert decoder.synced
     assert decoder.between_frames
@@ -45,7 +47,9 @@ def test_an_incomplete_frame_is_not_handed_out(payload: bytes, missing: int) -> 
     assert decoder.between_frames == (missing >= len(data))
 
 
-@pytest.mark.parametrize("head", [encode_frame_head(DATA, framing.MAX_PAYLOAD + 1), encode_frame_head(7, 1)])
+@pytest.mark.parametrize(
+    "head", [encode_frame_head(DATA, framing.MAX_PAYLOAD + 1), encode_frame_head(7, 1), encode_frame_head(BEAT, 1)]
+)
 def test_what_is_no_frame_is_refused_before_anything_is_allocated(head: bytes) -> None:
     with pytest.raises(AgentError, match="not voltool's protocol"):
         list(FrameDecoder(expect_sync=False).feed(head))

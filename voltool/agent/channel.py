@@ -12,15 +12,18 @@ import fcntl
 import os
 import select
 import signal
+import struct
+import termios
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Deque, List, Optional, Type
+from typing import Any, Deque, List, Optional, Tuple, Type
 
 from voltool.errors import AgentError
 from voltool.events import Event, Progressed
 from voltool.wire import framing, messages
 from voltool.wire.conversation import Buffer
+from voltool.wire.pulse import Pulse
 
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
@@ -28,6 +31,8 @@ _READ_SIZE = 256 << 10
 #: Progress events of one phase closer to each other than this (seconds) are not sent: nobody sees them.
 _PROGRESS_INTERVAL = 0.1
 _POLLRDHUP = 0x2000
+#: What the watching thread is told.
+_STOP, _LISTEN = b"x", b"l"
 
 
 class ConnectionGone(AgentError):  # noqa: N818 - an event in the life of a connection
@@ -42,7 +47,7 @@ class HungUp(BaseException):
 
 
 class StdioChannel:
-    """See `Conversation`. Takes over the descriptors ``source`` and ``sink``; each is used by one thread."""
+    """See `Conversation`. Takes over the descriptors ``source`` and ``sink``; each is used by one thread, but for `beat`."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.source = source
@@ -50,6 +55,8 @@ class StdioChannel:
         self._decoder = framing.FrameDecoder(expect_sync=False)
         self._frames: Deque[framing.WireFrame] = collections.deque()
         self._held_back: Optional[Progressed] = None
+        self._writing = threading.Lock()
+        self._received = 0
         self._last_progress = 0.0
         for descriptor in (source, sink):
             _widen(descriptor)
@@ -84,6 +91,7 @@ class StdioChannel:
                 raise ConnectionGone("the connection to the command line broke", why=str(error)) from None
             if not data:
                 raise ConnectionGone("the command line has closed the connection")
+            self._received += len(data)
             self._frames.extend(self._decoder.feed(data))
         frame = self._frames.popleft()
         return messages.decode(frame.payload) if frame.kind == framing.MESSAGE else frame.payload
@@ -99,14 +107,34 @@ class StdioChannel:
             self._held_back = None
         self.send(messages.wrap_event(event))
 
+    def beat(self) -> None:
+        """Say that we live, from any thread; not while something else is being said, or nobody takes it."""
+        if not self._writing.acquire(blocking=False):
+            return
+        try:
+            if select.select([], [self._sink], [], 0)[1]:
+                with contextlib.suppress(OSError):
+                    os.write(self._sink, framing.BEAT_FRAME)
+        finally:
+            self._writing.release()
+
+    def arrived(self) -> Tuple[int, int]:
+        """How many bytes came so far, and how many of them were not read yet."""
+        with contextlib.suppress(OSError):
+            answer = fcntl.ioctl(self.source, termios.FIONREAD, struct.pack("i", 0))
+            unread = int(struct.unpack("i", answer)[0])
+            return self._received + unread, unread
+        return self._received, 0
+
     def _write(self, parts: List[memoryview]) -> None:
         try:
-            while parts:
-                written = os.writev(self._sink, parts)
-                while parts and written >= len(parts[0]):
-                    written -= len(parts.pop(0))
-                if parts:
-                    parts[0] = parts[0][written:]
+            with self._writing:
+                while parts:
+                    written = os.writev(self._sink, parts)
+                    while parts and written >= len(parts[0]):
+                        written -= len(parts.pop(0))
+                    if parts:
+                        parts[0] = parts[0][written:]
         except OSError as error:
             raise ConnectionGone("the connection to the command line broke", why=str(error)) from None
 
@@ -132,8 +160,9 @@ def _widen(descriptor: int) -> None:
 class HangUpWatch:
     """While the context lasts, the end of the connection interrupts the main thread with `HungUp`, once.
 
-    A handler that reads or writes notices by itself; one that scans for an hour would not. ``grace`` seconds after the
-    interruption, a process that still did not end is ended hard, its children with it.
+    A handler that reads or writes notices by itself; one that scans for an hour would not; and nobody notices that the network
+    is cut, so silence counts as the end once `listen` was called. ``grace`` seconds after the interruption, a process that
+    still did not end is ended hard, its children with it.
     """
 
     _SIGNAL = signal.SIGUSR1
@@ -146,6 +175,8 @@ class HangUpWatch:
         self._main = threading.main_thread().ident
         self._wake_read, self._wake_write = os.pipe()
         self._thread: Optional[threading.Thread] = None
+        self._pulse: Optional[Pulse] = None
+        self._channel: Optional[StdioChannel] = None
 
     def start(self) -> None:
         """Begin to watch; HungUp is raised only inside a ``with`` block. SIGTERM, SIGHUP and SIGINT count as a hang-up."""
@@ -154,9 +185,14 @@ class HangUpWatch:
         self._thread = threading.Thread(target=self._watch, name="voltool-hang-up", daemon=True)
         self._thread.start()
 
+    def listen(self, channel: StdioChannel, pulse: Pulse) -> None:
+        """From now on send beats, and take the other side's silence for the end of the connection."""
+        self._channel, self._pulse = channel, pulse
+        os.write(self._wake_write, _LISTEN)
+
     def stop(self) -> None:
         """Watch no more."""
-        os.write(self._wake_write, b"x")
+        os.write(self._wake_write, _STOP)
         if self._thread is not None:
             self._thread.join()
 
@@ -182,9 +218,28 @@ class HangUpWatch:
         poll = select.poll()
         poll.register(self._descriptor, _POLLRDHUP)  # POLLHUP and POLLERR come unasked
         poll.register(self._wake_read, select.POLLIN)
-        ready = dict(poll.poll())
-        if self._wake_read in ready:
-            return
+        ended = False
+        while not ended:
+            ready = dict(poll.poll(self._beat()))
+            if self._wake_read in ready and os.read(self._wake_read, 1) == _STOP:
+                return
+            ended = self._descriptor in ready or self._is_silent()
+        self._end()
+
+    def _beat(self) -> Optional[float]:
+        """Say that we live; milliseconds until it is to be said again, None: never."""
+        if self._channel is None or self._pulse is None:
+            return None
+        self._channel.beat()
+        return self._pulse.interval * 1000
+
+    def _is_silent(self) -> bool:
+        if self._channel is None or self._pulse is None:
+            return False
+        return self._pulse.is_over(time.monotonic(), *self._channel.arrived())
+
+    def _end(self) -> None:
+        """Interrupt the main thread until it has ended; then end hard."""
         assert self._main is not None
         # Asked again: between two requests nothing is raised, and the next one must not go on for nobody.
         deadline = time.monotonic() + self._grace

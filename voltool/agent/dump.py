@@ -16,7 +16,7 @@ from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.clones import is_users
 from voltool.agent.host import HostState
-from voltool.agent.lock import lock_info
+from voltool.agent.lock import assert_same_lock, lock_info
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
 from voltool.dumpfile import codec as codecs
@@ -111,6 +111,7 @@ class _Dump:
         self._tmp = os.path.join(home.area, b"tmp")
         self._compared: Optional[Clone] = None
         self._origins: Optional[Origins] = None
+        self._lock: Optional[messages.LockInfo] = None
         self._excludes = () if request.for_move or request.complete else self._record.excludes
         self._level = MOVE_LEVEL if request.for_move else request.level
 
@@ -164,7 +165,8 @@ class _Dump:
             for clone in self._driver.clones(self._record):
                 if not is_users(clone):
                     self._driver.drop(self._record, clone)
-        locked = lock_info(self._host, self._record.uuid) is not None
+        self._lock = lock_info(self._host, self._record.uuid)
+        locked = self._lock is not None
         with contextlib.ExitStack() as hooks:
             if self._wants_hooks(locked=locked):
                 if self._request.hooks.before_clone:
@@ -345,6 +347,8 @@ class _Dump:
         return messages.DumpReply(DumpResult(header, produced.totals, problems + produced.problems))
 
     def _keep(self, clone: Clone, state: StateWriter, produced: Produced) -> None:
+        if clone.consistency is Consistency.LOCKED and not self._request.for_move:  # a move asserts it itself
+            assert_same_lock(self._host, self._record, self._lock)
         state_id = produced.totals.state_id
         state.publish(state_id, produced.next_number)
         label = clone.label if self._driver.compares else ""

@@ -7,6 +7,9 @@ from typing import Callable, Iterator, Optional
 
 from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
+from voltool.errors import BusyError
+from voltool.model import VolumeRecord
+from voltool.showing import shown
 from voltool.volumes.hooks import hook_of
 from voltool.volumes.lock.book import LOCKED, LockBook
 from voltool.volumes.lock.hold import (
@@ -72,6 +75,17 @@ def lock_info(host: HostState, uuid: str) -> Optional[messages.LockInfo]:
     if record is None or record.phase != LOCKED or not is_in_force(record):
         return None
     return messages.LockInfo(record.owner, record.since, record.until)
+
+
+def assert_same_lock(host: HostState, record: VolumeRecord, before: Optional[messages.LockInfo]) -> None:
+    """BusyError where the lock of a while ago stands no more: what was read since is not what its header says."""
+    if lock_info(host, record.uuid) != before:
+        raise BusyError(
+            "the volume's lock ended before the dump did",
+            where=shown(record.path),
+            why="the dump would say that nobody could write meanwhile",
+            remedy=f"voltool lock {record.name} --for a longer time, or dump without a lock",
+        )
 
 
 def _keep(lease: LockLease, undo: Callable[[], object]) -> None:

@@ -22,6 +22,7 @@ from voltool.agent.host import HostState, find_host_state
 from voltool.errors import AgentError, HostError, VoltoolError
 from voltool.showing import shown
 from voltool.wire import messages
+from voltool.wire.pulse import Pulse
 
 #: Where the tools of file systems are, which the PATH of a non-interactive login often lacks.
 _MORE_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -68,6 +69,8 @@ def serve(channel: StdioChannel, watch: HangUpWatch, host: HostState) -> None:
     if not isinstance(hello, messages.Hello):
         channel.send(messages.failure_of(AgentError("the first message must be Hello")))
         return
+    if hello.silence:
+        watch.listen(channel, Pulse(hello.silence))
     acts = ActLog(host, os.environ, hello.caller)
     channel.send(introduce(host))
     while True:

@@ -9,7 +9,18 @@ from typing import Any
 
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
-from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
+from voltool.events import (
+    Event,
+    Locked,
+    Notice,
+    PhaseEnded,
+    PhaseStarted,
+    Progressed,
+    Step,
+    StepEnded,
+    StepStarted,
+    Unlocked,
+)
 from voltool.model import CloneInfo, FileProblem, KnownVolume, Problem, StoredDump
 from voltool.wire.messages import HostFact, LockInfo
 
@@ -130,6 +141,8 @@ def event_object(event: Event) -> JsonObject:
     """One event."""
     if isinstance(event, Notice):
         return {"event": "notice", "severity": event.severity, "message": event.message}
+    if isinstance(event, StepStarted | StepEnded | Locked | Unlocked):
+        return _step_object(event)
     named = {"subject": event.subject, "phase": event.phase}
     if isinstance(event, PhaseStarted):
         return {"event": "started", **named, "total_bytes": event.total_bytes, "total_files": event.total_files}
@@ -137,6 +150,23 @@ def event_object(event: Event) -> JsonObject:
         return {"event": "progress", **named, "bytes": event.bytes, "files": event.files}
     assert isinstance(event, PhaseEnded)
     return {"event": "ended", **named}
+
+
+def _step_object(event: Step) -> JsonObject:
+    if isinstance(event, StepStarted):
+        return {"event": "step", "subject": event.subject, "step": event.step, "to_come": list(event.to_come)}
+    if isinstance(event, Locked):
+        return {"event": "locked", "subject": event.subject, "limit_seconds": event.limit}
+    seconds = round(event.seconds, 3)
+    if isinstance(event, Unlocked):
+        return {"event": "unlocked", "subject": event.subject, "seconds": seconds, "switched": event.switched}
+    done: JsonObject = {"event": "step_ended", "subject": event.subject, "step": event.step, "ok": event.ok}
+    done["seconds"] = seconds
+    if event.bytes is not None:
+        done |= {"bytes": event.bytes, "entries": event.entries}
+    if event.predicted_downtime is not None:
+        done |= {"predicted_downtime_seconds": round(event.predicted_downtime, 3), "why_stop": event.why_stop}
+    return done
 
 
 def error_object(error: VoltoolError) -> JsonObject:

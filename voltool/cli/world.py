@@ -29,6 +29,7 @@ def build_world(invocation: Invocation) -> World:
             become=section.become,
             python=section.python or "",
             connect_timeout=section.connect_timeout,
+            silence_timeout=section.silence_timeout,
             ssh_config=section.ssh_config,
         )
 

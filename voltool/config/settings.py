@@ -52,6 +52,7 @@ class HostSection(_Strict):
     become: bool = False
     python: str | None = Field(default=None, pattern="^[A-Za-z0-9_./+-]+$")
     connect_timeout: int = Field(default=20, ge=1, le=600)
+    silence_timeout: int = Field(default=120, ge=2, le=3600)
     ssh_config: str | None = Field(default=None, pattern="^/[^\0]+$")
 
 

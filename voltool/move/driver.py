@@ -13,11 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from voltool.errors import RefusedError, VoltoolError
-from voltool.events import Notice, PhaseEnded, PhaseStarted, Reporter
-from voltool.model import MOVED, RETIRED, Epoch, FileProblem
+from voltool.events import Reporter
+from voltool.model import MOVED, RETIRED, Epoch, FileProblem, SourceMove
 from voltool.move.ports import Sent, SourceHome, TargetHome
 from voltool.move.predict import RoundResult, lock_limit, predicted_downtime, why_stop
+from voltool.move.steps import LAST_INCREMENT, LOCK, PREPARE, PUBLISH, SETTLE, SWITCH, Steps
 from voltool.showing import shown
+
+#: What was written while a person thought about his answer for longer than this (seconds) is sent before the lock.
+_STALE = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ def run(source: SourceHome, target: TargetHome, options: MoveOptions, reporter: 
     """Bring the volume to its new home, from wherever the two records say it is. Raises VoltoolError; what it left behind is
     in the records, and `run` again goes on."""
     done = Moved()
+    steps = Steps(reporter, name)
     if source.move is not None and source.move.phase in (MOVED, RETIRED):
-        _bring_into_service(source, target, done)
-        return done
-    _catch_up(source, target, options, reporter, name, done)
-    _switch_over(source, target, options, reporter, name, done)
-    source.settle()
+        _bring_into_service(source, target, steps, done)
+    else:
+        _catch_up(source, target, options, steps, done)
+        _switch_over(source, target, options, steps, done)
+    with steps.step(SETTLE):
+        source.settle()
     return done
 
 
@@ -69,23 +75,26 @@ def abort(source: SourceHome, target: TargetHome) -> None:
     source.forget()
 
 
-def _catch_up(
-    source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str, done: Moved
-) -> None:
-    while True:
-        phase = "copy" if not done.lengths and not target.held else f"catch up {len(done.lengths)}"
-        reporter.report(PhaseStarted(name, phase))
-        sent = _round(source, target, done)
-        reporter.report(PhaseEnded(name, phase))
-        done.lengths.append(RoundResult(sent.seconds, sent.bytes, sent.entries))
-        done.predicted = predicted_downtime(done.lengths[-1])
-        why = why_stop(done.lengths, downtime=options.downtime, most=options.max_rounds)
-        message = f"{name}: {phase}: {sent.bytes:,} bytes in {sent.seconds:.1f} s; downtime now {done.predicted:.1f} s"
-        reporter.report(Notice("info", f"{message}{'; ' + why if why else ''}"))
-        if why:
-            break
+def _catch_up(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
+    while not _unlocked_round(source, target, options, steps, done):
+        pass
     if done.predicted > options.downtime:
+        asked = time.monotonic()
         options.confirm(done.predicted)
+        if time.monotonic() - asked > _STALE:
+            _unlocked_round(source, target, options, steps, done)
+
+
+def _unlocked_round(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> str:
+    """Why no further round follows; empty: one does."""
+    step, to_come = steps.next_round(first=not done.lengths and not target.held, more=options.max_rounds > 1)
+    with steps.round(step, to_come):
+        sent = _round(source, target, done)
+    done.lengths.append(RoundResult(sent.seconds, sent.bytes, sent.entries))
+    done.predicted = predicted_downtime(done.lengths[-1])
+    why = why_stop(done.lengths, downtime=options.downtime, most=options.max_rounds)
+    steps.sent(step, sent, predicted=done.predicted, why_stop=why)
+    return why
 
 
 def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
@@ -95,36 +104,53 @@ def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
     return sent
 
 
-def _switch_over(
-    source: SourceHome, target: TargetHome, options: MoveOptions, reporter: Reporter, name: str, done: Moved
-) -> None:
+def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
+    _refuse_losses(target, options)
+    limit = lock_limit(done.predicted, options.max_lock)
+    source.prepare_lock()
+    began = time.monotonic()
+    with steps.locked(limit):
+        with steps.step(LOCK):
+            source.lock(seconds=limit)
+        try:
+            proof = _last_increment(source, target, options, steps, done)
+        except BaseException:
+            with contextlib.suppress(VoltoolError):  # where the session is over, its end has unlocked it
+                source.unlock()
+            raise
+        with steps.step(PUBLISH):
+            done.hook_failed = target.publish(proof)
+    done.rounds = len(done.lengths) + 1
+    done.downtime = time.monotonic() - began
+
+
+def _last_increment(
+    source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved
+) -> SourceMove:
+    """Under the lock, up to the commit; the record that proves it."""
     assert source.volume is not None
+    with steps.round(LAST_INCREMENT, steps.after(LAST_INCREMENT)):
+        sent = _round(source, target, done)
+        _refuse_incomplete(sent.problems)
+    steps.sent(LAST_INCREMENT, sent)
+    epoch = Epoch(source.volume.epoch.number + 1, secrets.token_hex(16), target.hostname)
+    with steps.step(PREPARE):
+        target.prepare(epoch, sent.state_id, sent.sequence + 1)
+        _refuse_losses(target, options)
+    with steps.step(SWITCH):
+        proof = source.switch(epoch, sent.state_id)
+    done.epoch = epoch.number
+    return proof
+
+
+def _refuse_losses(target: TargetHome, options: MoveOptions) -> None:
     if target.lost and not options.lossy:
         raise RefusedError(
             "the new home's file system cannot hold everything of the volume",
             where=target.hostname,
             why="; ".join(target.lost),
-            remedy="a target on another file system, or --lossy",
+            remedy="--lossy, or begin anew with a target on another file system, or without what cannot be held",
         )
-    source.prepare_lock()
-    reporter.report(PhaseStarted(name, "lock"))
-    began = time.monotonic()
-    source.lock(seconds=lock_limit(done.predicted, options.max_lock))
-    try:
-        sent = _round(source, target, done)
-        _refuse_incomplete(sent.problems)
-        epoch = Epoch(source.volume.epoch.number + 1, secrets.token_hex(16), target.hostname)
-        target.prepare(epoch, sent.state_id, sent.sequence + 1)
-        proof = source.switch(epoch, sent.state_id)
-    except BaseException:
-        with contextlib.suppress(VoltoolError):  # where the session is over, its end has unlocked it
-            source.unlock()
-        raise
-    done.hook_failed = target.publish(proof)
-    done.rounds = len(done.lengths) + 1
-    done.downtime = time.monotonic() - began
-    done.epoch = epoch.number
-    reporter.report(PhaseEnded(name, "lock"))
 
 
 def _refuse_incomplete(problems: tuple[FileProblem, ...]) -> None:
@@ -140,10 +166,10 @@ def _refuse_incomplete(problems: tuple[FileProblem, ...]) -> None:
         )
 
 
-def _bring_into_service(source: SourceHome, target: TargetHome, done: Moved) -> None:
+def _bring_into_service(source: SourceHome, target: TargetHome, steps: Steps, done: Moved) -> None:
     proof = source.move
     assert proof is not None
     assert proof.epoch is not None
     done.epoch = proof.epoch.number
-    done.hook_failed = target.publish(proof)
-    source.settle()
+    with steps.step(PUBLISH):
+        done.hook_failed = target.publish(proof)

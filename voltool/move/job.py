@@ -18,11 +18,13 @@ from voltool.errors import (
     UnreachableError,
     VoltoolError,
 )
+from voltool.events import Notice
 from voltool.model import (
     ABORTING,
     COPYING,
     MOVED,
     PREPARED,
+    PUBLISHED,
     RECEIVING,
     RETIRED,
     RETIRING,
@@ -169,7 +171,7 @@ def _carry_out(
     except Interruption as interruption:
         raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
     except VoltoolError as error:
-        raise _with_the_way_on(world, volume, error) from None
+        raise _with_the_way_on(world, volume, move, error) from None
     world.catalog.put_volume(_at_its_new_home(world, volume, move))
     return done
 
@@ -217,7 +219,7 @@ def _sessions(
                 settings,
                 begin=True,
             )
-        except (RefusedError, BusyError):
+        except (RefusedError, BusyError, NotFoundError):
             if source.move is not None and source.move.phase == COPYING and move.phase == PLANNED:
                 source.abort()
                 source.forget()
@@ -250,6 +252,7 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
     try:
         known = _source_record(world, volume)
         if known is None or known.phase in (COPYING, ABORTING, RETIRING):
+            world.reporter.report(Notice("warning", f"{volume.name}: interrupted; the move is being undone"))
             _undo(world, volume, known or move)
             return InterruptedByUser(
                 "interrupted", why=error.why, remedy=f"nothing: the move is undone, {volume.name} is where it was"
@@ -260,19 +263,40 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
     return InterruptedByUser("interrupted", why=f"{error.why}; {state}", remedy=f"voltool move --resume {volume.name}")
 
 
-def _with_the_way_on(world: World, volume: KnownVolume, error: VoltoolError) -> VoltoolError:
+def _with_the_way_on(world: World, volume: KnownVolume, move: SourceMove, error: VoltoolError) -> VoltoolError:
     """The error, with what state the move is in and the command that goes on, where there is a move."""
     try:
         now = standing(world, Which(volume.name, volume.host))
+        what, command = now.what, now.command
     except VoltoolError:
-        now = None
-    if now is None:
-        error.remedy = (
-            f"{error.remedy}; voltool move --status {volume.name}"
-            if error.remedy
-            else f"voltool move --status {volume.name}"
-        )
-    elif now.command and now.command not in error.remedy:
-        error.why = f"{error.why}; {now.what}" if error.why else now.what
-        error.remedy = f"{error.remedy}; then {now.command}" if error.remedy else now.command
+        what, command = _seen_from_the_target(world, volume, move)
+    if command and command not in error.remedy:
+        error.why = f"{error.why}; {what}" if error.why else what
+        error.remedy = f"{error.remedy}; then {command}" if error.remedy else command
     return error
+
+
+def _seen_from_the_target(world: World, volume: KnownVolume, move: SourceMove) -> tuple[str, str]:
+    """What can be said where the old home cannot be asked: nothing is switched over before the new one is prepared."""
+    place = f"{move.target.host}:{shown(move.target.path)}"
+    go_on = f"voltool move --resume {volume.name}, when {volume.host} answers"
+    look = f"voltool move --status {volume.name}"
+    try:
+        phase = _target_phase(world, move)
+    except VoltoolError:
+        return f"neither {volume.host} nor {move.target.host} can be asked where it is in service", look
+    if phase is None:
+        return f"nothing of it is at {move.target.host}: it is in service at {volume.host}", look
+    if phase == PUBLISHED:
+        return f"it is in service at {place}, which {volume.host} may not know", go_on
+    if phase == PREPARED:
+        what = f"{volume.host} cannot be asked whether it has switched over: it is in service there, or nowhere until"
+        return f"{what} the move goes on; a lock that stands there ends by itself", go_on
+    return f"it is in service at {volume.host}, where a lock that still stands ends by itself", go_on
+
+
+def _target_phase(world: World, move: SourceMove) -> str | None:
+    with world.hosts.connect(move.target.host) as agent:
+        agent.send(moving.ListMoves())
+        found = expect(agent, moving.MovesReply).targets
+    return next((target.phase for target in found if target.move_id == move.move_id), None)

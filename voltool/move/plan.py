@@ -56,7 +56,7 @@ def plan_move(world: World, name: str, host: str, path: bytes | None, *, only_ho
         back = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
     move = TargetMove(uuid.uuid4().hex, volume.uuid, volume.name, path, back, RECEIVING, int(time.time()))
     with world.hosts.connect(host) as there:
-        there.send(moving.PlanIn(move, source.bytes, source.entries, source.owners, source.xattrs))
+        there.send(moving.PlanIn(move, source.bytes, source.entries, source.owners, source.xattrs, source.extremes))
         target = expect(there, moving.TargetPlan)
     for where, found in ((volume.host, source.obstacles), (host, target.obstacles)):
         obstacles += [Obstacle(where, each.what, each.where, each.why, each.remedy) for each in found]

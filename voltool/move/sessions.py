@@ -174,7 +174,8 @@ class TargetSession:
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """See `TargetHome`."""
         self._agent.send(moving.Prepare(epoch, state_id, sequence, self._hooks))
-        self.move = expect(self._agent, moving.TargetStatus).move
+        status = expect(self._agent, moving.TargetStatus)
+        self.move, self.lost = status.move, status.lost
 
     def publish(self, proof: SourceMove) -> str:
         """See `TargetHome`."""

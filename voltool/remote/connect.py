@@ -27,6 +27,7 @@ class HostSettings:
 
     ``transport``: ``paramiko`` or ``openssh``. ``become``: run the agent as root by sudo. ``python``: its interpreter
     there; empty: the newest that is found. ``connect_timeout`` in seconds. ``ssh_config``: instead of ~/.ssh/config.
+    ``silence_timeout``: so many seconds without a sign of life, and either side gives the connection up.
     """
 
     transport: str = "paramiko"
@@ -34,6 +35,7 @@ class HostSettings:
     python: str = ""
     connect_timeout: float = 20.0
     ssh_config: str | None = None
+    silence_timeout: float = 120.0
 
 
 @dataclass
@@ -79,7 +81,8 @@ class RemoteHosts:
         except BaseException:
             stream.close()
             raise
-        return AgentSession(stream, decoder, frames, self.reporter, host, local=host == LOCAL)
+        silence = settings.silence_timeout
+        return AgentSession(stream, decoder, frames, self.reporter, host, local=host == LOCAL, silence=silence)
 
     def _explained(self, host: str, error: HostError, answer: bootstrap.PasswordAnswer | None) -> HostError:
         if answer is None or not answer.wrong:
@@ -114,7 +117,7 @@ class RemoteHosts:
 
             return openssh.open_command(
                 host, command, config_file=settings.ssh_config, connect_timeout=settings.connect_timeout,
-                interactive=self.secrets.ask is not None, listener=answer,
+                silence_timeout=settings.silence_timeout, interactive=self.secrets.ask is not None, listener=answer,
             )  # fmt: skip
         if settings.transport != "paramiko":
             raise UsageError(f"no such transport: {settings.transport}", where=host, remedy="paramiko or openssh")
@@ -126,5 +129,7 @@ class RemoteHosts:
         # Here and not above: importing paramiko takes longer than many a command.
         from voltool.ssh.connection import SshSettings, connect
 
-        ssh = SshSettings(self.reporter, settings.connect_timeout, settings.ssh_config, self.secrets)
+        ssh = SshSettings(
+            self.reporter, settings.connect_timeout, settings.ssh_config, self.secrets, settings.silence_timeout
+        )
         return connect(host, ssh).run(command, listener=answer)

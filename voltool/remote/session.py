@@ -8,8 +8,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from voltool.errors import AgentError
+from voltool.errors import AgentError, UnreachableError, VoltoolError
 from voltool.events import Event, Reporter
+from voltool.remote.heart import Heart
 from voltool.ssh.stream import Buffer, Stream
 from voltool.wire import framing, messages
 from voltool.wire.framing import FrameDecoder, WireFrame
@@ -35,6 +36,7 @@ class AgentSession:
         host: str,
         *,
         local: bool = False,
+        silence: float = 0.0,
     ) -> None:
         self._stream = stream
         self._decoder = decoder
@@ -43,11 +45,14 @@ class AgentSession:
         self._reporter = reporter
         self._host = host
         self._local = local
+        self._silence = silence
+        self._heart = Heart(stream, silence)
         self.agent: messages.HelloReply
 
     def greet(self, caller: str) -> None:
         """Say Hello; sets ``agent``."""
-        self.send(messages.Hello(caller))
+        self.send(messages.Hello(caller, self._silence))
+        self._heart.start()
         reply = self.receive()
         if not isinstance(reply, messages.HelloReply):
             raise AgentError("the agent does not introduce itself", where=self._host)
@@ -77,6 +82,7 @@ class AgentSession:
 
     def close(self) -> None:
         """End the agent; idempotent. It gets some time to clean up."""
+        self._heart.stop()
         self._stream.close(_GRACE)
 
     def _write(self, data: bytes) -> None:
@@ -84,10 +90,11 @@ class AgentSession:
             self._read()
             self._sort()
         try:
-            self._stream.write(data)
+            with self._heart.held():
+                self._stream.write(data)
         except BrokenPipeError:
             # Perhaps it said why before it went.
-            with contextlib.suppress(AgentError):
+            with contextlib.suppress(AgentError, UnreachableError):
                 while True:
                     self._read()
             self._sort()
@@ -121,7 +128,13 @@ class AgentSession:
             return where
         return f"{self._host}: {where}" if where else self._host
 
-    def _broken(self) -> AgentError:
+    def _broken(self) -> VoltoolError:
+        if self._heart.missed:
+            return UnreachableError(
+                "the host does not answer any more", where=self._host,
+                why=f"nothing has been heard of it for {self._silence:g} s",
+                remedy="run the command again when it can be reached; nothing half-done was published",
+            )  # fmt: skip
         status = self._stream.exit_status(1.0)
         last_words = self._stream.stderr_tail()
         if not last_words:

@@ -32,8 +32,8 @@ PACKET_SIZE = 512 << 10
 _NEVER = 1 << 50
 _FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _KEEPALIVE = 30
-#: A connection whose data is not acknowledged for so long is dead (TCP_USER_TIMEOUT, milliseconds).
-_DEAD_AFTER_MS = 120_000
+#: TCP gives up later than we do, who can say why: milliseconds for a second of the time-out of silence.
+_KERNEL_WAITS = 1500
 _AUTH_TIMEOUT = 120.0
 _REKEY_TIMEOUT = 600.0
 _MAX_JUMPS = 8
@@ -42,12 +42,14 @@ _LOG = "voltool.ssh.paramiko"
 
 @dataclass(frozen=True)
 class SshSettings:
-    """How to connect: seconds until a host counts as not answering, ssh config (None: the user's), secrets, reporter."""
+    """How to connect: seconds until a host counts as not answering, ssh config (None: the user's), secrets, reporter;
+    seconds until a connection whose data is not acknowledged counts as dead."""
 
     reporter: Reporter
     connect_timeout: float = 20.0
     config_file: str | None = None
     secrets: Secrets = field(default_factory=Secrets)
+    silence_timeout: float = 120.0
 
 
 class Connection:
@@ -165,7 +167,9 @@ def _open_socket(destination: Destination, settings: SshSettings) -> socket.sock
             continue
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER_MS)
+        connection.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.silence_timeout * _KERNEL_WAITS)
+        )
         return connection
     raise last
 

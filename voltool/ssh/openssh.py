@@ -16,6 +16,7 @@ def open_command(
     *,
     config_file: str | None,
     connect_timeout: float,
+    silence_timeout: float,
     interactive: bool,
     listener: Callable[[bytes], None] | None = None,
 ) -> ProcessStream:
@@ -35,7 +36,8 @@ def open_command(
         "-o",
         f"ConnectTimeout={int(connect_timeout) or 1}",
     ]
-    arguments += ["-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=4", "-o", "RequestTTY=no"]
+    arguments += ["-o", f"ServerAliveInterval={max(1, int(silence_timeout / 4))}", "-o", "ServerAliveCountMax=4"]
+    arguments += ["-o", "RequestTTY=no"]
     if config_file:
         arguments += ["-F", config_file]
     if name.user:

@@ -33,6 +33,8 @@ class PieceQueue(_Pipe):
         self._arrived = threading.Condition()
         self._pieces: collections.deque[bytes] = collections.deque()
         self._length = 0
+        #: All that was ever fed.
+        self.arrived = 0
         self._ended = False
 
     def feed(self, data: bytes | str) -> None:
@@ -43,6 +45,7 @@ class PieceQueue(_Pipe):
         with self._arrived:
             self._pieces.append(piece)
             self._length += len(piece)
+            self.arrived += len(piece)
             self._arrived.notify()
 
     def read_ready(self) -> bool:
@@ -155,6 +158,20 @@ class ChannelStream:
             if sent == 0 or not self._connected():
                 raise BrokenPipeError
             view = view[sent:]
+
+    def try_write(self, data: bytes) -> None:
+        """See `Stream`. Where the window has no room the other side is not waiting for us."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            if self._channel.out_window_size >= len(data):
+                self._channel.send(data)
+
+    def arrived(self) -> tuple[int, int]:
+        """See `Stream`."""
+        return self._queue.arrived, len(self._queue)
+
+    def drop(self) -> None:
+        """See `Stream`."""
+        self._channel.get_transport().close()
 
     def _connected(self) -> bool:
         # Without this a dead connection drops what is sent without a word (Transport._send_user_message).

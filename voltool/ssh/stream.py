@@ -11,7 +11,9 @@ import contextlib
 import fcntl
 import os
 import select
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +28,8 @@ _PIPE_SIZE = 1 << 20
 
 
 class Stream(Protocol):
-    """stdin and stdout of one running command. Used by one thread at a time, except ``write`` before the first data."""
+    """stdin and stdout of one running command. Used by one thread at a time, except ``write`` before the first data, and what
+    says so; ``close`` last of all."""
 
     def read(self, limit: int, timeout: float | None = None) -> bytes:
         """At most ``limit`` bytes, at least one; blocks; ``b""`` at the end, also when the connection broke.
@@ -42,6 +45,17 @@ class Stream(Protocol):
 
         Never deadlocks against a command that writes while we do: what arrives meanwhile is kept for ``read``.
         """
+
+    def try_write(self, data: bytes) -> None:
+        """Write a few bytes if that can be done at once, else nothing; also while another thread reads, never while one
+        writes. What is broken is not told."""
+
+    def arrived(self) -> tuple[int, int]:
+        """How many bytes came so far, and how many of them were not read yet. From any thread, before ``close``."""
+
+    def drop(self) -> None:
+        """Break the connection off: whoever reads is at the end, whoever writes gets BrokenPipeError. From any thread, before
+        ``close``."""
 
     def close(self, grace: float = 0.0) -> None:
         """End stdin, wait ``grace`` seconds for the command to end by itself, then drop it. Idempotent."""
@@ -113,6 +127,9 @@ class ProcessStream:
         os.set_blocking(self._in, False)
         self._early: collections.deque[bytes] = collections.deque()
         self._closed = False
+        self._received = 0
+        self._wake_read, self._wake_write = os.pipe()
+        self._dropped = False
         self._tail = StderrTail(listener)
         self._reader = threading.Thread(target=self._read_stderr, name="voltool-stderr", daemon=True)
         self._reader.start()
@@ -126,34 +143,55 @@ class ProcessStream:
             return piece[:limit]
         if self._closed:
             return b""
-        if timeout is not None and not select.select([self._out], [], [], timeout)[0]:
+        if not select.select([self._out, self._wake_read], [], [], timeout)[0]:
             raise TimeoutError
-        return os.read(self._out, limit)
+        return b"" if self._dropped else self._take(limit)
+
+    def _take(self, limit: int) -> bytes:
+        data = os.read(self._out, limit)
+        self._received += len(data)
+        return data
 
     def readable(self) -> bool:
         """See `Stream`."""
-        return bool(self._early) or self._closed or bool(select.select([self._out], [], [], 0)[0])
+        return bool(self._early) or self._closed or bool(select.select([self._out, self._wake_read], [], [], 0)[0])
 
     def write(self, data: Buffer) -> None:
         """See `Stream`."""
-        if self._closed:
-            raise BrokenPipeError
         view = memoryview(data).cast("B")
         watch_output = True
         while view:
+            if self._closed or self._dropped:
+                raise BrokenPipeError
             try:
                 view = view[os.write(self._in, view) :]
             except BlockingIOError:
                 watch_output = self._wait_for_room(watch_output=watch_output)
 
     def _wait_for_room(self, *, watch_output: bool) -> bool:
-        readable, _, _ = select.select([self._out] if watch_output else [], [self._in], [])
-        if not readable:
+        readable, _, _ = select.select([self._wake_read, *([self._out] if watch_output else [])], [self._in], [])
+        if self._out not in readable:
             return watch_output
-        piece = os.read(self._out, 1 << 16)
+        piece = self._take(1 << 16)
         if piece:
             self._early.append(piece)
         return bool(piece)
+
+    def try_write(self, data: bytes) -> None:
+        """See `Stream`. Up to PIPE_BUF bytes go into a pipe all or none (pipe(7))."""
+        with contextlib.suppress(OSError):
+            os.write(self._in, data)
+
+    def arrived(self) -> tuple[int, int]:
+        """See `Stream`."""
+        (unread,) = struct.unpack("i", fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)))
+        return self._received + unread, unread
+
+    def drop(self) -> None:
+        """See `Stream`."""
+        self._dropped = True
+        self._process.kill()
+        os.write(self._wake_write, b"x")
 
     def close(self, grace: float = 0.0) -> None:
         """See `Stream`."""
@@ -172,6 +210,8 @@ class ProcessStream:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
         process.stdout.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

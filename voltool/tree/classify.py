@@ -7,6 +7,7 @@ unchanged here is never read. Does no reading of files itself.
 
 from __future__ import annotations
 
+import itertools
 import stat
 import struct
 from array import array
@@ -21,7 +22,7 @@ from voltool.spool import SortedSpool
 from voltool.tree.dirtable import DirTable
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SHARED, SIZE, STAMP_SIZE
 from voltool.tree.state import BaseState
-from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult
+from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, TICK_NS, WalkResult
 
 #: object number, inode, stamp, the base's layout digest, directory index; then the name (of a directory: its attributes)
 WORK = struct.Struct(">QQ48s8sI")
@@ -80,13 +81,10 @@ class Group(NamedTuple):
 
 def inode_groups(result: WalkResult) -> Iterator[Group]:
     """The walk's records by inode, without those of listings that were superseded."""
-    live = result.table.live
     current = b""
     own: Optional[bytes] = None
     names: List[bytes] = []
-    for record in result.spool:
-        if not live[int.from_bytes(record[DIRECTORY_AT : DIRECTORY_AT + 4], "big")]:
-            continue
+    for record in result.listings():
         inode = record[:8]
         if inode != current:
             if own is not None or names:
@@ -114,6 +112,7 @@ class Classifier:
         self._walk = walk
         self._base = base
         self._stamps = base.stamps if base else None
+        self._make_spool = make_spool
         self._unchanged_counts = unchanged_counts
         self._numbers = array("Q", bytes(8 * len(walk.table)))
         self._names: OrderedDict[int, Dict[bytes, int]] = OrderedDict()
@@ -131,8 +130,8 @@ class Classifier:
             while home is not None and home[:8] < inode:
                 home = next(homes, None)
             self._take(group, home if home is not None and home[:8] == inode else None)
-        if self._base and self._walk.fuzzy:
-            self._keep_names_of_fuzzy(self._base)
+        if self._base and self._unchanged_counts and self._walk.fuzzy:
+            self._keep_names(self._base)
         return self.result
 
     # ------------------------------------------------------------------------------------------------- directories
@@ -293,27 +292,57 @@ class Classifier:
 
     # ------------------------------------------------------------------------------------------- fuzzy directories
 
-    def _keep_names_of_fuzzy(self, base: BaseState) -> None:
-        """Names that a fuzzy directory lacks are kept from the base, with all below: missing is not deleted."""
-        table = self._walk.table
-        for index in range(len(table)):
-            if not table.live[index] or table.inodes[index] not in self._walk.fuzzy:
-                continue
-            number = self._numbers[index]
-            present = {name for directory, name in map(_place, self._names_in(index)) if directory == index}
-            pending = [(number, name, child) for name, child in _children(base, number) if name not in present]
-            while pending:
-                directory, name, child = pending.pop()
-                if not self.result.alive.add(child):
-                    if not _is_directory_object(base, child):
-                        self.result.entries.add(encode_entry(directory, name, child))  # another name of it
-                    continue  # a directory is elsewhere now
-                self.result.entries.add(encode_entry(directory, name, child))
-                pending.extend((child, below, grandchild) for below, grandchild in _children(base, child))
+    def _keep_names(self, base: BaseState) -> None:
+        """Missing is not deleted: names that a fuzzy directory lacks are kept from the base, with all below; and objects that
+        may have moved ahead of the walk, and are nowhere now, where they were."""
+        fuzzy, indices = set(), []
+        for index in range(len(self._walk.table)):
+            if self._walk.table.live[index] and self._walk.table.inodes[index] in self._walk.fuzzy:
+                fuzzy.add(index)
+                indices.append(index)
+            elif self._may_have_left(index):
+                indices.append(index)
+        for index, present in self._names_in(indices):
+            directory = self._numbers[index]
+            missing = [(name, child) for name, child in _children(base, directory) if name not in present]
+            if index not in fuzzy:
+                missing = [(name, child) for name, child in missing if child not in self.result.alive]
+            self._keep(base, [(directory, name, child) for name, child in missing])
 
-    def _names_in(self, index: int) -> Iterator[bytes]:
-        wanted = index.to_bytes(4, "big")
-        return (record for record in self._walk.spool if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] == wanted)
+    def _may_have_left(self, index: int) -> bool:
+        """Whether something that is in no listing was perhaps in this directory when the walk began: then the directory changed
+        since. What had left it before was not moving ahead of the walk from there, and counts as deleted."""
+        walk = self._walk
+        return (
+            walk.restless and bool(walk.table.live[index]) and walk.table.changed_since(index, walk.began_ns - TICK_NS)
+        )
+
+    def _keep(self, base: BaseState, pending: List[Tuple[int, bytes, int]]) -> None:
+        while pending:
+            directory, name, child = pending.pop()
+            if not self.result.alive.add(child):
+                if not _is_directory_object(base, child):
+                    self.result.entries.add(encode_entry(directory, name, child))  # another name of it
+                continue  # a directory is elsewhere now
+            self.result.entries.add(encode_entry(directory, name, child))
+            pending.extend((child, below, grandchild) for below, grandchild in _children(base, child))
+
+    def _names_in(self, indices: List[int]) -> Iterator[Tuple[int, Set[bytes]]]:
+        """The names of each of these directories, one directory at a time."""
+        wanted = {index.to_bytes(4, "big") for index in indices}
+        names = self._make_spool()
+        for record in self._walk.spool:
+            if record[8] != SELF and record[DIRECTORY_AT:SCAN_SIZE] in wanted:
+                names.add(record[DIRECTORY_AT:])
+        groups = itertools.groupby(names, lambda record: int.from_bytes(record[:4], "big"))
+        group = next(groups, None)
+        for index in indices:
+            present: Set[bytes] = set()
+            if group is not None and group[0] == index:
+                present = {record[4:] for record in group[1]}
+                group = next(groups, None)
+            yield index, present
+        names.close()
 
 
 def _is_directory_object(base: BaseState, number: int) -> bool:

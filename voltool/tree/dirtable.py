@@ -96,6 +96,10 @@ class DirTable:
             index = self._parents[index]
         return b"/".join(reversed(parts))
 
+    def changed_since(self, index: int, time_ns: int) -> bool:
+        """Whether its listing was made of a directory that had changed after ``time_ns``; below -1: too young to tell."""
+        return self.stamps[index] < -1 or self.stamps[index] >= time_ns
+
     def by_inode(self) -> Dict[int, int]:
         """Live index by inode number."""
         return {self.inodes[index]: index for index in range(len(self)) if self.live[index]}

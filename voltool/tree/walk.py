@@ -2,20 +2,26 @@
 
 Works through directory descriptors, never follows a link, stays on one file system. Of a live tree, directories that
 changed while they were walked are listed again until they are quiet: a file that moves into a directory already listed
-would be missed otherwise, and a complete manifest would delete it. Knows nothing of object numbers or dumps.
+would be missed otherwise, and a complete manifest would delete it.
+
+What holds in the end: when the last check finds every directory as it was listed, the listings are the tree as it was at
+the moment between the last listing and that check. Directories that never became quiet are *fuzzy* and named as problems:
+whatever existed all the time and is in no listing is in one of them, or below. They are looked at once more and what is
+found there is added (`latecomers`); what is missing even then is kept from a base, as far as it may have moved since the
+walk began. Only what has no base and moves ahead of that look, too, is not there, and the problems say that names may be
+missing. Knows nothing of object numbers or dumps.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import os
-import re
 import stat
 import struct
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
@@ -24,7 +30,9 @@ from voltool.model import FileProblem, Problem
 from voltool.origins import Origins, original
 from voltool.spool import SortedSpool
 from voltool.tree.dirtable import ROOT, DirTable
-from voltool.tree.stamps import STAMP_SIZE, encode_stamp
+from voltool.tree.excluding import Excluder
+from voltool.tree.latecomers import latecomers
+from voltool.tree.stamps import STAMP_SIZE, decode_stamp, encode_stamp
 
 #: inode, kind, stamp, directory index; then a name, or of SELF the directory's attributes
 SCAN = struct.Struct(">QB48sI")
@@ -48,51 +56,42 @@ _NAMES_AT_ONCE = 8192
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 OWN_DIRECTORY = ".voltool"
 _FS_ENCODING = sys.getfilesystemencoding()
+_NEVER_QUIET = "names came and went in this directory all the time while it was listed: some may be missing"
 #: XFS shows each ACL a second time under this name; other file systems do not have it.
 _SHADOW = "trusted.SGI_ACL_"
-
-
-class Excluder:
-    """Globs as users write them: without ``/`` against each name, with ``/`` against the path from the root."""
-
-    def __init__(self, globs: Sequence[bytes]) -> None:
-        names = [glob for glob in globs if b"/" not in glob.rstrip(b"/")]
-        paths = [glob.strip(b"/") for glob in globs if b"/" in glob.rstrip(b"/")]
-        self._names = _compile([glob.rstrip(b"/") for glob in names])
-        self._paths = _compile(paths)
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to exclude."""
-        return bool(self._names or self._paths)
-
-    def matches(self, directory: bytes, name: bytes) -> bool:
-        """Whether ``name`` in ``directory`` (relative to the root) is excluded."""
-        if self._names and self._names.match(os.fsdecode(name)):
-            return True
-        path = directory + b"/" + name if directory else name
-        return bool(self._paths and self._paths.match(os.fsdecode(path)))
-
-
-def _compile(globs: List[bytes]) -> Optional[Pattern[str]]:
-    if not globs:
-        return None
-    return re.compile("|".join(fnmatch.translate(os.fsdecode(glob)) for glob in globs), re.DOTALL)
 
 
 @dataclass
 class WalkResult:
     """What a walk found. ``spool`` holds scan records; ``fuzzy`` are inodes of directories that never became quiet or
-    could not be listed; ``sparse`` the allocated bytes of large files with holes, by inode."""
+    could not be listed; ``restless``: some never became quiet; ``began_ns``: what is missing then was somewhere else before;
+    ``sparse``: the allocated bytes of large files with holes, by inode."""
 
     table: DirTable
     spool: SortedSpool
     entries: int = 0
     file_bytes: int = 0
     fuzzy: Set[int] = field(default_factory=set)
+    restless: bool = False
+    began_ns: int = field(default_factory=time.time_ns)
     problems: List[FileProblem] = field(default_factory=list)
     skipped_mounts: List[bytes] = field(default_factory=list)
     sparse: Dict[int, int] = field(default_factory=dict)
+
+    def listings(self) -> Iterator[bytes]:
+        """The records of all listings that were not superseded, in the spool's order."""
+        live = self.table.live
+        for record in self.spool:
+            if live[int.from_bytes(record[DIRECTORY_AT : DIRECTORY_AT + 4], "big")]:
+                yield record
+
+    def never_quiet(self, index: int) -> None:
+        """A directory that changed faster than it could be listed."""
+        inode = self.table.inodes[index]
+        if inode not in self.fuzzy:
+            self.fuzzy.add(inode)
+            self.problems.append(FileProblem(Problem.UNSTABLE, self.table.path(index) or b".", _NEVER_QUIET))
+        self.restless = True
 
     def add_file(self, status: os.stat_result) -> None:
         """Count the bytes that reading a regular file will give: of a large one no holes."""
@@ -131,10 +130,8 @@ def read_xattrs(descriptor: int) -> bytes:
 
 
 class Walker:
-    """One walk below ``root_fd``. ``live``: nothing is frozen. ``tick`` is called now and then with the entries so far.
-
-    With ``origins`` everything is recorded with the volume's inode numbers and stamps, not with the clone's own.
-    """
+    """One walk below ``root_fd``. ``live``: nothing is frozen. ``tick`` is called now and then with the entries so far. With
+    ``origins`` everything is recorded with the volume's inode numbers and stamps, not with the clone's own."""
 
     def __init__(
         self,
@@ -161,10 +158,10 @@ class Walker:
 
     def walk(self) -> WalkResult:
         """Walk until quiet; raises OSError only for the root itself."""
-        table = self._result.table
-        table.add(ROOT, b"", original(self._origins, os.fstat(self._root_fd)).st_ino)
+        self._result.table.add(ROOT, b"", original(self._origins, os.fstat(self._root_fd)).st_ino)
         if self._origins is not None:
             self._result.skipped_mounts += self._origins.skipped
+            self._result.began_ns = self._origins.began_ns
         self._stack = [ROOT]
         self._drain()
         if self._live:
@@ -196,7 +193,7 @@ class Walker:
                 return
             table.stamps[index] = _quiet_stamp(status)
             if self._origins is not None and self._origins.fuzzy(status.st_ino):
-                self._result.fuzzy.add(status.st_ino)
+                self._result.never_quiet(index)
             self._emit_self(index, status, descriptor)
             self._emit_names(index, path, descriptor)
         except OSError as error:
@@ -302,8 +299,39 @@ class Walker:
                     self._list_again(index)
             self._drain()
             self._bury()
-        table = self._result.table
-        self._result.fuzzy.update(table.inodes[index] for index in self._changed())
+        busy = self._changed()
+        if busy:
+            self._take_latecomers(busy)
+        for index in {*busy, *self._changed()}:
+            self._result.never_quiet(index)
+
+    def _take_latecomers(self, busy: List[int]) -> None:
+        result = self._result
+        self._known = result.table.by_inode()
+        for record in latecomers(result.listings, busy, self._look, result.spool.directory):
+            stamp = decode_stamp(record[STAMP_AT:DIRECTORY_AT])
+            if stat.S_ISDIR(stamp.mode):
+                self._found_directory(*scan_name(record), int.from_bytes(record[:8], "big"))
+            elif stat.S_ISREG(stamp.mode):
+                result.file_bytes += stamp.size
+            result.spool.add(record)
+            result.entries += 1
+        self._drain()
+
+    def _look(self, index: int) -> Iterator[bytes]:
+        """NAME records of what a directory has now; what is mounted there is in its listing."""
+        path = self._result.table.path(index)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            descriptor = open_beneath(self._root_fd, path, OPEN_DIRECTORY) if path else os.dup(self._root_fd)
+            stack.callback(os.close, descriptor)
+            for entry in stack.enter_context(os.scandir(descriptor)):
+                name = os.fsencode(entry.name)
+                if (not path and entry.name == OWN_DIRECTORY) or self._excluder.matches(path, name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_dev == self._device and _join(path, name) not in self._mounts:
+                        yield SCAN.pack(status.st_ino, NAME, encode_stamp(status), index) + name
 
     def _list_again(self, index: int) -> None:
         table = self._result.table

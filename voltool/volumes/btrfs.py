@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from voltool import durable
+from voltool.beneath import opened_directory
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
@@ -160,7 +161,7 @@ class BtrfsDriver:
 
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
         """One of its paths, as the kernel has them."""
-        with _translated(clone.path), _opened(clone.path) as descriptor:
+        with _translated(clone.path), opened_directory(clone.path) as descriptor:
             paths = btrfs.inode_paths(descriptor, inode)
         return paths[0] if paths else None
 
@@ -170,7 +171,7 @@ class BtrfsDriver:
         return self._last
 
     def _refuse_nested(self, path: bytes) -> None:
-        with _translated(path), _opened(path) as descriptor:
+        with _translated(path), opened_directory(path) as descriptor:
             nested = btrfs.nested_subvolumes(descriptor)
         others = [name for name in nested if not name.startswith(AREA_NAME + b"/")]
         if others:
@@ -182,7 +183,7 @@ class BtrfsDriver:
             )
 
     def _snapshot(self, source: bytes, directory: bytes, label: str) -> None:
-        with _opened(source) as volume, _opened(directory) as clones:
+        with opened_directory(source) as volume, opened_directory(directory) as clones:
             try:
                 btrfs.create_snapshot(clones, label.encode(), volume)
             except OSError as error:
@@ -206,7 +207,7 @@ def destroy_clone(directory: bytes, label: str) -> None:
     path = clone_path(directory, label)
     with _translated(path):
         try:
-            with _opened(directory) as clones:
+            with opened_directory(directory) as clones:
                 if btrfs.is_subvolume(path):
                     btrfs.destroy_subvolume(clones, label.encode())
         except FileNotFoundError:
@@ -238,22 +239,13 @@ def _read_record(directory: bytes, label: str) -> Optional[_CloneRecord]:
 
 
 def _info(path: bytes) -> btrfs.Subvolume:
-    with _opened(path) as descriptor:
+    with opened_directory(path) as descriptor:
         return btrfs.subvolume_info(descriptor)
 
 
 def _boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

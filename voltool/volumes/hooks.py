@@ -1,16 +1,19 @@
 """Hooks: the user's own programs around a clone, a lock, a publish. Argument lists, never a shell. Ships to servers.
 
 A hook runs on the volume's host, in / and in a session of its own, with VOLTOOL_VOLUME, VOLTOOL_PATH and VOLTOOL_PHASE
-in its environment. Its output goes to the host's syslog, and its end into the error when it fails.
+in its environment. Its output goes to the host's syslog, and its end into the error when it fails. It is over when the program
+has ended, also where it has left a daemon behind that keeps the output.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import syslog
+import time
 from dataclasses import dataclass
 from typing import Dict, Iterator, Optional, Tuple
 
@@ -19,6 +22,8 @@ from voltool.model import Hooks
 from voltool.showing import shown
 
 _OUTPUT_TAIL = 2000
+#: How often a silent hook is looked after, seconds.
+_POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,16 @@ def run_hook(hook: Optional[Hook], phase: str, volume: str, path: bytes) -> None
     if hook is None or not hook.arguments:
         return
     process = _start(hook, phase, _environment(phase, volume, path))
-    try:
-        output, _nothing = process.communicate(timeout=hook.timeout)
-    except subprocess.TimeoutExpired:
-        raise _failed(hook, phase, f"it took longer than {hook.timeout} s", _kill(process)) from None
-    except BaseException:
-        _kill(process)
-        raise
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            ended, output = _wait(process, process.stdout.fileno(), time.monotonic() + hook.timeout)
+        except BaseException:
+            _kill(process)
+            raise
+        if not ended:
+            _kill(process)
+            raise _failed(hook, phase, f"it took longer than {hook.timeout} s", output)
     _log(phase, volume, output)
     if process.returncode != 0:
         raise _failed(hook, phase, f"it ended with status {process.returncode}", output)
@@ -88,23 +96,41 @@ def _environment(phase: str, volume: str, path: bytes) -> Dict[bytes, bytes]:
     return {**os.environb, **ours}
 
 
-def _kill(process: subprocess.Popen[bytes]) -> bytes:
-    """End a hook and what it started; its output so far."""
+def _wait(process: subprocess.Popen[bytes], pipe: int, deadline: float) -> Tuple[bool, bytes]:
+    """Whether it has ended before ``deadline`` (monotonic), and the end of what it has printed."""
+    output = b""
+    os.set_blocking(pipe, False)
+    with selectors.DefaultSelector() as readable:
+        readable.register(pipe, selectors.EVENT_READ)
+        while time.monotonic() < deadline:
+            over = process.poll() is not None  # asked first: what it printed before is in the pipe
+            if readable.select(0 if over else _POLL):
+                data = os.read(pipe, 65_536)
+                if not data:
+                    break
+                output = (output + data)[-_OUTPUT_TAIL:]
+            elif over:
+                return True, output
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, deadline - time.monotonic()))
+    return process.returncode is not None, output
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a hook and what it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    try:
-        return process.communicate(timeout=5)[0]
-    except subprocess.TimeoutExpired:
-        return b""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
 
 
 def _log(phase: str, volume: str, output: bytes) -> None:
-    for line in output[-_OUTPUT_TAIL:].splitlines():
+    for line in output.splitlines():
         syslog.syslog(syslog.LOG_INFO, f"{volume}: {phase}: {shown(line)}")
 
 
 def _failed(hook: Hook, phase: str, why: str, output: bytes) -> HostError:
-    lines = [shown(line) for line in output[-_OUTPUT_TAIL:].splitlines()[-3:]]
+    lines = [shown(line) for line in output.splitlines()[-3:]]
     return HostError(
         f"the hook {phase} failed",
         where=shown(os.fsencode(hook.arguments[0])),

@@ -17,7 +17,7 @@ import time
 from typing import Dict, Iterator, List, Optional
 
 from voltool import durable
-from voltool.beneath import open_beneath
+from voltool.beneath import open_beneath, opened_directory
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
@@ -148,7 +148,7 @@ class ReflinkDriver:
         for side in (base, clone):
             index = self._index(side)
             try:
-                with _opened(side.path) as root, _opened_file(root, path) as descriptor:
+                with opened_directory(side.path) as root, _opened_file(root, path) as descriptor:
                     record = index.find(os.fstat(descriptor).st_ino)
                     maps.append(mapped_extents(descriptor))
             except OSError:
@@ -213,7 +213,7 @@ class ReflinkDriver:
         os.mkdir(_path(directory, label + _LINKS), 0o700)
         with contextlib.ExitStack() as stack:
             live, new, links = (
-                stack.enter_context(_opened(path))
+                stack.enter_context(opened_directory(path))
                 for path in (volume.path, _path(directory, label), _path(directory, label + _LINKS))
             )
             root = volume.path.rstrip(b"/") + b"/"
@@ -233,7 +233,7 @@ class ReflinkDriver:
         clones = sorted(self.clones(volume), key=lambda clone: clone.time_ns)
         if not clones:
             return None
-        return OlderClone(stack.enter_context(_opened(clones[-1].path)), self._index(clones[-1]))
+        return OlderClone(stack.enter_context(opened_directory(clones[-1].path)), self._index(clones[-1]))
 
     def _index(self, clone: Clone) -> CloneIndex:
         index = self._indexes.get(clone.path)
@@ -254,12 +254,13 @@ class ReflinkDriver:
 def _run_passes(maker: PassMaker, volume: bytes, half: bytes, known: Optional[CloneIndex]) -> None:
     """Passes until one changes nothing, or no fewer than the one before; the index of the last at ``half``."""
     before: Optional[Pass] = None
+    began_ns = time.time_ns()
     for number in range(1, PASSES + 1):
         if number > 1:
             time.sleep(copy.TICK_NS / 1e9)  # what changed a moment ago can be told from a change to come only then
         synchronize(volume)
         done = maker.run(known)
-        known = index = _write_half(half, done, Consistency.SNAPSHOT if done.quiet else Consistency.LIVE)
+        known = index = _write_half(half, done, began_ns, Consistency.SNAPSHOT if done.quiet else Consistency.LIVE)
         if not done.changes or (number > 2 and before is not None and done.changes >= before.changes):
             break
         if before is not None:
@@ -267,12 +268,13 @@ def _run_passes(maker: PassMaker, volume: bytes, half: bytes, known: Optional[Cl
         before = done
     if done.changes:
         maker.catch_up(done, index)
-        _write_half(half, done, Consistency.LIVE)
+        _write_half(half, done, began_ns, Consistency.LIVE)
 
 
-def _write_half(half: bytes, done: Pass, consistency: Consistency) -> CloneIndex:
+def _write_half(half: bytes, done: Pass, began_ns: int, consistency: Consistency) -> CloneIndex:
     about = {
         "time_ns": done.begun_ns,
+        "began_ns": began_ns,
         "uuid": secrets.token_hex(16),
         "consistency": consistency.value,
         "skipped": [os.fsdecode(path) for path in done.skipped],
@@ -298,15 +300,6 @@ def _destroy(directory: bytes, label: str) -> None:
 
 def _path(directory: bytes, name: str) -> bytes:
     return os.path.join(directory, os.fsencode(name))
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -122,6 +122,8 @@ class CloneIndex:
         self.about: Dict[str, Any] = json.loads(self._map[self._records + RECORD_SIZE * self.count :])
         #: What was mounted inside the volume and is not in the clone.
         self.skipped: Tuple[bytes, ...] = tuple(os.fsencode(path) for path in self.about["skipped"])
+        #: See `Origins`.
+        self.began_ns: int = self.about["began_ns"]
 
     def find(self, inode: int) -> Optional[bytes]:
         """The record of an inode of the clone: its source, then a byte of flags."""

@@ -2,7 +2,8 @@
 
 The agent's first bytes may be preceded by noise (a login banner, a shell profile's echo), so it begins with `SYNC` and a
 newline; the decoder of the CLI's side drops everything before. After that, both ways, frames: length of the payload
-(4 bytes, big-endian), kind (1 byte), payload. Kind `MESSAGE` is JSON, `DATA` raw bytes of the dump that is being sent.
+(4 bytes, big-endian), kind (1 byte), payload. Kind `MESSAGE` is JSON, `DATA` raw bytes of the dump that is being sent,
+`BEAT` a sign of life without a payload, which no reader gets to see (`pulse` says when it is missed).
 No I/O here. Part of what is shipped to servers.
 """
 
@@ -20,6 +21,7 @@ HEAD_SIZE = _HEAD.size
 
 MESSAGE = 1
 DATA = 2
+BEAT = 3
 
 #: Nothing larger is ever sent; a larger claim means that the other side is not a voltool.
 MAX_PAYLOAD = 16 << 20
@@ -36,6 +38,10 @@ class WireFrame(NamedTuple):
 
     kind: int
     payload: bytes
+
+
+#: A whole frame of kind `BEAT`.
+BEAT_FRAME = _HEAD.pack(0, BEAT)
 
 
 def encode_frame_head(kind: int, length: int) -> bytes:
@@ -86,12 +92,14 @@ class FrameDecoder:
                     return
                 self._head = list(_HEAD.unpack(self._take(HEAD_SIZE)))
             length, kind = self._head
-            if length > MAX_PAYLOAD or kind not in (MESSAGE, DATA):
+            if length > MAX_PAYLOAD or kind not in (MESSAGE, DATA, BEAT) or (kind == BEAT and length):
                 raise AgentError("the connection carries something that is not voltool's protocol")
             if self._length < length:
                 return
             self._head = []
-            yield WireFrame(kind, self._take(length))
+            payload = self._take(length)
+            if kind != BEAT:
+                yield WireFrame(kind, payload)
 
     def _take(self, length: int) -> bytes:
         self._length -= length

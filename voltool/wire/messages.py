@@ -47,9 +47,11 @@ from voltool.wire.moving import (
 
 @dataclass(frozen=True)
 class Hello:
-    """The first request on a connection. Answered by `HelloReply`. ``caller`` says who asks, for locks and logs."""
+    """The first request on a connection. Answered by `HelloReply`. ``caller`` says who asks, for locks and logs.
+    From here on both sides send beats; ``silence`` seconds without one end the connection (0: none are sent or missed)."""
 
     caller: str
+    silence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -533,6 +535,7 @@ def wrap_event(event: Event) -> Progress:
         return Progress(progressed=event)
     if isinstance(event, PhaseEnded):
         return Progress(ended=event)
+    assert isinstance(event, Notice), "steps are of a whole move, which no agent sees"
     return Progress(notice=event)
 
 

@@ -94,11 +94,12 @@ class MoveIn:
 @dataclass(frozen=True)
 class TargetStatus:
     """``held``: the id of the state that has arrived completely; empty: none. ``hook_failed``: the volume is in service, but
-    ``after_online`` failed, and why."""
+    ``after_online`` failed, and why. ``lost``: as of `Arrived`, of everything, known when it is prepared."""
 
     move: Optional[TargetMove]
     held: str = ""
     hook_failed: str = ""
+    lost: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,19 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
+class Extreme:
+    """The most there is of ``what`` in the tree (see `agent.moving.extremes`), and the first path that has so much."""
+
+    what: str
+    amount: int
+    path: bytes
+
+
+@dataclass(frozen=True)
 class SourcePlan:
     """The volume and its tree. ``recent_bytes`` are of files that changed within the last minute; ``rescan_seconds`` what a
     look at every entry takes, ``lease_seconds`` the lease test of every file. ``owners``: ``user:NAME``, ``group:NAME``;
-    ``xattrs``: the namespaces seen."""
+    ``xattrs``: the namespaces seen; ``extremes``: what the target must be able to hold."""
 
     record: VolumeRecord
     entries: int
@@ -222,6 +232,7 @@ class SourcePlan:
     owners: Tuple[str, ...]
     xattrs: Tuple[str, ...]
     obstacles: Tuple[Obstacle, ...]
+    extremes: Tuple[Extreme, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,7 @@ class PlanIn:
     entries: int
     owners: Tuple[str, ...]
     xattrs: Tuple[str, ...]
+    extremes: Tuple[Extreme, ...] = ()
 
 
 @dataclass(frozen=True)

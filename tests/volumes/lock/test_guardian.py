@@ -166,7 +166,7 @@ def test_the_broken_lease_is_durable_before_anything_is_undone(
     record = place.lock()
     seen: list[tuple[str, bool]] = []
 
-    def undo(one: LockRecord) -> None:
+    def undo(_one: LockRecord, _note: object) -> None:
         current = place.book.read()
         assert current is not None
         seen.append((current.phase, writable(place.volume)))

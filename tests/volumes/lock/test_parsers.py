@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from voltool.volumes.lock.kernel import Export, parse_exports, parse_swaps, parse_upper
+from voltool.volumes.lock.flight import parse_count, parse_registered
+from voltool.volumes.lock.kernel import Export, parse_exports, parse_swaps
+from voltool.volumes.lock.overlays import parse_upper
 from voltool.volumes.lock.processes import container_of, parse_shared_maps
 from voltool.volumes.lock.views import Tree, writable_mounts
 from voltool.volumes.mounts import parse_mountinfo
@@ -63,6 +65,15 @@ def test_upper_and_work_directories() -> None:
     assert parse_upper(mount) == [b"/srv/a,b c", b"/srv/w"]
     (mount,) = parse_mountinfo(rb"99 1 0:50 / /merged ro - overlay overlay ro,lowerdir=/low:/lower")
     assert parse_upper(mount) == []
+
+
+def test_what_is_in_flight_or_registered() -> None:
+    assert parse_count(b"pos:\t0\nflags:\t02000002\nmnt_id:\t10\nino:\t122049\nscm_fds: 2\n") == 2
+    assert parse_count(b"pos:\t0\nflags:\t02000002\nmnt_id:\t10\nino:\t122049\n") == 0  # before Linux 5.10
+    ring = b"SqWorkTime:\t0\nUserFiles:\t3\n    0: /srv/vol/a\\040b\n    2: /srv/vol\nUserBufs:\t1\n    0: 0x7f/4096\nPollList:\n"
+    assert parse_count(ring) == 3
+    assert parse_registered(ring) == [b"/srv/vol/a b", b"/srv/vol"]
+    assert parse_registered(b"UserFiles:\t2\n    0: name\n    1: <none>\nUserBufs:\t0\n") == [b"name", b"<none>"]
 
 
 TREE = Tree(b"/srv/vol", (8, 1), b"/srv/vol", (8, 9))

@@ -146,6 +146,65 @@ def test_the_upper_directory_of_an_overlay(place: Place) -> None:
     locks(place)
 
 
+def overlay(base: Path, where: Path, merged: Path) -> None:
+    """An overlay whose upper and work directory are named relative to ``where``."""
+    for path in (base / "lower", where / "upper", where / "work", merged):
+        path.mkdir(parents=True)
+    options = f"lowerdir={base}/lower,upperdir=upper,workdir=work"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(merged)], check=True, cwd=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "merged", "words"),
+    [
+        ("vol/layers", "vol/layers/merged", "vol/layers/upper, overlay mounted at"),  # beside it, as runtimes have it
+        ("vol/layers", "other/merged", "upper, overlay mounted at"),  # found nowhere
+        ("other/layers", "other/layers/merged", ""),  # outside of the volume
+    ],
+)
+def test_an_overlay_whose_directories_are_named_relatively(
+    place: Place, tmp_path: Path, where: str, merged: str, words: str
+) -> None:
+    base = place.filesystem.path
+    overlay(base, base / where, base / merged)
+    try:
+        if words:
+            refused(place, words, str(base / merged))
+        else:
+            locks(place)
+    finally:
+        subprocess.run(["umount", str(base / merged)], check=True)
+    place.lock()
+
+
+def made_namespace(path: Path, cpu: int) -> bool:
+    """Keep a new mount namespace at ``path``. Only a younger one may be kept in ours, and Linux 6.18 counts per CPU."""
+    command = ["taskset", "-c", str(cpu), "unshare", f"--mount={path}", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kept_by", ["descriptor", "mount"])
+def test_a_mount_namespace_without_a_process(place: Place, kept_by: str, tmp_path: Path) -> None:
+    keeper = tmp_path / "kept"
+    keeper.mkdir()
+    subprocess.run(["mount", "--bind", str(keeper), str(keeper)], check=True)
+    subprocess.run(["mount", "--make-private", str(keeper)], check=True)
+    (keeper / "namespace").touch()
+    try:
+        assert any(made_namespace(keeper / "namespace", cpu) for cpu in os.sched_getaffinity(0))
+        if kept_by == "mount":
+            refused(place, f"in the mount namespace that is kept at {keeper}/namespace", "another mount of the tree")
+        else:
+            child = place.holder(f"kept = open({str(keeper / 'namespace')!r})")
+            subprocess.run(["umount", "-l", str(keeper / "namespace")], check=True)
+            refused(place, f"pid {child.pid}", "in a mount namespace that it keeps open", "another mount of the tree")
+            end(child)
+    finally:
+        subprocess.run(["umount", str(keeper / "namespace")], capture_output=True, check=False)
+        subprocess.run(["umount", str(keeper)], check=True)
+    locks(place)
+
+
 def test_a_mount_of_the_tree_in_another_namespace(place: Place) -> None:
     child = place.holder("", "unshare", "--mount", "--propagation", "private")
     refused(place, f"pid {child.pid}", "another mount of the tree")
@@ -159,9 +218,13 @@ def test_a_mount_of_a_part_of_the_tree_elsewhere(place: Place) -> None:
     other = place.filesystem.path / "other"
     other.mkdir()
     subprocess.run(["mount", "--bind", str(place.volume / "sub"), str(other)], check=True)
-    refused(place, str(other), "another mount of the tree")
-    subprocess.run(["mount", "-o", "remount,bind,ro", str(other)], check=True)
-    locks(place)
+    place.lock()
+    with pytest.raises(OSError, match="Read-only"):
+        (other / "late").touch()
+    place.unlock()
+    (other / "late").touch()
+    with open(other / "file", "w"):
+        refused(place, f"{place.volume}/sub/file", "open for writing")
 
 
 def test_a_descriptor_in_flight_over_a_socket(place: Place) -> None:
@@ -175,6 +238,54 @@ def test_a_descriptor_in_flight_over_a_socket(place: Place) -> None:
     refused(place, f"{place.volume}/file", "open for writing by someone who cannot be seen")
     received = "fd = socket.recv_fds(pair[1], 1, 1)[1][0]; os.write(fd, b'late'); os.close(fd)"
     assert step(child, received) == "done"
+    locks(place)
+
+
+def test_a_directory_in_flight_over_a_socket(place: Place) -> None:
+    code = (
+        "pair = socket.socketpair()\n"
+        "directory = os.open(volume + '/sub', os.O_RDONLY)\n"
+        "socket.send_fds(pair[0], [b'x'], [directory])\n"
+        "os.close(directory)"
+    )
+    child = place.holder(code)
+    refused(place, f"pid {child.pid}", "socket:[", "descriptors in flight that cannot be looked into")
+    assert step(child, "fd = socket.recv_fds(pair[1], 1, 1)[1][0]") == "done"
+    refused(place, f"pid {child.pid}", f"{place.volume}/sub")
+    assert step(child, "os.close(fd)") == "done"
+    locks(place)
+
+
+def test_sockets_that_have_descriptors_for_moments_keep_nobody_waiting(place: Place) -> None:
+    code = (
+        "import threading\npair = socket.socketpair()\n"
+        "def pass_on():\n"
+        "    while True:\n"
+        "        socket.send_fds(pair[0], [b'x'], [0])\n"
+        "        os.close(socket.recv_fds(pair[1], 1, 1)[1][0])\n"
+        "threading.Thread(target=pass_on, daemon=True).start()"
+    )
+    place.holder(code)
+    locks(place)
+
+
+@pytest.mark.may_skip("io_uring is switched off here")
+def test_what_is_registered_with_io_uring(place: Place) -> None:
+    """Registered files have no number: a ring is all that a table shows."""
+    if Path("/proc/sys/kernel/io_uring_disabled").exists() and int(
+        Path("/proc/sys/kernel/io_uring_disabled").read_text()
+    ):
+        pytest.skip("io_uring is switched off here")
+    code = (
+        "import ctypes\nlibc = ctypes.CDLL(None)\n"
+        "ring = libc.syscall(425, 4, ctypes.byref((ctypes.c_char * 120)()))\n"
+        "held = [os.open(volume + '/file', os.O_WRONLY), os.open(volume + '/sub', os.O_RDONLY)]\n"
+        "assert libc.syscall(427, ring, 2, ctypes.byref((ctypes.c_int * 2)(*held)), 2) == 0\n"
+        "os.close(held[0]); os.close(held[1])"
+    )
+    child = place.holder(code)
+    refused(place, f"pid {child.pid}", f"{place.volume}/file", f"{place.volume}/sub", "registered with io_uring")
+    end(child)
     locks(place)
 
 

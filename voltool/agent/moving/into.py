@@ -12,13 +12,16 @@ from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, HostError, RefusedError
+from voltool.events import Notice
 from voltool.model import PREPARED, Hooks, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
+from voltool.volumes.fstab import advice_when_come
 from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.moving.target import MovingTarget
 from voltool.wire import messages, moving
@@ -90,9 +93,12 @@ class _Session:
         if isinstance(step, moving.Prepare):
             prepared = self._target.prepare(step.epoch, step.state_id, step.sequence)
             run_hook(hook_of(step.hooks, "before_online"), "before_online", prepared.name, prepared.path)
-            return moving.TargetStatus(prepared, step.state_id)
+            return moving.TargetStatus(prepared, step.state_id, lost=self._lost())
         if isinstance(step, moving.Publish):
             published = self._target.publish(step.proof)
+            advice = advice_when_come(published.path)
+            if advice:
+                self._conversation.report(Notice("warning", f"{published.name}: at the new home: {advice}"))
             return moving.TargetStatus(published, hook_failed=_after_online(published, step.hooks))
         if isinstance(step, moving.AbortMove):
             move = self._target.status()
@@ -123,6 +129,7 @@ class _Session:
             receive_dump(self._conversation, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
+        rehearse(held, self._ground.attributes)
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:
@@ -134,9 +141,12 @@ class _Session:
         return self._ground.apply_waiting()
 
     def _lost(self) -> Tuple[str, ...]:
+        """What the target cannot hold. What the old home could not read is not among it: files that go while they are
+        dumped, and the last round, when all is at rest, tells of the others."""
         losses = self._ground.losses
         lost = [f"{what}: {count} times" for what, (count, _first) in sorted(losses.attributes.items())]
-        lost += [f"object {lost.number}: {lost.why}" for lost in losses.objects[:10]]
+        unheld = [lost for lost in losses.objects if not lost.unread]
+        lost += [f"object {each.number}: {each.why}" for each in unheld[:10]]
         return tuple(lost)
 
     def _open(self) -> HeldTree:

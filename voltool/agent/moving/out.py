@@ -16,16 +16,26 @@ from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
 from voltool.agent.moving.source_ground import HostSource, OnlyHooks
 from voltool.errors import AgentError, NotFoundError, RefusedError
+from voltool.events import Notice
 from voltool.model import MOVED, RETIRED, SourceMove
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.fstab import advice_when_left
 from voltool.volumes.hooks import hook_of
-from voltool.volumes.lock.hold import LockWish, check_can_lock, lock_tree, new_token, refuse_locked
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import (
+    LockWish,
+    check_can_lock,
+    is_own_mount_point,
+    lock_tree,
+    new_token,
+    refuse_locked,
+)
 from voltool.volumes.lock.search import walk_files
-from voltool.volumes.mounts import is_mount_point
+from voltool.volumes.mounts import is_within, nested_mounts
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
-from voltool.volumes.records import VolumeHome
+from voltool.volumes.records import AREA_NAME, VolumeHome
 from voltool.volumes.registry import driver_named
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation
@@ -33,6 +43,7 @@ from voltool.wire.conversation import Conversation
 #: After so many files the guardian hears from us.
 _BEAT_EVERY = 10_000
 _PLACE = b"retired-"
+_NAMED = 10
 
 
 def move_out(request: moving.MoveOut, conversation: Conversation, host: HostState) -> messages.Message:
@@ -104,12 +115,17 @@ class _Session:
         path = self._home.record.path
         known = self._source.recover()
         if known is None or known.phase == RETIRED:
-            check_movable(path)
+            check_movable(self.ground.book, path)
         status = os.lstat(path)
         place = os.path.join(self._home.area, _PLACE + wish.move_id[:12].encode())
         return self._source.begin(
             dataclasses.replace(
-                wish, name=self._home.record.name, path=path, root_inode=status.st_ino, retired_path=place
+                wish,
+                name=self._home.record.name,
+                path=path,
+                root_inode=status.st_ino,
+                retired_path=place,
+                by_entries=is_own_mount_point(self.ground.book, path),
             )
         )
 
@@ -135,7 +151,11 @@ class _Session:
         if isinstance(step, moving.Switch):
             return moving.SourceStatus(self._source.switch(step.epoch, step.state_id))
         if isinstance(step, moving.SettleMove):
-            return moving.SourceStatus(self._source.settle())
+            retired = self._source.settle()
+            if retired.by_entries:
+                advice = advice_when_left(retired.path)
+                self._conversation.report(Notice("info", f"{retired.name}: at the old home: {advice}"))
+            return moving.SourceStatus(retired)
         if isinstance(step, moving.AbortMove):
             self._source.abort()
             return messages.Done()
@@ -184,14 +204,28 @@ class _Session:
         self.ground.unlock()
 
 
-def check_movable(path: bytes) -> None:
-    """RefusedError for what the switch could not take away from its path."""
-    if is_mount_point(path):
+def check_movable(book: LockBook, path: bytes) -> None:
+    """RefusedError for what the switch could not take away from its path. A mount point can be emptied, but not the root."""
+    if path == b"/":
         raise RefusedError(
-            "the volume is the root of a mounted file system",
+            "the root of the whole system cannot be moved",
+            where="/",
+            remedy="voltool dump and voltool restore; or move the directories in it that matter",
+        )
+    nested = [point for point in nested_mounts(path) if not is_within(point, os.path.join(path, AREA_NAME))]
+    if nested:
+        raise RefusedError(
+            "something is mounted inside the volume",
+            where=", ".join(shown(point) for point in nested[:_NAMED]),
+            why="what is mounted there is not part of the volume, and would stay behind",
+            remedy="unmount it, or move it outside of the volume",
+        )
+    if is_own_mount_point(book, path) and os.statvfs(path).f_flag & os.ST_RDONLY and book.read() is None:
+        raise RefusedError(
+            "the volume's file system is mounted read-only",
             where=shown(path),
-            why="a mount point cannot be renamed away",
-            remedy="voltool dump and voltool restore; or move a directory in it",
+            why="its tree could not be taken away from the mount point",
+            remedy=f"mount -o remount,rw {shown(path)}",
         )
 
 

@@ -11,6 +11,8 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.moving import container
+from voltool.agent.moving.extremes import Extremes, obstacles_of
 from voltool.agent.moving.into import check_target
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.target_ground import HostTarget
@@ -18,9 +20,10 @@ from voltool.errors import VoltoolError
 from voltool.leases import ignore_lease_breaks, lease_test
 from voltool.model import RETIRED
 from voltool.showing import shown
+from voltool.volumes.limits import limits_of
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import check_can_lock, refuse_locked
-from voltool.volumes.mounts import is_mount_point, nested_mounts
+from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME, open_home
 from voltool.volumes.registry import detect
@@ -32,7 +35,6 @@ from voltool.wire.conversation import Conversation
 _RECENT = 60.0
 #: So many files are tried to learn what the lease test costs.
 _SAMPLE = 2000
-_NAMED = 10
 #: File systems that keep no owners, modes or extended attributes, or not all of them.
 _POOR = frozenset({"vfat", "exfat", "fuse", "cifs", "smb2", "9p", "nfs"})
 #: File systems that may hold more than their free bytes.
@@ -44,23 +46,20 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     del conversation
     home = open_home(host.directory, request.uuid, request.path)
     path = home.record.path
+    book = LockBook(host.directory, request.uuid)
     obstacles: List[moving.Obstacle] = []
     for check in (
-        lambda: check_movable(path),
+        lambda: check_movable(book, path),
         lambda: None if request.only_hooks else check_can_lock(),
-        lambda: refuse_locked(LockBook(host.directory, request.uuid), path),
+        lambda: refuse_locked(book, path),
     ):
         _note(check, obstacles)
     known = MoveBook(host.directory).source(request.uuid)
     if known is not None and known.phase != RETIRED:
         remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
         obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
-    nested = nested_mounts(path)
-    if nested:
-        named = ", ".join(shown(mount) for mount in nested[:_NAMED])
-        remedy = "unmount them, or move them outside of the volume"
-        obstacles.append(moving.Obstacle("something is mounted inside the volume", named, "", remedy))
-    survey = _Survey(path)
+    extremes = Extremes(path)
+    survey = _Survey(path, extremes)
     survey.look()
     rescan = survey.seconds
     if rescan < 5.0:  # once more: the last scan finds everything in memory
@@ -78,6 +77,7 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
         owners=survey.owner_names(),
         xattrs=tuple(sorted(survey.xattrs)),
         obstacles=tuple(obstacles),
+        extremes=extremes.found,
     )
 
 
@@ -113,7 +113,9 @@ def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState)
                 "the target's file system may not hold everything", shown(place), why, "another file system, or --lossy"
             )
         )
-    driver = detect(path) if os.path.isdir(path) else "directory"
+    obstacles += obstacles_of(request.extremes, limits_of(place), request.move)
+    kind = container.wanted(request.move, MoveBook(host.directory).source(request.move.uuid))
+    driver = container.DRIVERS.get(kind) or (detect(path) if os.path.isdir(path) else "directory")
     unknown = tuple(name for name in request.owners if not _is_known(name))
     return moving.TargetPlan(traits.kind, driver, free, inodes, unknown, tuple(obstacles))
 
@@ -152,15 +154,16 @@ def _is_known(name: str) -> bool:
 
 
 class _Survey:
-    """One look at every entry of the tree, timed."""
+    """One look at every entry of the tree, timed; what ``extremes`` looks at beside it does not count."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, extremes: Optional[Extremes] = None) -> None:
         self._root = root
+        self._extremes = extremes
         self._since = time.time() - _RECENT
         self._owners: Set[Tuple[str, int]] = set()
         self._linked: Set[int] = set()
         self._sampled = 0
-        self._sample_seconds = 0.0
+        self._sample_seconds = self._beside_seconds = 0.0
         self.entries = self.files = self.bytes = self.recent = 0
         self.seconds = 0.0
         self.xattrs: Set[str] = set()
@@ -171,6 +174,7 @@ class _Survey:
         began = time.monotonic()
         for path, entry in self._entries():
             self.entries += 1
+            self._aside(path, entry)
             self._owners |= {("user", entry.st_uid), ("group", entry.st_gid)}
             if stat.S_ISREG(entry.st_mode):
                 self.files += 1
@@ -183,7 +187,7 @@ class _Survey:
                     self.recent += entry.st_size
                 if self._sampled < _SAMPLE:
                     self._sample(path)
-        self.seconds = time.monotonic() - began - self._sample_seconds
+        self.seconds = time.monotonic() - began - self._sample_seconds - self._beside_seconds
 
     def _entries(self) -> Iterator[Tuple[bytes, os.stat_result]]:
         device = os.lstat(self._root).st_dev
@@ -194,6 +198,8 @@ class _Survey:
                 found = list(os.scandir(directory))
             except OSError:
                 continue
+            if self._extremes is not None:
+                self._extremes.names(directory, [entry.name for entry in found])
             for entry in found:
                 if directory == self._root and entry.name == AREA_NAME:
                     continue
@@ -204,6 +210,12 @@ class _Survey:
                 if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
                     waiting.append(entry.path)
                 yield entry.path, status
+
+    def _aside(self, path: bytes, status: os.stat_result) -> None:
+        if self._extremes is not None:
+            began = time.monotonic()
+            self._extremes.entry(path, status)
+            self._beside_seconds += time.monotonic() - began
 
     def _sample(self, path: bytes) -> None:
         began = time.monotonic()

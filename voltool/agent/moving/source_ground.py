@@ -1,9 +1,8 @@
-"""The old home for real: records, lock, the exchange of the tree with an empty directory, the second scan. Ships to servers."""
+"""The old home for real: records, lock, the tree's departure, the second scan. Ships to servers."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from contextlib import AbstractContextManager
 from typing import Iterator, Optional, Tuple
@@ -16,18 +15,12 @@ from voltool.model import MOVED, RETIRED, Hooks, SourceMove
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper
-from voltool.tree.unchanged import first_difference, is_root_unchanged
+from voltool.tree.unchanged import first_difference, is_root_alike, is_root_unchanged
 from voltool.volumes import records
 from voltool.volumes.hooks import hook_of, run_hook
 from voltool.volumes.lock.book import LockBook
-from voltool.volumes.lock.hold import (
-    end_lock,
-    exchange_back_held,
-    exchange_held,
-    is_in_force,
-    leave_read_only,
-)
-from voltool.volumes.moving import placeholder
+from voltool.volumes.lock.hold import end_lock, leave_read_only
+from voltool.volumes.moving.departure import Departure, departure_of
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
 
@@ -101,13 +94,18 @@ class HostSource:
             raise RefusedError("the volume is not being moved", remedy="voltool move --status")
         tmp = os.path.join(self._area, b"tmp")
         durable.make_directory(tmp)
-        place = move.retired_path if self.is_away(move) else move.path
+        away = self.is_away(move)
+        place = move.retired_path if away else move.path
         with self._compared(move, place, state_id) as (root, state), SortedSpool(tmp) as spool:
-            difference = first_difference(root, state, spool)
+            difference = first_difference(root, state, spool, by_entries=away and move.by_entries)
         with contextlib.suppress(OSError):
             os.rmdir(tmp)
         if difference is not None:
             raise _changed(move, difference)
+        if away and move.by_entries:
+            with self._compared(move, move.path, state_id) as (root, state):
+                if not is_root_alike(root, state):
+                    raise _changed(move, b"")
 
     @contextlib.contextmanager
     def _compared(self, move: SourceMove, place: bytes, state_id: str) -> Iterator[Tuple[int, BaseState]]:
@@ -128,61 +126,21 @@ class HostSource:
 
     def is_away(self, move: SourceMove) -> bool:
         """See `SourceGround`."""
-        return placeholder.stands_at(move.path, move)
+        return self._departure(move).is_away(move)
 
     def take_away(self, move: SourceMove) -> None:
         """See `SourceGround`."""
-        record = self.book.read()
         with self._compared(move, move.path, move.state_id) as (root, state):
             if not is_root_unchanged(root, state):
                 raise _changed(move, b"")
-        self._make_placeholder(move)
-        if record is not None:
-            exchange_held(self.book, record, move.retired_path)
-        else:
-            self._exchange(move)
-        placeholder.seal(move.path)
-
-    def _make_placeholder(self, move: SourceMove) -> None:
-        try:
-            placeholder.make(move)
-        except OSError as error:
-            raise HostError(
-                "the volume cannot be taken away from its path",
-                where=shown(move.path),
-                why=f"the empty directory that is to stand there cannot be made: {error.strerror}",
-            ) from error
+        self._departure(move).take_away(move)
 
     def bring_back(self, move: SourceMove) -> None:
         """See `SourceGround`."""
-        if self.is_away(move):
-            with contextlib.suppress(OSError):
-                placeholder.unseal(move.path)
-            record = self.book.read()
-            if record is not None and record.moved_to is not None and is_in_force(record):
-                exchange_back_held(self.book, record)
-            else:
-                self._exchange(move)
-        else:
-            record = self.book.read()
-            if record is not None and record.moved_to is not None and is_in_force(record):
-                self.book.write(dataclasses.replace(record, moved_to=None))
-        if placeholder.stands_at(move.retired_path, move):
-            with contextlib.suppress(OSError):
-                os.rmdir(move.retired_path)
+        self._departure(move).bring_back(move)
 
-    def _exchange(self, move: SourceMove) -> None:
-        try:
-            durable.rename_with_flags(move.retired_path, move.path, durable.RENAME_EXCHANGE)
-        except OSError as error:
-            raise HostError(
-                "the volume cannot be brought back to its path",
-                where=shown(move.retired_path),
-                why=error.strerror or str(error),
-                remedy=f"see that {shown(move.path)} is an empty directory, then voltool move --resume {move.name}",
-            ) from error
-        for directory in {os.path.dirname(move.path), os.path.dirname(move.retired_path)}:
-            durable.fsync_directory(directory)
+    def _departure(self, move: SourceMove) -> Departure:
+        return departure_of(move, self.book, self._area)
 
     def unlock(self) -> None:
         """See `SourceGround`."""
@@ -202,6 +160,7 @@ class HostSource:
     def leave(self, move: SourceMove) -> None:
         """See `SourceGround`."""
         self.leave_lock()
+        self._departure(move).forget(move)
         records.forget(self._host.directory, move.uuid)
 
     def leave_lock(self) -> None:

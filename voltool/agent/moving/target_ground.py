@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import time
@@ -12,9 +13,10 @@ from typing import Optional
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
-from voltool.agent.moving.way_back import take_retired
+from voltool.agent.moving import container
+from voltool.agent.moving.way_back import is_as_left, take_retired
 from voltool.errors import IntegrityError, RefusedError
-from voltool.model import PREPARED, TargetMove, VolumeRecord
+from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import Attributes
@@ -23,15 +25,21 @@ from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
-from voltool.tree.apply.staging import Staging, StagingKey, open_staging
+from voltool.tree.apply.staging import Staging, StagingKey, Way, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
+from voltool.volumes.lock.book import LockBook
+from voltool.volumes.lock.hold import LockWish, read_only_meanwhile, unlock_tree
 from voltool.volumes.mounts import is_within
 from voltool.volumes.moving import placeholder
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import detect
+from voltool.volumes.removal import remove_tree
+from voltool.volumes.traits import synchronize
 
 _KEPT_MODE = 0o700
+#: How long publishing entry by entry may take before ``voltool doctor`` speaks of a lock that is over.
+_PUBLISHING_SECONDS = 3600
 
 
 class HostTarget:
@@ -41,6 +49,7 @@ class HostTarget:
         self._host = host
         self._uuid = uuid
         self._moves = MoveBook(host.directory)
+        self._book = LockBook(host.directory, uuid)
         self.held: Optional[HeldTree] = None
         self.losses = Losses()
         self.owners = Owners(numeric=False)
@@ -62,13 +71,17 @@ class HostTarget:
         """See `TargetGround`."""
         if self.held is not None:
             return
+        if self._book.read() is not None:
+            unlock_tree(self._book)  # publishing was cut off
         if move.phase == PREPARED and not self._has_staging(move):
             return  # publishing was cut off after the tree had got its name
         self.refuse_overlap(move)
+        move = self._make_container(move)
         staging = self._staging(move)
         records.remember_area(self._host.directory, staging.path)
-        self._take_retired(staging)
+        self._take_retired(move, staging)
         held = HeldTree(staging)
+        self.losses.merge(held.kept_losses())
         self.held = held
         if held.record is None and not salvage(held) and not staging.fresh:
             self._begin_anew(move)
@@ -77,14 +90,47 @@ class HostTarget:
         if held.record is not None and not held.record.assembled:
             self.apply_waiting()
 
-    def _take_retired(self, staging: Staging) -> None:
+    def _make_container(self, move: TargetMove) -> TargetMove:
+        """Where the file system has subvolumes the volume gets one; it is written down before it is made."""
+        retired = self._moves.source(self._uuid)
+        if not move.container and not self._has_staging(move):
+            kind = container.wanted(move, retired)
+            if kind == container.RETIRED_SUBVOLUME and not self._can_serve(retired, move):
+                kind = container.NONE if os.path.lexists(move.path) else container.SUBVOLUME
+            if kind:
+                move = dataclasses.replace(move, container=kind)
+                self.save(move)
+        container.make(move, retired)
+        return move
+
+    def _can_serve(self, retired: Optional[SourceMove], move: TargetMove) -> bool:
+        """Whether the subvolume that the volume left here is on the target's file system, and as it was left."""
+        if retired is None:
+            return False
+        place = os.path.dirname(os.path.dirname(os.path.dirname(retired.retired_path)))
+        if place != os.path.dirname(move.path):
+            return False
+        try:
+            return is_as_left(
+                retired, records.area_of(retired.path, self._uuid), records.area_of(retired.path, self._uuid)
+            )
+        except OSError as error:
+            raise translate(error, "the copy that the volume left here") from error
+
+    def _take_retired(self, move: TargetMove, staging: Staging) -> None:
         """What the volume left here when it moved away is the base of what comes."""
         retired = self._moves.source(self._uuid)
-        if retired is not None:
-            try:
-                take_retired(staging, retired, records.area_of(retired.path, self._uuid))
-            except OSError as error:
-                raise translate(error, "the copy that the volume left here") from error
+        if retired is None:
+            return
+        area = records.area_of(retired.path, self._uuid)
+        if move.container == container.RETIRED_SUBVOLUME:
+            retired = dataclasses.replace(retired, retired_path=container.tree_within(move), by_entries=True)
+        try:
+            take_retired(staging, retired, area)
+        except OSError as error:
+            raise translate(error, "the copy that the volume left here") from error
+        if move.container == container.RETIRED_SUBVOLUME:
+            remove_tree(retired.retired_path)  # where it could not be taken after all
 
     def _begin_anew(self, move: TargetMove) -> None:
         """Nothing of what came is worth keeping."""
@@ -136,17 +182,26 @@ class HostTarget:
         if not os.path.lexists(move.path):
             os.mkdir(move.path, _KEPT_MODE)
             durable.fsync_directory(os.path.dirname(move.path))
-            return dataclasses.replace(move, reserved=True)
+            move = dataclasses.replace(move, reserved=True)
+        if self._is_left(move.path):
+            placeholder.seal(move.path)
+        else:
+            placeholder.keep(move)
         return move
+
+    def _is_left(self, path: bytes) -> bool:
+        """Whether what stands there is what the volume left here when it moved away."""
+        retired = self._moves.source(self._uuid)
+        return retired is not None and placeholder.stands_at(path, retired)
 
     def _free_path(self, move: TargetMove) -> None:
         """What stands at the path must be such that the tree can take its place."""
-        retired = self._moves.source(self._uuid)
-        if retired is not None and placeholder.stands_at(move.path, retired):
-            try:
+        try:
+            placeholder.let_go(move)
+            if self._is_left(move.path):
                 placeholder.unseal(move.path)
-            except OSError as error:
-                raise translate(error, shown(move.path)) from error
+        except OSError as error:
+            raise translate(error, shown(move.path)) from error
         if placeholder.is_sealed(move.path):
             raise RefusedError(
                 "the target is immutable",
@@ -168,7 +223,8 @@ class HostTarget:
                     remedy="do not remove anything: the volume's old home keeps its copy; report this",
                 )
             root = self._keep_states(held, area)
-            publish_ready(self.held, self.attributes, self.losses, root)
+            self._free_path(move)
+            self._name_tree(move, held, root)
             records.forget_area(self._host.directory, staging.path)
             self.held = None
         assert move.epoch is not None
@@ -188,6 +244,15 @@ class HostTarget:
         if retired is not None and not os.path.lexists(retired.retired_path):
             placeholder.remove(retired)  # of a volume that has come back to another path
         self._moves.archive_source(move.uuid, area)
+
+    def _name_tree(self, move: TargetMove, held: HeldTree, root: bytes) -> None:
+        """Publish; a tree that appears entry by entry is read-only for everybody else until it is whole."""
+        if held.staging.way is not Way.ENTRIES or os.geteuid() != 0:
+            publish_ready(held, self.attributes, self.losses, root)
+            return
+        wish = LockWish(move.uuid, move.name, move.path, f"move {move.move_id}", _PUBLISHING_SECONDS)
+        with read_only_meanwhile(self._book, wish):
+            publish_ready(held, self.attributes, self.losses, root)
 
     def _find_staging(self, move: TargetMove) -> Optional[Staging]:
         """The open one, or that of an interrupted publish; None where it is done with."""
@@ -212,9 +277,7 @@ class HostTarget:
                 state.close()
             if root is not None:
                 durable.write_file(kept, root)
-                shutil.rmtree(place, ignore_errors=True)
-                os.rename(held.keeper.directory, place)
-                durable.fsync_directory(area)
+                _take_directory(held.keeper.directory, place)
         with open(kept, "rb") as file:
             return file.read()
 
@@ -225,8 +288,10 @@ class HostTarget:
             staging.remove()
             records.forget_area(self._host.directory, staging.path)
         self.held = None
-        retired = self._moves.source(self._uuid)
-        if retired is not None and placeholder.stands_at(move.path, retired):
+        with contextlib.suppress(OSError):
+            placeholder.let_go(move)
+        container.discard(move, self._moves.source(self._uuid))
+        if self._is_left(move.path):
             placeholder.seal(move.path)
         if move.reserved:
             with contextlib.suppress(OSError):
@@ -242,3 +307,21 @@ class HostTarget:
         if self.held is None:
             raise RefusedError("nothing is being received", remedy="voltool move --resume")
         return self.held
+
+
+def _take_directory(old: bytes, new: bytes) -> None:
+    """Rename it, in the place of what is there; out of a subvolume it is copied. Durable, repeatable."""
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        os.rename(old, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(new + b".new", ignore_errors=True)
+        shutil.copytree(os.fsdecode(old), os.fsdecode(new + b".new"))
+        synchronize(new + b".new")
+        os.rename(new + b".new", new)
+        durable.fsync_directory(os.path.dirname(new))
+        shutil.rmtree(old)
+    else:
+        durable.fsync_directory(os.path.dirname(new))

@@ -29,8 +29,8 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def take_retired(staging: Staging, retired: Optional[SourceMove], area: bytes) -> bool:
     """Let a fresh staging hold the retired tree, if there is one that can serve; whether it does. Raises OSError.
 
-    ``area``: the retired volume's. A tree on another file system than staging (a btrfs subvolume too) cannot be renamed into
-    it, and one that somebody has changed is no base: then everything is sent.
+    ``area``: the retired volume's. A tree on another file system than staging cannot be renamed into it, and one that somebody
+    has changed is no base: then everything is sent. (Of a btrfs subvolume the tree is inside one already: `container`.)
     """
     mark = os.path.join(staging.path, _MARK)
     if not os.path.lexists(mark):
@@ -62,8 +62,8 @@ def _take(staging: Staging, place: bytes, area: bytes, state_id: str) -> None:
         durable.fsync_directory(directory)
 
 
-def _can_serve(staging: Staging, retired: SourceMove, area: bytes) -> bool:
-    """Whether the tree is there, can be renamed into staging, and is what its record says."""
+def is_as_left(retired: SourceMove, area: bytes, scratch: bytes) -> bool:
+    """Whether the retired tree is there, and is, stamp by stamp, what its record says. ``scratch`` is for the scan."""
     if retired.phase != RETIRED:
         return False
     try:
@@ -71,12 +71,20 @@ def _can_serve(staging: Staging, retired: SourceMove, area: bytes) -> bool:
     except OSError:
         return False
     try:
-        if os.fstat(root).st_dev != os.fstat(staging.descriptor).st_dev or inodes.get_flags(root)[0] & SEALS:
+        if inodes.get_flags(root)[0] & SEALS:
             return False
         state = StateKeeper(os.path.join(area, b"states")).open(retired.state_id)
         if state is None:
             return False
-        with contextlib.closing(state), SortedSpool(staging.path) as spool:
-            return first_difference(root, state, spool) is None
+        with contextlib.closing(state), SortedSpool(scratch) as spool:
+            return first_difference(root, state, spool, by_entries=retired.by_entries) is None
     finally:
         os.close(root)
+
+
+def _can_serve(staging: Staging, retired: SourceMove, area: bytes) -> bool:
+    """Whether it can also be renamed into staging."""
+    with contextlib.suppress(OSError):
+        if os.lstat(retired.retired_path).st_dev == os.fstat(staging.descriptor).st_dev:
+            return is_as_left(retired, area, staging.path)
+    return False

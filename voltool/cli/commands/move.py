@@ -72,7 +72,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
         return _abort(invocation, _which(invocation, abort, name))
 
     def confirm(predicted: float) -> None:
-        _confirm(predicted, downtime, yes=yes)
+        _confirm(invocation, predicted, downtime, yes=yes)
 
     if dry_run:
         return _plan(invocation, name, target, only_hooks=lock == "none")
@@ -260,7 +260,7 @@ def _tell_hook_failed(invocation: Invocation, name: str, done: Moved, ends: Ends
     invocation.failed(error, name)
 
 
-def _confirm(predicted: float, downtime: float, *, yes: bool) -> None:
+def _confirm(invocation: Invocation, predicted: float, downtime: float, *, yes: bool) -> None:
     """Ask; without a terminal, BusyError."""
     if yes:
         return
@@ -270,7 +270,8 @@ def _confirm(predicted: float, downtime: float, *, yes: bool) -> None:
             why=f"about {predicted:.1f} s, and --downtime says {downtime:g} s; nothing is locked",
             remedy="--yes, a larger --downtime, or a time when less is written; what has arrived is kept",
         )
-    if not typer.confirm(f"The volume will be locked for about {predicted:.1f} s. Go on?", err=True):
+    question = f"The volume will be locked for about {predicted:.1f} s, and --downtime says {downtime:g} s. Go on?"
+    if not invocation.output.ask(question):
         raise BusyError("the volume was not locked", why="you said no", remedy="again at another time")
 
 

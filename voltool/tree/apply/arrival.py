@@ -59,9 +59,14 @@ class Arrival(Applier):
         self._complete()
         state_id = make_state(self._held, None)
         self._staging.sync()
+        self._held.keep_losses(self._losses)
         self._held.save(HeldRecord(state_id))
         _remove_front(self._staging.path)
         return self._applied()
+
+    def _checkpoint(self) -> None:
+        self._held.keep_losses(self._losses)
+        super()._checkpoint()
 
     def lost(self) -> bytes:
         """What could not be held here, for `Losses.merge`."""

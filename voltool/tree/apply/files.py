@@ -169,7 +169,7 @@ class FileMaker:
                 self.remove(self.path(name))
         if record.state & fmt.STATE_UNKNOWN:  # nothing is known but its type: there is nothing to make it of
             if not record.state & fmt.STATE_VANISHED:
-                self._losses.object(record.number, "it could not be read when it was dumped")
+                self._losses.unread(record.number)
             return
         try:
             if stat.S_ISLNK(record.mode):

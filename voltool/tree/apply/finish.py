@@ -77,8 +77,8 @@ class Finisher:
 
     def _publish(self, root: ObjectRecord, progress: Progress) -> None:
         staging = self._staging
-        publish(staging.way, staging.descriptor, flat_path(ROOT_OBJECT), staging.target)
-        target = os.open(staging.target, _OPEN | os.O_DIRECTORY)
+        publish(staging, flat_path(ROOT_OBJECT))
+        target = staging.open_target()
         try:
             for name, flags in progress.sealed:
                 self._seal(target, bytes.fromhex(name), flags)

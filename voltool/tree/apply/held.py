@@ -15,6 +15,7 @@ from typing import Iterable, List, Optional
 from voltool import durable
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError
+from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.staging import Staging
 from voltool.tree.state import BaseState, StateKeeper
@@ -22,6 +23,7 @@ from voltool.tree.state import BaseState, StateKeeper
 _RECORD = b"held.json"
 _OWNERS = b"owners"
 _STATES = b"states"
+_LOSSES = b"losses.json"
 INCREMENT = b"increment"
 
 
@@ -56,6 +58,21 @@ class HeldTree:
         """Make it durable. What it promises must be on disk (`Staging.sync`)."""
         durable.write_file(os.path.join(self.staging.path, _RECORD), json.dumps(asdict(record)).encode())
         self.record = record
+
+    def keep_losses(self, losses: Losses) -> None:
+        """Before `save` says that the tree holds what came with them: what could not be held is not forgotten when the session is
+        cut off."""
+        text = losses.text()
+        if text:
+            durable.write_file(os.path.join(self.staging.path, _LOSSES), text)
+
+    def kept_losses(self) -> bytes:
+        """For `Losses.merge`."""
+        try:
+            with open(os.path.join(self.staging.path, _LOSSES), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
 
     def state(self) -> BaseState:
         """The manifest of what is held; the caller closes it. HostError where it cannot be read."""

@@ -225,7 +225,8 @@ class Increment:
             return
         change = self._rewriter.change(record, old)
         if is_omitted(fmt.encode_object(record)):
-            self._losses.object(record.number, "it could not be read when it was dumped")
+            if not record.state & fmt.STATE_VANISHED:
+                self._losses.unread(record.number)
             self._remove_all(record.number, names)
             return
         descriptor = change.open(held=self._is_held(record.number))

@@ -10,14 +10,15 @@ from typing import Dict, List, NamedTuple, Tuple
 
 #: How many objects are named one by one; beyond it they are only counted.
 MAX_NAMED = 1000
+_UNREAD = "it could not be read when it was dumped"
 
 
 class LostObject(NamedTuple):
-    """An object that is not in the result (``missing``), or whose content is not the newest (not ``missing``)."""
+    """An object that is not in the result; ``unread``: because its host could not read it, which says nothing of the target."""
 
     number: int
     why: str
-    missing: bool
+    unread: bool
 
 
 class Losses:
@@ -33,12 +34,13 @@ class Losses:
         known, first = self.attributes.get(what, (0, number))
         self.attributes[what] = (known + count, first)
 
-    def object(self, number: int, why: str, *, missing: bool = True) -> None:
-        """Object ``number`` could not be made, or holds older content than it should."""
-        if len(self.objects) < MAX_NAMED:
-            self.objects.append(LostObject(number, why, missing))
-        else:
-            self.unnamed += 1
+    def object(self, number: int, why: str) -> None:
+        """Object ``number`` could not be made."""
+        self._add(LostObject(number, why, unread=False))
+
+    def unread(self, number: int) -> None:
+        """There is nothing to make object ``number`` of."""
+        self._add(LostObject(number, _UNREAD, unread=True))
 
     def take(self) -> bytes:
         """Everything so far as bytes for `merge`, and begin anew; empty where nothing was lost."""
@@ -48,6 +50,12 @@ class Losses:
         self.__init__()  # type: ignore[misc]
         return text
 
+    def text(self) -> bytes:
+        """The same without beginning anew."""
+        text = self.take()
+        self.merge(text)
+        return text
+
     def merge(self, taken: bytes) -> None:
         """Add what another process `take` n."""
         if not taken:
@@ -55,6 +63,12 @@ class Losses:
         attributes, objects, unnamed = json.loads(taken)
         for what, (count, first) in attributes.items():
             self.attribute(what, first, count)
-        for number, why, missing in objects:
-            self.object(number, why, missing=missing)
+        for lost in objects:
+            self._add(LostObject(*lost))
         self.unnamed += unnamed
+
+    def _add(self, lost: LostObject) -> None:
+        if len(self.objects) < MAX_NAMED:
+            self.objects.append(lost)
+        else:
+            self.unnamed += 1

@@ -16,28 +16,30 @@ from voltool import durable
 from voltool.errors import RefusedError, VoltoolError
 from voltool.showing import shown
 from voltool.tree.apply.files import translate
-from voltool.tree.apply.staging import Way
+from voltool.tree.apply.staging import Staging, Way
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOST_AND_FOUND = b"lost+found"
+_CLOSED = 0o700
 
 #: A name to be moved: descriptors of the directories from and to, and the name.
 _Move = Tuple[List[bytes], bytes]
 
 
-def publish(way: Way, staging: int, root: bytes, target: bytes) -> None:
-    """Give the staged tree at ``root`` (relative to descriptor ``staging``) the name ``target``, durably.
+def publish(staging: Staging, root: bytes) -> None:
+    """Give the staged tree at ``root`` (relative to the staging directory) its target's name, durably.
 
     Does nothing where an interrupted publish has done it already. Raises RefusedError where something collides.
     """
     try:
-        if way is Way.RENAME:
-            _rename(staging, root, target)
+        if staging.way is Way.RENAME:
+            _rename(staging.descriptor, root, staging.target)
         else:
-            os.makedirs(target, 0o700, exist_ok=True)
-            _move(staging, root, target, merge=way is Way.MERGE)
+            if staging.way is Way.MERGE:
+                os.makedirs(staging.target, 0o700, exist_ok=True)
+            _move(staging, root)
     except OSError as error:
-        raise _translate(error, target) from error
+        raise _translate(error, staging.target) from error
 
 
 def _rename(staging: int, root: bytes, target: bytes) -> None:
@@ -54,15 +56,17 @@ def _rename(staging: int, root: bytes, target: bytes) -> None:
     durable.fsync_directory(os.path.dirname(target))
 
 
-def _move(staging: int, root: bytes, target: bytes, *, merge: bool) -> None:
+def _move(staging: Staging, root: bytes) -> None:
     try:
-        source = os.open(root, _OPEN, dir_fd=staging)
+        source = os.open(root, _OPEN, dir_fd=staging.descriptor)
     except FileNotFoundError:
         return
     try:
-        destination = os.open(target, _OPEN)
+        destination = staging.open_target()
         try:
-            moves = list(_moves(source, destination, (), merge=merge))
+            if staging.way is Way.ENTRIES:
+                os.fchmod(destination, _CLOSED)  # until its own mode is set, when all is there
+            moves = list(_moves(source, destination, (), merge=staging.way is Way.MERGE))
             for path, name in moves:
                 _move_one(source, destination, path, name)
             os.fsync(destination)

@@ -6,11 +6,12 @@ only that. Ships to servers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool import durable, inodes
 from voltool.dumpfile import format as fmt
@@ -18,7 +19,7 @@ from voltool.dumpfile.bitmap import Bitmap
 from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.assemble import DirectorySpool
-from voltool.tree.apply.attributes import SEALS, Attributes
+from voltool.tree.apply.attributes import EARLY_DIRECTORY_FLAGS, SEALS, Attributes
 from voltool.tree.apply.files import flat_path, translate
 from voltool.tree.apply.finish import Finisher
 from voltool.tree.apply.held import HeldRecord, HeldTree
@@ -32,6 +33,8 @@ from voltool.tree.state import BaseState
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A ctime younger than this is not believed yet: clocks of file systems tick (nanoseconds).
 _TICKS_NS = 20_000_000
+#: So many different directories are tried beforehand; of the others is known when they are put together.
+_REHEARSALS = 1000
 _KEY = struct.Struct(">iQQB")
 
 
@@ -57,6 +60,37 @@ def make_ready(held: HeldTree, attributes: Attributes, losses: Losses) -> str:
     held.staging.save(progress)
     held.save(HeldRecord(held.record.state_id, assembled=True))
     return held.record.state_id
+
+
+def rehearse(held: HeldTree, attributes: Attributes) -> None:
+    """Try what directories will be given when they are put together on one that is thrown away: what the file system cannot hold
+    is known before the lock then. What is the same for many is tried once."""
+    place = os.path.join(held.staging.path, b"rehearsal")
+    tried: Set[bytes] = set()
+    with contextlib.closing(held.state()) as state:
+        for data in state.objects:
+            if not is_directory(data) or len(tried) >= _REHEARSALS:
+                continue
+            record = fmt.decode_object(data)
+            kind = b"%d %d " % (record.flags, bool(record.project)) + record.xattrs
+            if kind not in tried and (record.flags or record.project or record.xattrs):
+                tried.add(kind)
+                _rehearse(place, record, attributes)
+
+
+def _rehearse(place: bytes, record: fmt.ObjectRecord, attributes: Attributes) -> None:
+    os.mkdir(place, 0o700)
+    try:
+        descriptor = os.open(place, _OPEN)
+        try:
+            attributes.early(descriptor, record, EARLY_DIRECTORY_FLAGS)
+            attributes.finish(descriptor, record, seal=False)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise translate(error, "a directory") from error
+    finally:
+        os.rmdir(place)
 
 
 def publish_ready(held: HeldTree, attributes: Attributes, losses: Losses, root: bytes) -> None:

@@ -16,7 +16,6 @@ from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.losses import MAX_NAMED, Losses
 from voltool.tree.apply.skeleton import MAX_SIZE, Skeleton, is_directory, is_regular
 
-_UNREAD = "its content could not be read when it was dumped"
 _SIZE, _FLAGS, _STATE, _HASH = 4, 7, 9, 10
 
 
@@ -107,7 +106,7 @@ class FinalRecords:
         if state & fmt.STATE_VANISHED:
             pass  # nobody misses what was deleted
         elif is_omitted(record):
-            self._losses.object(number, _UNREAD)
+            self._losses.unread(number)
         elif state & fmt.STATE_UNKNOWN:
             self._note(self.old, number)
         elif state & fmt.STATE_UNSETTLED:
@@ -130,7 +129,7 @@ class FinalRecords:
         number, state, size = (fmt.OBJECT.unpack_from(record)[at] for at in (0, _STATE, _SIZE))
         if state & fmt.STATE_UNKNOWN:
             if not state & fmt.STATE_VANISHED:
-                self._losses.object(number, _UNREAD)
+                self._losses.unread(number)
         elif size or state & fmt.STATE_PENDING:
             raise fmt.damaged("the content of an object never came")
         else:

@@ -91,8 +91,11 @@ class Staging:
         self.path = path
         self.target = target
         self.way = way
+        self._around = -1
         try:
             self.descriptor = os.open(path, _OPEN_DIRECTORY)
+            if way is Way.ENTRIES:
+                self._around = os.open(target, _OPEN_DIRECTORY)
         except OSError as error:
             raise translate(error, "the staging directory") from error
         self._lock = durable.FileLock(
@@ -102,6 +105,8 @@ class Staging:
             self._acquire()
         except BaseException:
             os.close(self.descriptor)
+            if self._around >= 0:
+                os.close(self._around)
             raise
         known = load_progress(path)
         self.fresh = known is None
@@ -144,17 +149,32 @@ class Staging:
             self._lock.release()
             os.close(self.descriptor)
             self.descriptor = -1
+        if self._around >= 0:
+            os.close(self._around)
+            self._around = -1
+
+    def open_target(self) -> int:
+        """A descriptor of the target's directory, which must be there. One that staging lies inside was opened with it: by now
+        its path may be covered by a mount that keeps everybody else out. Raises OSError."""
+        return os.open(self.target, _OPEN_DIRECTORY) if self._around < 0 else os.dup(self._around)
 
     def remove(self) -> None:
-        """Remove staging, and the area where nothing else is in it."""
-        self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
-        area = os.path.dirname(self.path)
+        """Remove staging, and the area where nothing else is in it. Never by a path: see `open_target`."""
+        place = os.path.dirname(self.path)
+        above = os.open(os.path.dirname(place), _OPEN_DIRECTORY) if self._around < 0 else os.dup(self._around)
         try:
-            os.rmdir(area)
+            area = os.open(AREA, _OPEN_DIRECTORY, dir_fd=above)
+            self.close()
+            try:
+                shutil.rmtree(b"/proc/self/fd/%d/%s" % (area, os.path.basename(self.path)), ignore_errors=True)
+            finally:
+                os.close(area)
+            os.rmdir(AREA, dir_fd=above)
+            os.fsync(above)
         except OSError:
-            return
-        durable.fsync_directory(os.path.dirname(area))
+            return  # something else of voltool is there
+        finally:
+            os.close(above)
 
 
 def load_progress(path: bytes) -> Optional[Progress]:

@@ -78,6 +78,7 @@ def apply_waiting(held: HeldTree, attributes: Attributes, owners: Owners, losses
         held.learn_owners(owners, reader.records(fmt.OWNERS))
         increment = Increment(held, reader, attributes, losses)
         state_id = increment.apply()
+        held.keep_losses(losses)
         held.save(HeldRecord(state_id))
         increment.end()
     finally:

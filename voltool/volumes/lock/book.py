@@ -12,7 +12,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 from voltool import durable
 from voltool.errors import AgentError, BusyError
@@ -27,11 +27,25 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
+class TreeMount:
+    """A mount of the tree, or of a part of it, in whatever mount namespace: its number, which no other mount has while it
+    stands, and what it is a mount of. ``layers`` of a copy of a lock's lowest mount, in a younger namespace: how many mounts
+    the lock has there."""
+
+    namespace: bytes
+    number: int
+    device: str
+    root: bytes
+    layers: int = 0
+
+
+@dataclass(frozen=True)
 class LockRecord:
     """One lock. ``token`` is this lock's own; ``phase``: ``locking``, ``locked``, ``broken`` (the lease is over and the
     lock is being undone). ``below`` counts the mounts at ``path`` that are not ours. ``moved_to``: where
     `exchange_under_lock` has taken the tree. ``since`` and ``until`` in seconds since the epoch; ``boot_id`` and
-    ``namespace`` say where the mounts are.
+    ``namespace`` say where the mounts are. ``closed`` are the mounts of the tree that this lock makes read-only (or is about
+    to), ``kept`` those that were so before it.
     """
 
     uuid: str
@@ -47,6 +61,8 @@ class LockRecord:
     below: int
     after_unlock: Optional[Hook] = None
     moved_to: Optional[bytes] = None
+    closed: Tuple[TreeMount, ...] = ()
+    kept: Tuple[TreeMount, ...] = ()
 
 
 class LockBook:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Callable, FrozenSet, Optional
+from typing import Callable, FrozenSet, Iterator, Optional
 
 from voltool import durable
 from voltool.errors import BusyError, HostError, RefusedError, VoltoolError
@@ -22,11 +23,12 @@ from voltool.showing import shown
 from voltool.volumes.hooks import Hook, run_hook
 from voltool.volumes.lock import mounting
 from voltool.volumes.lock.book import BROKEN, LOCKED, LOCKING, LockBook, LockRecord
-from voltool.volumes.lock.search import Files, SearchResult, describe_writers, find_writers, walk_files
+from voltool.volumes.lock.closing import Closer, copies_of_lock, is_closed_at_path, reopen
+from voltool.volumes.lock.search import Files, SearchResult, walk_files
 from voltool.volumes.lock.views import Tree, describe_tree
+from voltool.volumes.lock.waiting import close_mounts, current_record, wait_for_writers, write_closing
 from voltool.volumes.records import AREA_NAME
 
-_POLL = 0.2
 #: The inode numbers of the first namespaces (include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
@@ -93,9 +95,14 @@ def lock_tree(
     try:
         run_hook(wish.before_lock, "before_lock", wish.name, wish.path)
         tree = describe_tree(wish.path)
-        with book.step(wish.owner):
-            _mount(tree)
-        result = _wait(tree, wish, ignored, alive)
+        closer = Closer(tree)
+        with contextlib.closing(closer):
+            with book.step(wish.owner):
+                write_closing(book, record, closer)
+                _mount(tree)
+            files = wish.files or (lambda: walk_files(tree.path))
+            close = functools.partial(close_mounts, book, record, closer)
+            result = wait_for_writers(closer, files, wish.timeout, ignored, close, alive)
         record = _complete(book, record)
     except BaseException as error:
         _give_up(book, record, error)
@@ -120,7 +127,7 @@ def unlock_tree(book: LockBook, token: Optional[str] = None) -> Optional[LockRec
         record = book.read()
         if record is None or (token is not None and record.token != token):
             return None
-        undo(record)
+        undo(record, book.write)
         book.remove()
     return record
 
@@ -145,10 +152,11 @@ def _give_up(book: LockBook, record: LockRecord, error: BaseException) -> None:
             error.why = f"{error.why}; and then: {more}" if error.why else str(more)
 
 
-def undo(record: LockRecord) -> None:
-    """Take the lock's mounts off, wherever the tree is now. Idempotent; the caller holds `LockBook.step`.
+def undo(record: LockRecord, note: Optional[Callable[[LockRecord], None]] = None) -> None:
+    """Take the lock's mounts off, wherever the tree is now, and make what it closed writable. Idempotent; the caller holds
+    `LockBook.step`. ``note`` keeps what else is found that has to be undone.
 
-    Raises RefusedError where they are in another mount namespace than ours.
+    Raises RefusedError where the mounts are in another mount namespace than ours.
     """
     if record.boot_id != _boot_id():
         return  # mounts do not outlive a boot
@@ -158,9 +166,15 @@ def undo(record: LockRecord) -> None:
             where=shown(record.path),
             remedy="unlock it the way it was locked: by the same login on that host",
         )
+    copies = copies_of_lock(record)
+    if copies:
+        record = dataclasses.replace(record, closed=record.closed + tuple(copies))
+        if note is not None:
+            note(record)
     _take_off(record.path, record.below)
     if record.moved_to is not None:
         _take_off(record.moved_to, 0)
+    reopen(record.closed)
 
 
 def break_lease(book: LockBook, token: str) -> Optional[LockRecord]:
@@ -174,7 +188,7 @@ def break_lease(book: LockBook, token: str) -> Optional[LockRecord]:
             return None
         broken = dataclasses.replace(record, phase=BROKEN)
         book.write(broken)
-        undo(record)
+        undo(broken, book.write)
     return broken
 
 
@@ -194,7 +208,7 @@ def _begin(book: LockBook, wish: LockWish) -> LockRecord:
         refuse_locked(book, wish.path)
         old = book.read()
         if old is not None:
-            undo(old)
+            undo(old, book.write)
         now = int(time.time())
         record = LockRecord(
             uuid=wish.uuid,
@@ -216,10 +230,7 @@ def _begin(book: LockBook, wish: LockWish) -> LockRecord:
 
 def _complete(book: LockBook, record: LockRecord) -> LockRecord:
     with book.step(record.owner):
-        current = book.read()
-        if current is None or current.token != record.token or current.phase != LOCKING:
-            raise BusyError("the lock was undone while it was made", where=shown(record.path))
-        locked = dataclasses.replace(record, phase=LOCKED)
+        locked = dataclasses.replace(current_record(book, record), phase=LOCKED)
         book.write(locked)
     return locked
 
@@ -244,31 +255,6 @@ def _take_off(path: bytes, below: int) -> None:
         with contextlib.suppress(HostError):
             mounting.remount(path, read_only=False)
         mounting.detach(path)
-
-
-def _wait(tree: Tree, wish: LockWish, ignored: FrozenSet[int], alive: Callable[[], None]) -> SearchResult:
-    """Search until a search over all files finds nobody."""
-    deadline = time.monotonic() + wish.timeout
-    files = wish.files or (lambda: walk_files(tree.path))
-    result = find_writers(tree, files(), ignored)
-    while result.writers:
-        alive()
-        if time.monotonic() >= deadline:
-            raise _busy(wish, result)
-        time.sleep(_POLL)
-        result = find_writers(tree, result.busy, ignored)
-        if not result.writers:
-            result = find_writers(tree, files(), ignored)
-    return result
-
-
-def _busy(wish: LockWish, result: SearchResult) -> BusyError:
-    return BusyError(
-        "the volume cannot be locked: somebody can still write to it",
-        where=shown(wish.path),
-        why=describe_writers(result.writers),
-        remedy="stop them (a before_lock hook does it each time), or wait longer with --lock-timeout; the lock is undone",
-    )
 
 
 def _boot_id() -> str:
@@ -310,6 +296,46 @@ def exchange_back_held(book: LockBook, record: LockRecord) -> None:
     book.write(dataclasses.replace(record, moved_to=None))
 
 
+def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], None]) -> str:
+    """Do ``act`` where the tree at ``path`` can be written, while the lock (if there is one) stands for everybody else; why it
+    failed, or an empty text. In a child of its own: what it changes in memory is lost."""
+    ours = record is not None and record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt")
+    below = record.below if record is not None and ours else None
+    closed = record is not None and ours and is_closed_at_path(record)
+
+    def act_there() -> None:
+        while below is not None and len(mounting.mounts_at(path)) > below:
+            mounting.detach(path)
+        if closed:
+            mounting.remount(path, read_only=False)
+        act()
+
+    return _in_private_namespace(act_there)
+
+
+@contextlib.contextmanager
+def read_only_meanwhile(book: LockBook, wish: LockWish) -> Iterator[LockRecord]:
+    """For what is being put together at a path that others can reach: read-only for everybody inside but who has opened it
+    before. It runs no hook, and no guardian ends it: what a crash leaves of it is undone by `unlock_tree`, and told by
+    ``voltool doctor``. Raises HostError."""
+    record = _begin(book, wish)
+    try:
+        with book.step(wish.owner):
+            mounting.bind_read_only(wish.path)
+        yield record
+    finally:
+        unlock_tree(book, record.token)
+
+
+def is_own_mount_point(book: LockBook, path: bytes) -> bool:
+    """Whether something is mounted at ``path``, the lock's own mounts not counted."""
+    mounts = len(mounting.mounts_at(path))
+    record = book.read()
+    if record is not None and record.boot_id == _boot_id() and record.moved_to is None:
+        mounts = min(mounts, record.below)
+    return mounts > 0
+
+
 def leave_read_only(book: LockBook, token: Optional[str] = None) -> None:
     """The tree at ``moved_to`` is given up: detach the lock there without making it writable, and forget it; no hook runs.
 
@@ -320,8 +346,11 @@ def leave_read_only(book: LockBook, token: Optional[str] = None) -> None:
         return
     if record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt"):
         place = record.moved_to or record.path
+        closed = is_closed_at_path(record)
         while len(mounting.mounts_at(place)) > (0 if record.moved_to else record.below):
             mounting.detach(place)
+        if closed:  # whoever came by that mount must not write again: voltool and the next user come by a new one
+            mounting.renew(place)
     book.remove()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from voltool.errors import HostError
 from voltool.showing import shown
@@ -24,8 +24,20 @@ _UMOUNT_NOFOLLOW = 8
 #: How often a mount over a busy tree is tried.
 _ATTEMPTS = 200
 _CLONE_NEWNS = 0x20000
+_OPEN_TREE = 428
+_MOVE_MOUNT = 429
+_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_OPEN_TREE_CLONE = 1
+_MOVE_EMPTY_PATH = 4
+_MOVE_BENEATH = 0x200
+_AT_EMPTY_PATH = 0x1000
+_ATTR_RDONLY = 1
 #: A remount sets all of these anew, so those that a mount has are given again.
-_KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
+_KEPT = {
+    "nosuid": 2, "nodev": 4, "noexec": 8, "nosymfollow": 256, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21,
+}  # fmt: skip
+_STRICTATIME = 1 << 24
 
 
 def mounts_at(path: bytes) -> List[Mount]:
@@ -67,10 +79,60 @@ def bind_read_only(path: bytes) -> None:
 def remount(path: bytes, *, read_only: bool) -> None:
     """Make the topmost mount at ``path`` read-only or writable; only this mount, not the file system. Raises HostError,
     MountBusyError."""
+    _mount(None, path, _flags(mounts_at(path)[-1].options, read_only=read_only))
+
+
+def change(root: int, options: Sequence[str], *, read_only: bool) -> None:
+    """`remount` for the mount whose root ``root`` is open, also where another mount covers it; ``options`` are those it has.
+
+    Changes the working directory: only for a process that does nothing else. Raises HostError, MountBusyError.
+    Sources: mount_setattr(2), Linux 5.12; before that a path that ends in the working directory leads below what covers it.
+    """
+    code = _set_read_only(root, read_only=read_only)
+    if code == 0:
+        return
+    if code != errno.ENOSYS:
+        raise _error("a mount of the volume cannot be changed", b".", code)
+    os.fchdir(root)
+    _mount(None, b".", _flags(options, read_only=read_only))
+
+
+def renew(path: bytes) -> None:
+    """Put a writable mount of the same directory in the place of the read-only one that is topmost at ``path``, which is
+    detached: who came by it stays where he is. Raises HostError.
+
+    Before Linux 6.5 nothing can be mounted beneath a mount: then the old one stays where it is, below the new one.
+    Sources: open_tree(2), move_mount(2).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone = libc.syscall(ctypes.c_long(_OPEN_TREE), _AT_FDCWD, path, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if clone >= 0:
+        try:
+            if _set_read_only(clone, read_only=False) == 0:
+                flags = _MOVE_EMPTY_PATH | _MOVE_BENEATH
+                if libc.syscall(ctypes.c_long(_MOVE_MOUNT), clone, b"", _AT_FDCWD, path, flags) == 0:
+                    detach(path)
+                    return
+        finally:
+            os.close(clone)
+    bind(path, path)
+    remount(path, read_only=False)
+
+
+def _set_read_only(root: int, *, read_only: bool) -> int:
+    """0, or why not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    wish = (ctypes.c_uint64 * 4)(*((_ATTR_RDONLY, 0) if read_only else (0, _ATTR_RDONLY)))
+    size = ctypes.c_size_t(ctypes.sizeof(wish))
+    done = libc.syscall(ctypes.c_long(_MOUNT_SETATTR), root, b"", _AT_EMPTY_PATH, ctypes.byref(wish), size)
+    return 0 if done == 0 else ctypes.get_errno()
+
+
+def _flags(options: Sequence[str], *, read_only: bool) -> int:
     flags = _MS_REMOUNT | _MS_BIND | (_MS_RDONLY if read_only else 0)
-    for option in mounts_at(path)[-1].options:
+    for option in options:
         flags |= _KEPT.get(option, 0)
-    _mount(None, path, flags)
+    return flags if {"relatime", "noatime"} & set(options) else flags | _STRICTATIME
 
 
 def detach(path: bytes) -> None:
@@ -94,8 +156,8 @@ def _mount(source: Optional[bytes], target: bytes, flags: int) -> None:
         raise _error("the volume cannot be mounted over itself", target)
 
 
-def _error(what: str, path: bytes) -> HostError:
-    code = ctypes.get_errno()
+def _error(what: str, path: bytes, code: int = 0) -> HostError:
+    code = code or ctypes.get_errno()
     why = os.strerror(code)
     kind = MountBusyError if code == errno.EBUSY else HostError
     return kind(what, where=shown(path), why=why, remedy="look at the host's kernel log (dmesg)")

@@ -1,28 +1,25 @@
 """Which processes hold something of a tree through which they could write. Ships to servers.
 
 Looked at: descriptors, working and root directories of every thread, and shared maps of files opened for writing (such a
-map becomes writable by mprotect). Sources: proc(5), kcmp(2), mm/mmap.c.
+map becomes writable by mprotect). Sources: proc(5), mm/mmap.c.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
 import re
 import stat
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Optional, Tuple
 
-from voltool.volumes.lock.views import Tree, Views, join, process_ids
+from voltool.volumes.lock.namespaces import mount_number_in
+from voltool.volumes.lock.tables import process_ids, tables
+from voltool.volumes.lock.views import Tree, Views, join
 from voltool.volumes.mounts import Mount, is_within
 
 Identity = Tuple[int, int]
 
-_KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
-_KCMP_FILES = 2
-_KCMP_FS = 3
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 #: Deeper than any path can be (PATH_MAX).
 _DEEPEST = 4096
@@ -71,7 +68,7 @@ class ProcessFinder:
         return ProcessSearch(tuple(writers), tuple(unexamined))
 
     def _held(self, pid: int) -> Iterator[Tuple[bytes, str]]:
-        for directory, files, places in _tables(pid):
+        for directory, files, places in tables(pid):
             for name in places:
                 yield from self._look(
                     f"{directory}/{name}", {"cwd": "working directory", "root": "root directory"}[name]
@@ -102,7 +99,9 @@ class ProcessFinder:
             mount = self._mounts.get(_mount_number(descriptor))
             if mount is not None and ("ro" in mount.options or "ro" in mount.super_options):
                 return None
-            return path if holds_directory(self._tree, descriptor, self._mounts) else None
+            if not holds_directory(self._tree, descriptor, self._mounts):
+                return None
+            return None if mount is None and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY else path
         if not stat.S_ISREG(status.st_mode) or not _opened_for_writing(link):
             return None
         identity = (status.st_dev, status.st_ino)
@@ -190,10 +189,7 @@ def _holds_by_ancestry(tree: Tree, descriptor: int) -> bool:
 
 def _mount_number(descriptor: int) -> int:
     with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return int(line[7:])
-    return -1
+        return mount_number_in(file.read())
 
 
 def _opened_for_writing(link: str) -> bool:
@@ -202,37 +198,6 @@ def _opened_for_writing(link: str) -> bool:
         return bool(os.lstat(link).st_mode & stat.S_IWUSR)
     except OSError:
         return False
-
-
-def _tables(pid: int) -> Iterator[Tuple[str, List[str], List[str]]]:
-    """Each descriptor table and each pair of directories of a process once, though threads mostly share them."""
-    try:
-        tasks = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    files_of: Set[int] = set()
-    places_of: Set[int] = set()
-    for task in tasks:
-        directory = f"/proc/{pid}/task/{task}"
-        files: List[str] = []
-        places: List[str] = []
-        if not any(_share(task, other, _KCMP_FILES) for other in files_of):
-            files_of.add(task)
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                files = os.listdir(f"{directory}/fd")
-        if not any(_share(task, other, _KCMP_FS) for other in places_of):
-            places_of.add(task)
-            places = ["cwd", "root"]
-        yield directory, files, places
-
-
-def _share(one: int, other: int, kind: int) -> bool:
-    """Whether two threads share their descriptors (or directories), for certain."""
-    if _KCMP is None:
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    zero = ctypes.c_ulong(0)
-    return bool(libc.syscall(_KCMP, ctypes.c_int(one), ctypes.c_int(other), ctypes.c_int(kind), zero, zero) == 0)
 
 
 def _shared_maps(pid: int) -> List[str]:

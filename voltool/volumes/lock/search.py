@@ -1,7 +1,7 @@
 """The search for who could still write to a locked tree: mounts, processes, the kernel, and leases on every file.
 
 The lease test finds every file that is open for writing by whatever means; the rest finds who it is, and who could open
-another one from below the lock. Ships to servers. Not found: a directory's descriptor that is in flight over a socket.
+another one from below the lock. Ships to servers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from voltool.errors import AgentError
 from voltool.inodes import ZFS_CONTROL_INODE
 from voltool.leases import lease_test
 from voltool.showing import shown
+from voltool.volumes.lock.flight import find_in_flight, find_registered, read_descriptors
 from voltool.volumes.lock.kernel import find_kernel_writers
 from voltool.volumes.lock.processes import Identity, ProcessFinder, Writer, describe
-from voltool.volumes.lock.views import Tree, read_views, writable_mounts
+from voltool.volumes.lock.views import Tree, add_views, read_views, writable_mounts
 from voltool.volumes.records import AREA_NAME
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,12 +52,17 @@ def find_writers(tree: Tree, files: Iterable[bytes], ignored: FrozenSet[int] = f
     """
     busy, leaseless = _test_leases(tree, files)
     views = read_views()
+    descriptors = read_descriptors(views, ignored)
+    views = add_views(views, descriptors.namespaces)
     writers: List[Writer] = []
     for view in views.views:
         how = "another mount of the tree that is not read-only"
-        writers += [describe(view.pid, mount.point, how) for mount in writable_mounts(view.mounts, tree)]
-    search = ProcessFinder(tree, views, frozenset(identity for identity, _path in busy)).find(ignored)
+        writers += [describe(view.pid, mount.point, how + view.note) for mount in writable_mounts(view.mounts, tree)]
+    writers += find_in_flight(tree, views, descriptors)
+    identities = frozenset(identity for identity, _path in busy)
+    search = ProcessFinder(tree, views, identities).find(ignored)
     writers += search.writers
+    writers += find_registered(tree, views, descriptors, identities)
     writers += find_kernel_writers(tree, views)
     named = {writer.path for writer in writers}
     for _identity, path in busy:

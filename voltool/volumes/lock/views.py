@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
-from voltool.errors import NotFoundError
+from voltool.errors import HostError, NotFoundError
 from voltool.showing import shown
+from voltool.volumes.lock.namespaces import (
+    Namespace,
+    inhabited_namespaces,
+    kept_by_mounts,
+    mounts_in,
+    open_namespace,
+)
+from voltool.volumes.lock.tables import process_ids
 from voltool.volumes.mounts import Mount, is_within, mount_of, parse_mountinfo, read_mounts
 from voltool.volumes.records import AREA_NAME
 
@@ -32,10 +40,25 @@ class Tree:
 
 @dataclass(frozen=True)
 class View:
-    """What one process, and all that share its namespace and root directory, sees mounted."""
+    """What one process, and all that share its namespace and root directory, sees mounted; or what is mounted in a
+    namespace that has no process."""
 
-    pid: int
+    namespace: Namespace
     mounts: Tuple[Mount, ...]
+
+    @property
+    def pid(self) -> int:
+        """A process that is in it, or keeps it; 0 where there is none."""
+        return self.namespace.pid
+
+    @property
+    def note(self) -> str:
+        """What has to be said of the namespace, for whoever is to find it."""
+        if self.namespace.inhabited:
+            return ""
+        if self.namespace.pid:
+            return ", in a mount namespace that it keeps open"
+        return f", in the mount namespace that is kept at {shown(self.namespace.kept_at)}"
 
 
 @dataclass(frozen=True)
@@ -62,28 +85,80 @@ def describe_tree(path: bytes) -> Tree:
 
 
 def read_views() -> Views:
-    """The views of all processes, our own first."""
-    found = [View(os.getpid(), tuple(read_mounts()))]
-    seen = {_view_key(os.getpid())}
+    """The views of all processes, our own first, and of the namespaces that a bind mount keeps without one."""
+    found: List[View] = []
+    seen: Set[Tuple[bytes, int, int]] = set()
+    kept: List[Namespace] = []
     unexamined: List[int] = []
-    for pid in process_ids():
-        try:
-            key = _view_key(pid)
-            if key in seen:
-                continue
-            with open(f"/proc/{pid}/mountinfo", "rb") as file:
-                found.append(View(pid, tuple(parse_mountinfo(file.read()))))
-            seen.add(key)
-        except PermissionError:
+    for pid in [os.getpid(), *process_ids()]:
+        views = _views_of(pid, seen)
+        if views is None:
             unexamined.append(pid)
-        except OSError:
-            continue  # it has ended; a zombie has no namespace
-    return Views(tuple(found), tuple(unexamined))
+            continue
+        found += views
+        for view in views:
+            kept += kept_by_mounts(pid, view.mounts)
+    return add_views(Views(tuple(found), tuple(unexamined)), kept)
 
 
-def process_ids() -> List[int]:
-    """All processes, ascending."""
-    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+def add_views(views: Views, kept: Sequence[Namespace]) -> Views:
+    """With those of more namespaces, as far as they are not known; who keeps one that cannot be entered is unexamined."""
+    found: List[View] = []
+    unexamined: List[int] = []
+    names = {view.namespace.name for view in views.views}
+    for namespace in kept:
+        if namespace.name not in names:
+            names.add(namespace.name)
+            view = _view_without_process(namespace)
+            if view is not None:
+                found.append(view)
+            elif namespace.pid:
+                unexamined.append(namespace.pid)
+    return Views(views.views + tuple(found), views.unexamined + tuple(unexamined))
+
+
+def _views_of(pid: int, seen: Set[Tuple[bytes, int, int]]) -> Optional[List[View]]:
+    """Those of a process's threads that are not known yet; None where we may not look."""
+    try:
+        views = [_view_of(namespace, seen) for namespace in inhabited_namespaces(pid)]
+    except PermissionError:
+        return None
+    return [view for view in views if view is not None]
+
+
+def _view_of(namespace: Namespace, seen: Set[Tuple[bytes, int, int]]) -> Optional[View]:
+    """What is seen from a namespace and a root directory; None where that is known already, or the thread has ended."""
+    directory = namespace.handle[: -len(b"/ns/mnt")]
+    try:
+        root = os.stat(directory + b"/root")
+        key = (namespace.name, root.st_dev, root.st_ino)
+        if key in seen:
+            return None
+        with open(directory + b"/mountinfo", "rb") as file:
+            mounts = tuple(parse_mountinfo(file.read()))
+    except PermissionError:
+        raise
+    except OSError:
+        return None  # a zombie has no namespace
+    seen.add(key)
+    return View(namespace, mounts)
+
+
+def _view_without_process(namespace: Namespace) -> Optional[View]:
+    descriptor = open_namespace(namespace)
+    if descriptor is None:
+        return None
+    try:
+        return View(namespace, tuple(mounts_in(descriptor)))
+    except HostError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def reach(mount: Mount, tree: Tree) -> bool:
+    """Whether the tree, or a part of it, lies on a mount, covered or not."""
+    return mount.device == tree.device and (tree.holds(mount.root) or is_within(tree.inner, mount.root))
 
 
 def writable_mounts(mounts: Sequence[Mount], tree: Tree) -> List[Mount]:
@@ -109,8 +184,3 @@ def join(directory: bytes, rest: bytes) -> bytes:
     """``rest``, with or without a leading slash, below ``directory``."""
     rest = rest.strip(b"/")
     return directory.rstrip(b"/") + b"/" + rest if rest else directory.rstrip(b"/") or b"/"
-
-
-def _view_key(pid: int) -> Tuple[str, int, int]:
-    root = os.stat(f"/proc/{pid}/root")
-    return os.readlink(f"/proc/{pid}/ns/mnt"), root.st_dev, root.st_ino

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from voltool.errors import BusyError, IntegrityError, RefusedError
+from voltool.errors import BusyError, IntegrityError, NotFoundError, RefusedError
 from voltool.model import MOVED, PREPARED, PUBLISHED, RECEIVING, RETIRED, Epoch, SourceMove, TargetMove
 from voltool.showing import shown
 from voltool.volumes.moving.ground import TargetGround
@@ -27,7 +27,7 @@ class MovingTarget:
 
     def begin(self, move: TargetMove) -> TargetMove:
         """Begin to receive, or go on (same id). BusyError while another move brings the volume here; RefusedError where
-        the target has content."""
+        the target has content, NotFoundError where there is no directory for it: then nothing has begun."""
         known = self._ground.load()
         if known is not None and known.phase != PUBLISHED and known.move_id != move.move_id:
             raise BusyError(
@@ -44,7 +44,7 @@ class MovingTarget:
         self._ground.save(begun)
         try:
             self._ground.open_staging(begun)
-        except RefusedError:
+        except (RefusedError, NotFoundError):
             self._ground.remove()
             raise
         return begun
