@@ -99,8 +99,7 @@ def destroy_pool(home: Path) -> None:
     name = pool_name(home)
     if name in _pools():
         patiently("zpool", "destroy", "-f", name, released=name)
-    for left in Path("/run/voltool/zfs").glob(f"{name}%*"):  # mount points of what was in it
-        left.rmdir()
+    _sweep_mount_points(name)
 
 
 def sweep_pools() -> None:
@@ -110,6 +109,14 @@ def sweep_pools() -> None:
         if name.startswith(_POOL_PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
             with contextlib.suppress(RuntimeError):
                 patiently("zpool", "destroy", "-f", name, released=name)
+            _sweep_mount_points(name)
+
+
+def _sweep_mount_points(pool: str) -> None:
+    """Where voltool showed snapshots of a pool that is gone."""
+    for left in Path("/run/voltool/zfs").glob(f"{pool}[%@]*"):
+        with contextlib.suppress(OSError):
+            left.rmdir()
 
 
 def run(*command: str) -> str:

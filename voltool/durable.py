@@ -88,35 +88,36 @@ def rename_with_flags(old: Path, new: Path, flags: int, old_dir: int = _AT_FDCWD
 def rename_new(old: Path, new: Path, old_dir: int = _AT_FDCWD, new_dir: int = _AT_FDCWD) -> None:
     """Rename and never replace anything: FileExistsError where ``new`` exists. Raises OSError.
 
-    Where renameat2 lacks the flag (FUSE, OpenZFS before 2.2): a file is linked and unlinked, in two steps, and goes on from
-    between them when it is repeated; a directory is renamed, which replaces an empty one at the most.
+    Where renameat2 lacks the flag (FUSE, OpenZFS before 2.2): a file is linked and unlinked, in two steps; cut off between them
+    it has both names, and repeating this goes on from there. A directory is renamed, which replaces an empty one at the most.
     """
     try:
         rename_with_flags(old, new, RENAME_NOREPLACE, old_dir, new_dir)
     except OSError as error:
-        if error.errno not in NO_RENAME_FLAGS:
+        if error.errno not in (*NO_RENAME_FLAGS, errno.EEXIST):
             raise
     else:
         return
-    here = os.stat(old, dir_fd=_known(old_dir), follow_symlinks=False)
-    there = _stat_or_none(new, new_dir)
-    if stat.S_ISDIR(here.st_mode):
-        if there is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))
-        os.rename(old, new, src_dir_fd=_known(old_dir), dst_dir_fd=_known(new_dir))
+    from_dir, to_dir = _known(old_dir), _known(new_dir)
+    here, there = os.stat(old, dir_fd=from_dir, follow_symlinks=False), _stat_or_none(new, to_dir)
+    is_directory = stat.S_ISDIR(here.st_mode)
+    if there is not None and (is_directory or not os.path.samestat(here, there)):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))
+    if is_directory:
+        os.rename(old, new, src_dir_fd=from_dir, dst_dir_fd=to_dir)
         return
-    if there is None or not os.path.samestat(here, there):
-        os.link(old, new, src_dir_fd=_known(old_dir), dst_dir_fd=_known(new_dir), follow_symlinks=False)
-    os.unlink(old, dir_fd=_known(old_dir))
+    if there is None:
+        os.link(old, new, src_dir_fd=from_dir, dst_dir_fd=to_dir, follow_symlinks=False)
+    os.unlink(old, dir_fd=from_dir)
 
 
 def _known(directory: int) -> Optional[int]:
     return None if directory == _AT_FDCWD else directory
 
 
-def _stat_or_none(path: Path, directory: int) -> Optional[os.stat_result]:
+def _stat_or_none(path: Path, directory: Optional[int]) -> Optional[os.stat_result]:
     try:
-        return os.stat(path, dir_fd=_known(directory), follow_symlinks=False)
+        return os.stat(path, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
 

@@ -39,6 +39,9 @@ _NO_FSXATTR = bytes(_FSXATTR.size)
 #: What a user can set and what means the same everywhere: the same bits as dumpfile.format.PORTABLE_FLAGS (tested).
 PORTABLE_FLAGS = 0x62_83_44_FC
 
+#: The inode number of `.zfs` at the root of an OpenZFS dataset, which no file has. With snapdir=visible it is listed there, and
+#: leads to all snapshots. Source: ZFSCTL_INO_ROOT, include/os/linux/zfs/sys/zfs_ctldir.h.
+ZFS_CONTROL_INODE = 0x0000FFFFFFFFFFFF
 #: How file systems say that they have no such thing. (EINVAL: some FUSE servers; ENOSYS: others.)
 _ABSENT = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 

@@ -45,6 +45,7 @@ def test_this_machine(tmp_path: Path) -> None:
         ("xfs", [], {"leases": True, "reflinks": True}),
         ("xfs", ["-m", "reflink=0"], {"reflinks": False}),
         ("tmpfs", [], {"leases": False, "inode numbers": True}),
+        ("zfs", [], {"leases": False, "inode numbers": True, "driver": True}),
     ],
 )
 def test_each_file_system(

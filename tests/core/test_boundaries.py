@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.core.harness import Rig
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.torture import acl
 from voltool.model import StoredDump
+from voltool.tree import walk
 from voltool.tree.walk import TICK_NS
 
 MIB = 1 << 20
@@ -198,3 +201,16 @@ def test_a_tree_that_was_copied_to_another_host(ext4: Path, make_rig: Callable[.
     rest()
     dump = rig.dump(1)
     assert compare(rig.path, restored(rig, dump)) == []
+
+
+def test_the_way_to_all_snapshots_of_a_dataset_is_no_part_of_it(
+    ext4: Path, make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenZFS lists `.zfs` with snapdir=visible; a directory here has the inode number that it has there."""
+    rig = make_rig(ext4)
+    (rig.path / "dir").mkdir()
+    for place in (rig.path / ".zfs", rig.path / "dir/.zfs"):
+        place.mkdir()
+        (place / "file").write_bytes(b"x")
+    monkeypatch.setattr(walk, "ZFS_CONTROL_INODE", (rig.path / ".zfs").stat().st_ino)
+    assert names_in(restored(rig, rig.dump(0))) == {"dir", "dir/.zfs", "dir/.zfs/file"}

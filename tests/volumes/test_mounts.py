@@ -113,3 +113,12 @@ def test_file_systems_that_promise_nothing() -> None:
     assert not traits_of(b"/proc").leases
     with pytest.raises(FileNotFoundError):
         traits_of(bytes(Path("/no/such/place")))
+
+
+def test_snapshots_that_openzfs_mounts_by_itself_are_nobodys() -> None:
+    text = (
+        b"60 25 0:50 / /srv/vol rw,relatime shared:30 - zfs tank/vol rw,xattr,posixacl\n"
+        b"61 60 0:51 / /srv/vol/.zfs/snapshot/daily rw,relatime shared:31 - zfs tank/vol@daily ro,xattr,posixacl\n"
+        b"62 60 0:52 / /srv/vol/child rw,relatime shared:32 - zfs tank/vol/child rw,xattr,posixacl\n"
+    )
+    assert nested_mounts(b"/srv/vol", parse_mountinfo(text)) == [b"/srv/vol/child"]

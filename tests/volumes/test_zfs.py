@@ -17,6 +17,7 @@ from tests.agent.host import Collected, adoption, host_state
 from tests.filesystems import LoopFilesystem
 from tests.volumes.volume import UUID, make_volume, read_tree, record_for
 from tests.writer import wait_until
+from voltool import durable
 from voltool.agent.adopt import adopt_volume, forget_volume
 from voltool.agent.clean import clean_host
 from voltool.errors import HostError, RefusedError, SpaceError
@@ -127,6 +128,25 @@ def test_inode_numbers_outlive_a_remount_and_times_have_seconds_alone(case: Case
     assert read(case.driver, found) == b"first"
     with opened(case.driver, found) as root:
         assert os.stat("file", dir_fd=root).st_ino == status.st_ino
+
+
+def test_without_renameat2_nothing_is_replaced(case: Case) -> None:
+    """zfs-fuse has no flags of rename; voltool's own way must not replace either."""
+    place = case.root
+    (place / "dir").mkdir()
+    (place / "dir/inside").write_bytes(b"x")
+    (place / "other").mkdir()
+    with pytest.raises(OSError, match="Invalid argument"):
+        durable.rename_with_flags(bytes(place / "file"), bytes(place / "new"), durable.RENAME_NOREPLACE)
+    for old, new in (("file", "dir"), ("dir", "file"), ("dir", "other")):
+        with pytest.raises(FileExistsError):
+            durable.rename_new(bytes(place / old), bytes(place / new))
+    durable.rename_new(bytes(place / "dir"), bytes(place / "moved"))
+    assert (place / "moved/inside").read_bytes() == b"x"
+    os.link(place / "file", place / "new")  # cut off between its two steps
+    durable.rename_new(bytes(place / "file"), bytes(place / "new"))
+    assert not (place / "file").exists()
+    assert (place / "new").read_bytes() == b"first"
 
 
 # --------------------------------------------------------------------------------------------------- what can be one

@@ -25,7 +25,7 @@ from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Option
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
-from voltool.inodes import get_flags, list_xattrs
+from voltool.inodes import ZFS_CONTROL_INODE, get_flags, list_xattrs
 from voltool.model import FileProblem, Problem
 from voltool.origins import Origins, original
 from voltool.spool import SortedSpool
@@ -223,7 +223,7 @@ class Walker:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 name = entry.name.encode(_FS_ENCODING, "surrogateescape")
-                if (not path and entry.name == OWN_DIRECTORY) or (excluder and excluder.matches(path, name)):
+                if (not path and _is_no_part(entry)) or (excluder and excluder.matches(path, name)):
                     continue
                 try:
                     status = original(self._origins, entry.stat(follow_symlinks=False))
@@ -381,6 +381,11 @@ class Walker:
                 if table.live[index] and table.orphaned(index):
                     table.live[index] = 0
                     again = True
+
+
+def _is_no_part(entry: os.DirEntry[str]) -> bool:
+    """Whether what the root has there belongs to voltool, or to ZFS."""
+    return entry.name == OWN_DIRECTORY or entry.inode() == ZFS_CONTROL_INODE
 
 
 def _quiet_stamp(status: os.stat_result) -> int:

@@ -54,8 +54,12 @@ def is_mount_point(path: bytes, mounts: Optional[Sequence[Mount]] = None) -> boo
 
 
 def nested_mounts(path: bytes, mounts: Optional[Sequence[Mount]] = None) -> List[bytes]:
-    """The mount points strictly below ``path``, sorted, each once."""
-    points = {mount.point for mount in (read_mounts() if mounts is None else mounts)}
+    """The mount points strictly below ``path``, sorted, each once.
+
+    Not the snapshots that OpenZFS mounts in `.zfs` when somebody looks into them: they come and go by themselves.
+    """
+    all_mounts = read_mounts() if mounts is None else mounts
+    points = {mount.point for mount in all_mounts if not (mount.kind == "zfs" and b"@" in mount.source)}
     return sorted(point for point in points if point != path and is_within(point, path))
 
 

@@ -13,6 +13,7 @@ import os
 from typing import Callable, Dict
 
 from voltool.errors import HostError, RefusedError
+from voltool.inodes import ZFS_CONTROL_INODE
 from voltool.showing import shown
 from voltool.volumes import zfs_command as zfs
 from voltool.volumes.lock import mounting
@@ -21,8 +22,6 @@ from voltool.volumes.records import check_own_directory
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTROL = b".zfs"
-#: The inode number of `.zfs`, which no file has: ZFSCTL_INO_ROOT in include/os/linux/zfs/sys/zfs_ctldir.h.
-_CONTROL_INODE = 0x0000FFFFFFFFFFFF
 _SHOWN_AT = b"/run/voltool/zfs"
 
 
@@ -31,7 +30,7 @@ def place_of(root: bytes, snapshot: str) -> bytes:
     control = os.path.join(root, _CONTROL)
     mount = mount_of(root, read_mounts())
     with contextlib.suppress(OSError):
-        if mount is not None and mount.kind == zfs.OPENZFS and os.stat(control).st_ino == _CONTROL_INODE:
+        if mount is not None and mount.kind == zfs.OPENZFS and os.stat(control).st_ino == ZFS_CONTROL_INODE:
             return os.path.join(control, b"snapshot", os.fsencode(snapshot.partition("@")[2]))
     return os.path.join(_SHOWN_AT, flat_name(snapshot))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
 
 from voltool.errors import AgentError
+from voltool.inodes import ZFS_CONTROL_INODE
 from voltool.leases import lease_test
 from voltool.showing import shown
 from voltool.volumes.lock.flight import find_in_flight, find_registered, read_descriptors
@@ -83,6 +84,8 @@ def walk_files(root: bytes) -> Iterator[bytes]:
             os.scandir(os.path.join(root, directory)) as names,
         ):
             for entry in names:
+                if entry.inode() == ZFS_CONTROL_INODE:
+                    continue
                 path = os.path.join(directory, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     if path != AREA_NAME and entry.stat(follow_symlinks=False).st_dev == device:
