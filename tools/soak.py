@@ -23,12 +23,12 @@ def lap(seed: int, end: float) -> int:
     """How many rounds were done before ``end``; raises what a round raises, after the state has been printed."""
     here, there = KINDS[seed % len(KINDS)]
     with tempfile.TemporaryDirectory() as directory, two_hosts(Path(directory), here, there) as apart:
-        soak = Soak(apart, seed)
+        soak = Soak(apart)
         for number in range(ROUNDS):
             if time.monotonic() >= end:
                 return number
             try:
-                soak.round(number)
+                soak.round(seed, number)
             except BaseException:
                 print("\n".join(soak.story), describe(apart), sep="\n")
                 raise

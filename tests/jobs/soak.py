@@ -34,21 +34,21 @@ _OTHER = {"hosta": "hostb", "hostb": "hosta"}
 
 
 class Soak:
-    """Rounds of moves between the two hosts of ``apart``; ``seed`` decides what happens in them."""
+    """Rounds of moves between the two hosts of ``apart``, each with ``most_blows`` at the most."""
 
-    def __init__(self, apart: Apart, seed: int, most_blows: int = 4) -> None:
+    def __init__(self, apart: Apart, most_blows: int = 4) -> None:
         self._apart = apart
-        self._seed = seed
         self._most = most_blows
         self._home = "hosta"
         self._writers: list[Writer] = []
         self._usual = 3.0
         self.story: list[str] = []
 
-    def round(self, number: int) -> None:
-        """One move to the other host. AssertionError where something is not as it must be; `story` tells what was done."""
-        chance = random.Random(f"{self._seed} {number}")
-        self.story = [f"seed {self._seed} round {number}: {self._home} to {_OTHER[self._home]}"]
+    def round(self, seed: int, number: int) -> None:
+        """One move to the other host, with what the two numbers decide. AssertionError where something is not as it must be;
+        `story` tells what was done."""
+        chance = random.Random(f"{seed} {number}")
+        self.story = [f"seed {seed} round {number}: {self._home} to {_OTHER[self._home]}"]
         target = _OTHER[self._home]
         writer = self._apart.writer(self._home, word=f"round{number}")
         self._writers.append(writer)
