@@ -7,7 +7,6 @@ from pathlib import Path
 from tests.jobs.apart import two_hosts
 from tests.jobs.soak import Soak, describe
 
-
 SEEDS = (1, 2, 3)
 
 
