@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup test check lint types layers python39 format demo bench clean
+.PHONY: help setup test check lint types layers python39 format demo bench clean soak
 
 help:
 	@echo "make setup    Debian packages (when root) and the virtual environment .venv"
@@ -18,6 +18,7 @@ help:
 	@echo "make check    ruff, mypy, import-linter, vermin"
 	@echo "make demo     three dumps and a restore between two throw-away hosts"
 	@echo "make bench    compare with tar, dump, xfsdump, restic, borg; writes docs/benchmarks.md (BENCH_ARGS=...)"
+	@echo "make soak     moves in which everybody is killed at random moments (SOAK_MINUTES=10, SOAK_SEED=...)"
 	@echo "make format   format the code"
 
 .venv/.packages: tools/apt-packages.txt
@@ -59,6 +60,9 @@ demo: setup
 bench: setup
 	tools/setup.sh packages base bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+soak: setup
+	$(BIN)/python tools/soak.py
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -124,20 +124,25 @@ class LoopFilesystem:
 
     def fill(self, leave: int = 0) -> Path:
         """Fill the file system up to ``leave`` bytes with one file, and name it; removing it frees the space again."""
-        path = self.path / "filler"
-        step = MIB
-        with open(path, "wb", buffering=0) as file:
-            while step >= 4096:
-                free = os.statvfs(self.path)
-                if leave and free.f_bavail * free.f_frsize - step < leave:
-                    step //= 2
-                    continue
-                try:
-                    file.write(b"\xa5" * step)
-                    os.fsync(file.fileno())
-                except OSError:
-                    step //= 2
-        return path
+        return fill(self.path, leave)
+
+
+def fill(root: Path, leave: int = 0) -> Path:
+    """`LoopFilesystem.fill` for the file system at ``root``."""
+    path = root / "filler"
+    step = MIB
+    with open(path, "wb", buffering=0) as file:
+        while step >= 4096:
+            free = os.statvfs(root)
+            if leave and free.f_bavail * free.f_frsize - step < leave:
+                step //= 2
+                continue
+            try:
+                file.write(b"\xa5" * step)
+                os.fsync(file.fileno())
+            except OSError:
+                step //= 2
+    return path
 
 
 @pytest.fixture

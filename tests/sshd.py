@@ -28,6 +28,8 @@ import pytest
 _SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 _START_TIMEOUT = 15.0
 _SSH_PORT = 22
+#: bash reads ~/.bashrc for sshd unless it is a shell within a shell; the tester's own is none of our business, and may be slow.
+_PLAIN = {"SHLVL": "2"}
 #: Run where the clients are: whether the server at argv[1], argv[2] says hello.
 _KNOCK = """
 import socket, sys
@@ -198,10 +200,8 @@ class Sshd:
             "LogLevel VERBOSE",
             "Subsystem sftp internal-sftp",
         ]
-        if self._environment:
-            pairs = " ".join(f'"{key}={value}"' for key, value in self._environment.items())
-            lines.append(f"SetEnv {pairs}")
-        return lines
+        pairs = " ".join(f'"{key}={value}"' for key, value in {**_PLAIN, **self._environment}.items())
+        return [*lines, f"SetEnv {pairs}"]
 
     def _answers(self) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT

@@ -27,12 +27,12 @@ def under_the_lock(apart: Apart) -> Running:
 
 
 @pytest.mark.parametrize("victim", ["hosta", "hostb"])
-@pytest.mark.parametrize("phase", [while_copying, under_the_lock])
-def test_before_the_switch(tmp_path: Path, phase: Callable[[Apart], Running], victim: str) -> None:
+@pytest.mark.parametrize(("phase", "ways"), [(while_copying, ["--resume"]), (under_the_lock, ["--abort", "--resume"])])
+def test_before_the_switch(tmp_path: Path, phase: Callable[[Apart], Running], ways: list[str], victim: str) -> None:
     """The volume is where it was, without a lock; the move can be given up, and gone on with."""
     with two_hosts(tmp_path) as apart:
         writers: list[Writer] = []
-        for go_on in ("--abort", "--resume"):
+        for go_on in ways:
             writers.append(apart.writer(word=go_on[2:]))
             move = phase(apart)
             apart.reboot(victim)

@@ -21,7 +21,7 @@ from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile.writer import DumpWriter
-from voltool.errors import AgentError, RefusedError
+from voltool.errors import AgentError, RefusedError, SpaceError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.origins import Origins
@@ -162,9 +162,7 @@ class _Dump:
 
     def _clone(self) -> Clone:
         if _space_is_short(self._home.area):
-            for clone in self._driver.clones(self._record):
-                if not is_users(clone):
-                    self._driver.drop(self._record, clone)
+            self._give_up_kept_clones()
         self._lock = lock_info(self._host, self._record.uuid)
         locked = self._lock is not None
         with contextlib.ExitStack() as hooks:
@@ -173,12 +171,27 @@ class _Dump:
                     self._driver.prepare(self._record)  # as long as nobody waits for it
                 name, path = self._record.name, self._record.path
                 hooks.enter_context(between_hooks(self._request.hooks, "before_clone", "after_clone", name, path))
-            clone = self._driver.clone(self._record, self._request.dump_id)
+            clone = self._make_clone()
             if clone.live:
                 self._stack.push(hooks.pop_all())  # nothing is frozen: the hooks stand around the reading
         if clone.consistency is Consistency.LIVE and locked:
             return dataclasses.replace(clone, consistency=Consistency.LOCKED)
         return clone
+
+    def _make_clone(self) -> Clone:
+        try:
+            return self._driver.clone(self._record, self._request.dump_id)
+        except SpaceError:
+            if not self._give_up_kept_clones():
+                raise
+        return self._driver.clone(self._record, self._request.dump_id)
+
+    def _give_up_kept_clones(self) -> bool:
+        """Drop what is kept for speed alone; whether there was any. Without it the next dump compares every file."""
+        kept = [clone for clone in self._driver.clones(self._record) if not is_users(clone)]
+        for clone in kept:
+            self._driver.drop(self._record, clone)
+        return bool(kept)
 
     def _wants_hooks(self, *, locked: bool) -> bool:
         """Under a lock everything is at rest; and a move reads a live tree without stopping anybody before its lock."""

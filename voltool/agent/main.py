@@ -6,6 +6,7 @@ Part of what is shipped to servers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import resource
@@ -19,7 +20,7 @@ from voltool.agent.acts import ActLog
 from voltool.agent.channel import ConnectionGone, HangUpWatch, HungUp, StdioChannel, end_children, take_over_stdio
 from voltool.agent.handlers import Handler, find_handler
 from voltool.agent.host import HostState, find_host_state
-from voltool.errors import AgentError, HostError, VoltoolError
+from voltool.errors import AgentError, HostError, SpaceError, VoltoolError
 from voltool.showing import shown
 from voltool.wire import messages
 from voltool.wire.pulse import Pulse
@@ -128,10 +129,15 @@ def _find(request: object) -> Handler:
         raise AgentError("that is not a request", why=type(request).__name__) from None
 
 
-def _system_error(error: OSError) -> HostError:
+def _system_error(error: OSError) -> VoltoolError:
     where = ""
     if isinstance(error.filename, (str, bytes)):
         where = shown(os.fsencode(error.filename))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(
+            "there is no room on the host", where=where, why=f"{error.strerror}; {_trace(error)}",
+            remedy="make some there; voltool needs a little beside the volume",
+        )  # fmt: skip
     return HostError(
         "the host refused an operation", where=where, why=f"{error.strerror or error}; {_trace(error)}",
         remedy="look at the host's own log (dmesg) and at the rights of the account",

@@ -155,7 +155,10 @@ def failed_start(host: str, noise: bytes, complaints: str, status: int | None) -
             "sudo refuses", where=host, why=_last_line(complaints),
             remedy="a line in sudoers like: USER ALL=(root) NOPASSWD: ALL",
         )  # fmt: skip
-    why = complaints or printable(noise.replace(NEED, b""), 4) or f"the command ended with status {status}"
+    why = complaints or printable(noise.replace(NEED, b""), 4)
+    if not why and status is None:
+        return UnreachableError("the connection ended before the agent had started", where=host, remedy="try again")
+    why = why or f"the command ended with status {status}"
     return HostError(
         "the agent could not be started",
         where=host,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from voltool.errors import HostError, UnreachableError, UsageError
+from voltool.errors import HostError, UnreachableError, UsageError, VoltoolError
 from voltool.events import Reporter
 from voltool.remote import bootstrap
 from voltool.remote.session import AgentSession
@@ -44,6 +44,9 @@ class RemoteHosts:
 
     ``settings`` gives each host's settings; ``caller`` says who asks (user@machine, pid), for locks and logs;
     ``secrets`` asks a person where one can be asked, and remembers; ``ask_become_password``: sudo wants a password.
+
+    Conversations that are open at once belong to one job: when one host falls silent the others are ended with it, for whoever
+    waits for another host would not notice.
     """
 
     settings: Callable[[str], HostSettings]
@@ -51,16 +54,25 @@ class RemoteHosts:
     caller: str
     secrets: Secrets = field(default_factory=Secrets)
     ask_become_password: bool = False
+    _open_now: list[AgentSession] = field(default_factory=list)
 
     @contextlib.contextmanager
     def connect(self, host: str) -> Iterator[AgentSession]:
         """See `backup.ports.Hosts`."""
         session = self._start(host, self.settings(host))
         try:
+            session.when_silent = self._end_all
             session.greet(self.caller)
+            self._open_now.append(session)
             yield session
         finally:
+            if session in self._open_now:
+                self._open_now.remove(session)
             session.close()
+
+    def _end_all(self, error: VoltoolError) -> None:
+        for session in tuple(self._open_now):
+            session.give_up(error)
 
     def _start(self, host: str, settings: HostSettings) -> AgentSession:
         agent = build_agent()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from voltool.ssh.stream import Stream
 from voltool.wire.framing import BEAT_FRAME
@@ -13,11 +13,11 @@ from voltool.wire.pulse import Pulse
 
 
 class Heart:
-    """Two threads, so that a beat that does not go out cannot keep us from noticing. ``missed``: the host was silent for too
-    long, and its stream has been dropped. With a ``silence`` of 0 nothing of that is done."""
+    """Two threads, so that a beat that does not go out cannot keep us from noticing. ``missed`` is called by one of them when the
+    host was silent for too long. With a ``silence`` of 0 nothing of that is done."""
 
-    def __init__(self, stream: Stream, silence: float) -> None:
-        self.missed = False
+    def __init__(self, stream: Stream, silence: float, missed: Callable[[], None]) -> None:
+        self._missed = missed
         self._stream = stream
         self._silence = silence
         self._pulse = Pulse(silence)
@@ -56,6 +56,5 @@ class Heart:
     def _listen(self) -> None:
         while not self._ended.wait(self._pulse.interval):
             if self._pulse.is_over(time.monotonic(), *self._stream.arrived()):
-                self.missed = True
-                self._stream.drop()
+                self._missed()
                 return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from voltool.errors import AgentError, UnreachableError, VoltoolError
@@ -46,7 +47,12 @@ class AgentSession:
         self._host = host
         self._local = local
         self._silence = silence
-        self._heart = Heart(stream, silence)
+        self._heart = Heart(stream, silence, self._fell_silent)
+        self._given_up: VoltoolError | None = None
+        self._ending = threading.Lock()
+        self._closed = False
+        #: Called, from another thread, when the host has fallen silent and this conversation is over for that.
+        self.when_silent: Callable[[VoltoolError], None] = lambda _error: None
         self.agent: messages.HelloReply
 
     def greet(self, caller: str) -> None:
@@ -83,7 +89,25 @@ class AgentSession:
     def close(self) -> None:
         """End the agent; idempotent. It gets some time to clean up."""
         self._heart.stop()
+        with self._ending:
+            self._closed = True
         self._stream.close(_GRACE)
+
+    def give_up(self, error: VoltoolError) -> None:
+        """End the conversation, from any thread: whoever is in it gets ``error``."""
+        with self._ending:
+            if not self._closed:
+                self._given_up = self._given_up or error
+                self._stream.drop()
+
+    def _fell_silent(self) -> None:
+        error = UnreachableError(
+            "the host does not answer any more", where=self._host,
+            why=f"nothing has been heard of it for {self._silence:g} s",
+            remedy="run the command again when it can be reached; nothing half-done was published",
+        )  # fmt: skip
+        self.give_up(error)
+        self.when_silent(error)
 
     def _write(self, data: bytes) -> None:
         while self._stream.readable():
@@ -129,12 +153,8 @@ class AgentSession:
         return f"{self._host}: {where}" if where else self._host
 
     def _broken(self) -> VoltoolError:
-        if self._heart.missed:
-            return UnreachableError(
-                "the host does not answer any more", where=self._host,
-                why=f"nothing has been heard of it for {self._silence:g} s",
-                remedy="run the command again when it can be reached; nothing half-done was published",
-            )  # fmt: skip
+        if self._given_up is not None:
+            return self._given_up
         status = self._stream.exit_status(1.0)
         last_words = self._stream.stderr_tail()
         if not last_words:

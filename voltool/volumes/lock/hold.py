@@ -297,14 +297,19 @@ def exchange_back_held(book: LockBook, record: LockRecord) -> None:
 
 
 def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], None]) -> str:
-    """Do ``act`` where the tree at ``path`` can be written, while the lock (if there is one) stands for everybody else; why it
-    failed, or an empty text. In a child of its own: what it changes in memory is lost."""
-    ours = record is not None and record.boot_id == _boot_id() and record.namespace == os.readlink("/proc/self/ns/mnt")
-    below = record.below if record is not None and ours else None
-    closed = record is not None and ours and is_closed_at_path(record)
+    """Do ``act`` where the tree at ``path`` can be written, while the lock stands for everybody else; why it failed, or an empty
+    text. In a child of its own, unless there is no lock: what it changes in memory is lost."""
+    if record is None or record.boot_id != _boot_id():
+        try:
+            act()
+        except (OSError, VoltoolError) as error:
+            return str(error) or "failed"
+        return ""
+    ours = record.namespace == os.readlink("/proc/self/ns/mnt")
+    closed = ours and is_closed_at_path(record)
 
     def act_there() -> None:
-        while below is not None and len(mounting.mounts_at(path)) > below:
+        while ours and len(mounting.mounts_at(path)) > record.below:
             mounting.detach(path)
         if closed:
             mounting.remount(path, read_only=False)
