@@ -139,7 +139,7 @@ def test_a_volume_in_use_is_moved(tmp_path: Path, pair: tuple[str, ...]) -> None
 
 
 def kill_when(ground: Ground, phase: str, words: tuple[str, ...], number: int = signal.SIGKILL) -> int:
-    """Start a voltool, wait until it says that ``phase`` has begun, kill it; its exit status."""
+    """Start a voltool, wait until it says that the step ``phase`` has begun, kill it; its exit status."""
     process = subprocess.Popen(
         [str(VOLTOOL), "--json", *words],
         env=ground.site.environment,
@@ -150,7 +150,7 @@ def kill_when(ground: Ground, phase: str, words: tuple[str, ...], number: int = 
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if b'"started"' in line and f'"phase":"{phase}"'.encode() in line:
+        if b'"event":"step"' in line and f'"step":"{phase}"'.encode() in line:
             break
     process.send_signal(number)
     process.stdout.read()

@@ -68,7 +68,7 @@ def test_a_retired_copy_that_was_changed_is_no_base(tmp_path: Path) -> None:
         assert contents(ground.volume) == expected
 
 
-@pytest.mark.parametrize("phase", ["", "catch up 0", "lock"])
+@pytest.mark.parametrize("phase", ["", "catch up 1", "lock"])
 def test_a_btrfs_subvolume_comes_back(tmp_path: Path, phase: str) -> None:
     """The retired subvolume itself is what is filled, whether or not the command is killed meanwhile."""
     with made(tmp_path, "btrfs", "ext4", files=30) as ground:
@@ -120,7 +120,7 @@ def btrfs_id(path: Path) -> str:
     return next(line for line in shown.stdout.splitlines() if "Subvolume ID" in line)
 
 
-@pytest.mark.parametrize("phase", ["catch up 0", "catch up 1", "lock"])
+@pytest.mark.parametrize("phase", ["catch up 1", "catch up 2", "lock"])
 def test_the_way_back_is_killed_and_goes_on(tmp_path: Path, phase: str) -> None:
     with made(tmp_path, "ext4", "ext4") as ground:
         expected = contents(go_there_and_change(ground, tmp_path))
