@@ -143,7 +143,7 @@ def test_its_limits_are_what_it_can_hold(case: Case) -> None:
     for moment in (limits.first - 1, limits.last + 1):
         with pytest.raises(OSError, match="too large"):
             os.utime(case.root / "file", (moment, moment))
-    with open(case.root / "file", "rb") as file, pytest.raises(OSError, match="Inappropriate ioctl|not supported"):
+    with open(case.root / "file", "rb") as file, pytest.raises(OSError, match=r"Inappropriate ioctl|not supported"):
         set_flags(file.fileno(), fmt.FLAG_NODUMP, fmt.FLAG_NODUMP)
     assert limits.flags == ""
 
