@@ -20,10 +20,13 @@ from tests.writer import wait_until
 from voltool import durable
 from voltool.agent.adopt import adopt_volume, forget_volume
 from voltool.agent.clean import clean_host
+from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, RefusedError, SpaceError
+from voltool.inodes import set_flags
 from voltool.model import VolumeRecord
 from voltool.volumes import records
 from voltool.volumes.contract import Clone
+from voltool.volumes.limits import limits_of
 from voltool.volumes.registry import detect
 from voltool.volumes.traits import traits_of
 from voltool.volumes.zfs import ZfsDriver
@@ -128,6 +131,21 @@ def test_inode_numbers_outlive_a_remount_and_times_have_seconds_alone(case: Case
     assert read(case.driver, found) == b"first"
     with opened(case.driver, found) as root:
         assert os.stat("file", dir_fd=root).st_ino == status.st_ino
+
+
+def test_its_limits_are_what_it_can_hold(case: Case) -> None:
+    limits = limits_of(bytes(case.root))
+    assert limits.first is not None
+    assert limits.last is not None
+    for moment in (limits.first, limits.last):
+        os.utime(case.root / "file", (moment, moment))
+        assert (case.root / "file").lstat().st_mtime == moment
+    for moment in (limits.first - 1, limits.last + 1):
+        with pytest.raises(OSError, match="too large"):
+            os.utime(case.root / "file", (moment, moment))
+    with open(case.root / "file", "rb") as file, pytest.raises(OSError, match=r"Inappropriate ioctl|not supported"):
+        set_flags(file.fileno(), fmt.FLAG_NODUMP, fmt.FLAG_NODUMP)
+    assert limits.flags == ""
 
 
 def test_without_renameat2_nothing_is_replaced(case: Case) -> None:

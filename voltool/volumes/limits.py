@@ -68,6 +68,7 @@ _KNOWN = {
         "vfat", file_size=(1 << 32) - 1, links=1, symlink=0, xattr=0, xattrs=0, first=315_532_800, last=4_354_819_198,
         flags="", projects=False, folds_case=True,
     ),
+    "zfs-fuse": Limits("zfs-fuse", first=_FIRST_32, last=(1 << 31) - 1, flags="", projects=False),
     "exfat": Limits("exfat", links=1, symlink=0, xattr=0, xattrs=0, flags="", projects=False, folds_case=True),
 }  # fmt: skip
 
