@@ -171,12 +171,16 @@ class Running:
 
     def until_phase(self, phase: str) -> None:
         """Wait until it says that ``phase`` has begun."""
+        assert self.reaches(phase), f"it ended without that: {self.output}"
+
+    def reaches(self, phase: str) -> bool:
+        """Wait until it says that ``phase`` has begun, or ends without that."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.output += line
             if '"started"' in line and f'"phase":"{phase}"' in line:
-                return
-        raise AssertionError(f"it ended without that: {self.output}")
+                return True
+        return False
 
     def kill(self) -> None:
         """kill -9."""

@@ -30,6 +30,8 @@ BLOWS = (
     "target stopped",
     "everybody",
 )
+#: After what has begun, most often where most can go wrong; empty: the whole run.
+PHASES = ("", "catch up 1", "lock", "lock", "lock")
 _OTHER = {"hosta": "hostb", "hostb": "hosta"}
 
 
@@ -72,7 +74,12 @@ class Soak:
         began = time.monotonic()
         running = self._apart.start(*words)
         if blow:
-            self._strike(chance, running, chance.uniform(0.1, 1.2) * self._usual, chance.choice(BLOWS))
+            phase = chance.choice(PHASES)
+            after = chance.uniform(0.0, 0.3 if phase else 1.0) * self._usual
+            if not phase or running.reaches(phase):
+                self.story.append(f"  {phase or 'start'} and {after:.2f} s")
+                time.sleep(after)
+                self._strike(chance, running, chance.choice(BLOWS))
         status = running.end(120)
         assert "Traceback" not in running.output, running.output
         assert status in (0, 1, 4, 6, -signal.SIGKILL), running.output
@@ -94,9 +101,8 @@ class Soak:
         commands = [command.split()[1:] for command in now["command"].split(", or ")]
         return (*chance.choice(commands), "--yes")
 
-    def _strike(self, chance: random.Random, running: Running, after: float, blow: str) -> None:
-        time.sleep(after)
-        self.story.append(f"  after {after:.2f} s: {blow}")
+    def _strike(self, chance: random.Random, running: Running, blow: str) -> None:
+        self.story.append(f"  {blow}")
         source, target = self._home, _OTHER[self._home]
         if blow == "command":
             running.kill()

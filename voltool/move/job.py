@@ -38,6 +38,7 @@ from voltool.move.driver import Moved, MoveOptions
 from voltool.move.find import find_move
 from voltool.move.ports import World
 from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
+from voltool.remote.session import RUN_AGAIN
 from voltool.showing import shown
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation, expect
@@ -272,7 +273,8 @@ def _with_the_way_on(world: World, volume: KnownVolume, move: SourceMove, error:
         what, command = _seen_from_the_target(world, volume, move)
     if command and command not in error.remedy:
         error.why = f"{error.why}; {what}" if error.why else what
-        error.remedy = f"{error.remedy}; then {command}" if error.remedy else command
+        keep = error.remedy and not error.remedy.startswith(RUN_AGAIN)
+        error.remedy = f"{error.remedy}; then {command}" if keep else command
     return error
 
 

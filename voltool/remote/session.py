@@ -17,6 +17,8 @@ from voltool.wire import framing, messages
 from voltool.wire.framing import FrameDecoder, WireFrame
 
 _READ_SIZE = 1 << 20
+#: How the remedy of a connection that broke begins; a job that knows better replaces it.
+RUN_AGAIN = "run the command again"
 #: How long an agent may take to clean up when it is told to end, seconds.
 _GRACE = 30.0
 
@@ -104,7 +106,7 @@ class AgentSession:
         error = UnreachableError(
             "the host does not answer any more", where=self._host,
             why=f"nothing has been heard of it for {self._silence:g} s",
-            remedy="run the command again when it can be reached; nothing half-done was published",
+            remedy=f"{RUN_AGAIN} when it can be reached; nothing half-done was published",
         )  # fmt: skip
         self.give_up(error)
         self.when_silent(error)
@@ -161,5 +163,5 @@ class AgentSession:
             last_words = "the connection ended" if status is None else f"it ended with status {status}"
         return AgentError(
             "the connection to the agent broke", where=self._host, why=last_words,
-            remedy="run the command again; nothing half-done was published",
+            remedy=f"{RUN_AGAIN}; nothing half-done was published",
         )  # fmt: skip
