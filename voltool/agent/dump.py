@@ -1,4 +1,4 @@
-"""The verbs StartDump and KeepState: clone, scan, compare, produce; and what is kept for the next level.
+"""The verb StartDump: clone, scan, compare, produce. What is kept of it for the next level: `keep`.
 
 Joins driver, tree and dump format; the order of the conversation stands in `wire.messages.StartDump`. Ships to servers.
 """
@@ -16,6 +16,7 @@ from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.clones import is_users
 from voltool.agent.host import HostState
+from voltool.agent.keep import tidy
 from voltool.agent.lock import assert_same_lock, lock_info
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
@@ -34,7 +35,7 @@ from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
 from voltool.tree.walk import Walker, WalkResult
-from voltool.volumes.contract import Clone, Driver
+from voltool.volumes.contract import Clone
 from voltool.volumes.directory import DirectoryDriver
 from voltool.volumes.hooks import between_hooks
 from voltool.volumes.mounts import nested_mounts
@@ -64,26 +65,6 @@ def dump_home(
     """The conversation of `StartDump` about an opened volume; the caller holds its lock."""
     with contextlib.ExitStack() as stack:
         return _Dump(request, conversation, host, home, stack).run()
-
-
-def keep_state(request: messages.KeepState, conversation: Conversation, host: HostState) -> messages.Message:
-    """Handle `KeepState`."""
-    del conversation
-    home = open_home(host.directory, request.uuid, request.path)
-    with home.lock(f"keep {request.dump_id}"):
-        book = BaseBook(home.area)
-        book.confirm(request.state_id)
-        _tidy(home, driver_named(home.record.driver), book)
-    return messages.Done()
-
-
-def _tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
-    """Drop every clone of a dump and every state that is no base, and what an interrupted dump left."""
-    for clone in driver.clones(home.record):
-        if clone.label not in book.labels() and not is_users(clone):
-            driver.drop(home.record, clone)
-    StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
-    shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
 
 
 class _Dump:
@@ -157,7 +138,7 @@ class _Dump:
                 self._book.confirm(self._book.pending.state_id)
             else:
                 self._book.reject()
-        _tidy(self._home, self._driver, self._book)
+        tidy(self._home, self._driver, self._book)
         durable.make_directory(self._tmp)
 
     def _clone(self) -> Clone:

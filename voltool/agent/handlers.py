@@ -23,7 +23,7 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.ListVolumes: ("voltool.agent.adopt", "list_volumes"),
     messages.ForgetVolume: ("voltool.agent.adopt", "forget_volume"),
     messages.StartDump: ("voltool.agent.dump", "dump"),
-    messages.KeepState: ("voltool.agent.dump", "keep_state"),
+    messages.KeepState: ("voltool.agent.keep", "keep_state"),
     messages.LockVolume: ("voltool.agent.lock", "lock_volume"),
     messages.UnlockVolume: ("voltool.agent.lock", "unlock_volume"),
     messages.StartRestore: ("voltool.agent.restore", "restore"),

@@ -100,6 +100,16 @@ class DirTable:
         """Whether its listing was made of a directory that had changed after ``time_ns``; below -1: too young to tell."""
         return self.stamps[index] < -1 or self.stamps[index] >= time_ns
 
+    def bury_orphans(self) -> None:
+        """Directories whose listing was superseded and that were not found again are dead, and all below them."""
+        again = True
+        while again:
+            again = False
+            for index in range(1, len(self)):
+                if self.live[index] and self.orphaned(index):
+                    self.live[index] = 0
+                    again = True
+
     def by_inode(self) -> Dict[int, int]:
         """Live index by inode number."""
         return {self.inodes[index]: index for index in range(len(self)) if self.live[index]}

@@ -298,7 +298,7 @@ class Walker:
                 if self._result.table.live[index]:
                     self._list_again(index)
             self._drain()
-            self._bury()
+            self._result.table.bury_orphans()
         busy = self._changed()
         if busy:
             self._take_latecomers(busy)
@@ -370,17 +370,6 @@ class Walker:
             return os.fstat(descriptor)
         finally:
             os.close(descriptor)
-
-    def _bury(self) -> None:
-        """Directories whose listing was superseded and that were not found again are dead, and all below them."""
-        table = self._result.table
-        again = True
-        while again:
-            again = False
-            for index in range(1, len(table)):
-                if table.live[index] and table.orphaned(index):
-                    table.live[index] = 0
-                    again = True
 
 
 def _is_no_part(entry: os.DirEntry[str]) -> bool:

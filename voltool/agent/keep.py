@@ -1,0 +1,39 @@
+"""The verb KeepState: a dump is published in its store, so what it left here becomes the base of the next level.
+
+Ships to servers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from voltool.agent.bases import BaseBook
+from voltool.agent.clones import is_users
+from voltool.agent.host import HostState
+from voltool.tree.state import StateKeeper
+from voltool.volumes.contract import Driver
+from voltool.volumes.records import VolumeHome, open_home
+from voltool.volumes.registry import driver_named
+from voltool.wire import messages
+from voltool.wire.conversation import Conversation
+
+
+def keep_state(request: messages.KeepState, conversation: Conversation, host: HostState) -> messages.Message:
+    """Handle `KeepState`."""
+    del conversation
+    home = open_home(host.directory, request.uuid, request.path)
+    with home.lock(f"keep {request.dump_id}"):
+        book = BaseBook(home.area)
+        book.confirm(request.state_id)
+        tidy(home, driver_named(home.record.driver), book)
+    return messages.Done()
+
+
+def tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
+    """Drop every clone of a dump and every state that is no base, and what an interrupted dump left."""
+    for clone in driver.clones(home.record):
+        if clone.label not in book.labels() and not is_users(clone):
+            driver.drop(home.record, clone)
+    StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
+    shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
