@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -94,15 +94,17 @@ def test_help_loads_nothing_heavy() -> None:
     assert {name.partition(".")[0] for name in done.stderr.split()} & HEAVY == set()
 
 
-def test_help_answers_within_300_milliseconds() -> None:
-    fastest = 60.0
-    for _ in range(20):  # the machine may be busy with other tests: one undisturbed run is enough
-        started = time.monotonic()
+def test_help_costs_less_than_300_milliseconds() -> None:
+    """Of a processor's time: what a quiet machine takes, also while this one is busy with other tests."""
+    cheapest = 60.0
+    for _ in range(20):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([VOLTOOL, "--help"], stdout=subprocess.DEVNULL, check=True, timeout=60)
-        fastest = min(fastest, time.monotonic() - started)
-        if fastest < 0.3:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cheapest = min(cheapest, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if cheapest < 0.3:
             break
-    assert fastest < 0.3
+    assert cheapest < 0.3
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
