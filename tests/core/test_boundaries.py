@@ -17,7 +17,7 @@ from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.torture import acl
 from voltool.model import StoredDump
-from voltool.tree import walk
+from voltool.tree import excluding
 from voltool.tree.walk import TICK_NS
 
 MIB = 1 << 20
@@ -212,5 +212,5 @@ def test_the_way_to_all_snapshots_of_a_dataset_is_no_part_of_it(
     for place in (rig.path / ".zfs", rig.path / "dir/.zfs"):
         place.mkdir()
         (place / "file").write_bytes(b"x")
-    monkeypatch.setattr(walk, "ZFS_CONTROL_INODE", (rig.path / ".zfs").stat().st_ino)
+    monkeypatch.setattr(excluding, "ZFS_CONTROL_INODE", (rig.path / ".zfs").stat().st_ino)
     assert names_in(restored(rig, rig.dump(0))) == {"dir", "dir/.zfs", "dir/.zfs/file"}

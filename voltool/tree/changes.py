@@ -17,9 +17,10 @@ from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.classify import WORK, Classified
 from voltool.tree.dirtable import ROOT, DirTable
+from voltool.tree.excluding import OWN_DIRECTORY
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
-from voltool.tree.walk import OPEN_DIRECTORY, OWN_DIRECTORY, encode_directory_attributes
+from voltool.tree.walk import OPEN_DIRECTORY, encode_directory_attributes
 
 #: Above this many unsettled entries in the base a walk is as quick as looking each up.
 MAX_UNSETTLED = 20_000

@@ -1,4 +1,4 @@
-"""What a volume leaves out: globs, as users write them. Ships to servers."""
+"""What a volume leaves out: globs, as users write them, and what at its root belongs to others. Ships to servers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import fnmatch
 import os
 import re
 from typing import List, Optional, Pattern, Sequence
+
+from voltool.inodes import ZFS_CONTROL_INODE
+
+OWN_DIRECTORY = ".voltool"
 
 
 class Excluder:
@@ -28,6 +32,11 @@ class Excluder:
             return True
         path = directory + b"/" + name if directory else name
         return bool(self._paths and self._paths.match(os.fsdecode(path)))
+
+
+def is_no_part(entry: os.DirEntry[str]) -> bool:
+    """Whether what a volume's root has there belongs to voltool, or to ZFS."""
+    return entry.name == OWN_DIRECTORY or entry.inode() == ZFS_CONTROL_INODE
 
 
 def _compile(globs: List[bytes]) -> Optional[Pattern[str]]:

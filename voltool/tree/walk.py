@@ -25,12 +25,12 @@ from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Option
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile.format import CHUNK_SIZE, encode_xattrs
-from voltool.inodes import ZFS_CONTROL_INODE, get_flags, list_xattrs
+from voltool.inodes import get_flags, list_xattrs
 from voltool.model import FileProblem, Problem
 from voltool.origins import Origins, original
 from voltool.spool import SortedSpool
 from voltool.tree.dirtable import ROOT, DirTable
-from voltool.tree.excluding import Excluder
+from voltool.tree.excluding import Excluder, is_no_part
 from voltool.tree.latecomers import latecomers
 from voltool.tree.stamps import STAMP_SIZE, decode_stamp, encode_stamp
 
@@ -54,7 +54,6 @@ FOREIGN_INODE = 1 << 63
 #: Names of one directory that are held in memory before they go to the spool.
 _NAMES_AT_ONCE = 8192
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-OWN_DIRECTORY = ".voltool"
 _FS_ENCODING = sys.getfilesystemencoding()
 _NEVER_QUIET = "names came and went in this directory all the time while it was listed: some may be missing"
 #: XFS shows each ACL a second time under this name; other file systems do not have it.
@@ -223,7 +222,7 @@ class Walker:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 name = entry.name.encode(_FS_ENCODING, "surrogateescape")
-                if (not path and _is_no_part(entry)) or (excluder and excluder.matches(path, name)):
+                if (not path and is_no_part(entry)) or (excluder and excluder.matches(path, name)):
                     continue
                 try:
                     status = original(self._origins, entry.stat(follow_symlinks=False))
@@ -326,7 +325,7 @@ class Walker:
             stack.callback(os.close, descriptor)
             for entry in stack.enter_context(os.scandir(descriptor)):
                 name = os.fsencode(entry.name)
-                if (not path and entry.name == OWN_DIRECTORY) or self._excluder.matches(path, name):
+                if (not path and is_no_part(entry)) or self._excluder.matches(path, name):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -370,11 +369,6 @@ class Walker:
             return os.fstat(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _is_no_part(entry: os.DirEntry[str]) -> bool:
-    """Whether what the root has there belongs to voltool, or to ZFS."""
-    return entry.name == OWN_DIRECTORY or entry.inode() == ZFS_CONTROL_INODE
 
 
 def _quiet_stamp(status: os.stat_result) -> int:
