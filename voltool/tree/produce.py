@@ -26,6 +26,9 @@ from voltool.tree.planning import ChangedRanges, Todo
 from voltool.tree.stamps import MODE, SETTLED, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 
+#: Where a home stamp record has the size in its stamp.
+_HOME_FILE_SIZE = slice(16 + SIZE.start, 16 + SIZE.stop)
+
 
 @dataclass(frozen=True)
 class Produced:
@@ -203,10 +206,13 @@ class Producer:
 
     def _unchanged_large(self) -> Iterable[bytes]:
         assert self._base is not None
+        from_bytes, limit = int.from_bytes, fmt.CHUNK_SIZE
         layouts: Dict[int, bytes] = {}
         for home in self._classified.stamps:
-            if int.from_bytes(home[16:][SIZE], "big") > fmt.CHUNK_SIZE:
-                layouts[int.from_bytes(home[8:16], "big")] = home[-8:]
+            if from_bytes(home[_HOME_FILE_SIZE], "big") > limit:
+                layouts[from_bytes(home[8:16], "big")] = home[-8:]
+        if not layouts:
+            return
         for old in self._base.objects:
             if int.from_bytes(old[20:28], "big") > fmt.CHUNK_SIZE:
                 number = int.from_bytes(old[:8], "big")

@@ -129,13 +129,14 @@ def _test_leases(tree: Tree, files: Iterable[bytes]) -> Tuple[List[Tuple[Identit
                 leaseless += error.errno not in _GONE
                 continue
             try:
-                status = os.fstat(descriptor)
-                free = lease_test(descriptor) if stat.S_ISREG(status.st_mode) else True
+                free = lease_test(descriptor)
+                if not free:  # None, too, of what is no regular file any more
+                    status = os.fstat(descriptor)
+                    if stat.S_ISREG(status.st_mode):
+                        busy += [((status.st_dev, status.st_ino), path)] if free is False else []
+                        leaseless += free is None
             finally:
                 os.close(descriptor)
-            if free is False:
-                busy.append(((status.st_dev, status.st_ino), path))
-            leaseless += free is None
     finally:
         os.close(directory)
         os.close(root)
