@@ -246,13 +246,13 @@ class SourceGround:
         del move
         while not self._disk.away:
             with self._operation() as disk:
-                disk.gone += 1
+                disk.gone = min(disk.parts, disk.gone + 1)
 
     def bring_back(self, move: SourceMove) -> None:
         del move
         while self._disk.gone:
             with self._operation() as disk:
-                disk.gone -= 1
+                disk.gone = max(0, disk.gone - 1)  # the guardian may have been at it
 
     def unlock(self) -> None:
         with self._operation() as disk:
