@@ -67,3 +67,15 @@ def test_a_mount_point_in_use_is_moved(tmp_path: Path, here: str, there: str, mo
             writer.stop()
             for root in (ground.volume, ground.target):
                 subprocess.run(["chattr", "-i", str(root / "sealed")], check=False, capture_output=True)
+
+
+def test_a_directory_that_cannot_be_exchanged_is_refused_at_once(tmp_path: Path) -> None:
+    with made(tmp_path, "zfs", "ext4", files=3) as ground:
+        plan = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--dry-run", check=False)
+        assert "cannot be moved away" in plan.stdout + plan.stderr
+        refused = ground.site.voltool("move", "vol", f"hostb:{ground.target}", "--yes", check=False)
+        assert refused.returncode == 1
+        assert "a mount point can be moved" in refused.stderr
+        assert not list(ground.there.glob(".voltool/*"))
+        assert "no move is under way" in ground.site.voltool("move", "--status", "vol").stdout
+        assert [path.name for path in ground.here.glob(".voltool/*/exchange-*")] == []

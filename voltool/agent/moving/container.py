@@ -108,7 +108,7 @@ def _make_dataset(move: TargetMove) -> None:
     """A child of the dataset around it, called as the directory would be; or one that a crash left unmounted."""
     left = zfs.unmounted_at(move.path)
     if left is not None:
-        zfs.call("mount", left)
+        zfs.call_patiently("mount", left)
         return
     around = zfs.dataset_containing(os.path.dirname(move.path))
     assert around is not None, "it was there when this was planned"

@@ -33,6 +33,7 @@ from voltool.volumes.lock.hold import (
 )
 from voltool.volumes.lock.search import walk_files
 from voltool.volumes.mounts import is_within, nested_mounts
+from voltool.volumes.moving.by_exchange import check_exchange
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.source import MovingSource
 from voltool.volumes.records import AREA_NAME, VolumeHome
@@ -116,6 +117,8 @@ class _Session:
         known = self._source.recover()
         if known is None or known.phase == RETIRED:
             check_movable(self.ground.book, path)
+            if not is_own_mount_point(self.ground.book, path):
+                check_exchange(self._home.area)
         status = os.lstat(path)
         place = os.path.join(self._home.area, _PLACE + wish.move_id[:12].encode())
         return self._source.begin(

@@ -22,7 +22,7 @@ from voltool.model import RETIRED
 from voltool.showing import shown
 from voltool.volumes.limits import limits_of
 from voltool.volumes.lock.book import LockBook
-from voltool.volumes.lock.hold import check_can_lock, refuse_locked
+from voltool.volumes.lock.hold import check_can_lock, is_own_mount_point, refuse_locked
 from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME, open_home
@@ -38,7 +38,7 @@ _SAMPLE = 2000
 #: File systems that keep no owners, modes or extended attributes, or not all of them.
 _POOR = frozenset({"vfat", "exfat", "fuse", "cifs", "smb2", "9p", "nfs"})
 #: File systems that may hold more than their free bytes.
-_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "f2fs"})
+_COMPRESSING = frozenset({"btrfs", "zfs", "zfs-fuse", "bcachefs", "f2fs"})
 
 
 def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostState) -> moving.SourcePlan:
@@ -58,6 +58,12 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     if known is not None and known.phase != RETIRED:
         remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
         obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
+    if traits_of(path).kind == "zfs-fuse" and not is_own_mount_point(book, path):
+        why = "zfs-fuse cannot exchange two names at once"
+        remedy = "put it into a dataset of its own: a mount point can be moved"
+        obstacles.append(
+            moving.Obstacle("a directory on this file system cannot be moved away", shown(path), why, remedy)
+        )
     extremes = Extremes(path)
     survey = _Survey(path, extremes)
     survey.look()

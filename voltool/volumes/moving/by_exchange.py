@@ -7,12 +7,38 @@ import dataclasses
 import os
 
 from voltool import durable
-from voltool.errors import HostError
+from voltool.errors import HostError, RefusedError
 from voltool.model import SourceMove
 from voltool.showing import shown
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import exchange_back_held, exchange_held, is_in_force
 from voltool.volumes.moving import placeholder
+
+
+def check_exchange(area: bytes) -> None:
+    """RefusedError where the file system cannot exchange two names (zfs-fuse, other FUSE, OpenZFS before 2.2): the switch would
+    fail, after everything was sent. Tried with two directories in the volume's area, which go again."""
+    names = [os.path.join(area, b"exchange-%d" % number) for number in (1, 2)]
+    try:
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700)
+        durable.rename_with_flags(names[0], names[1], durable.RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in durable.NO_RENAME_FLAGS:
+            raise HostError(
+                "the volume's area cannot be written to", where=shown(area), why=str(error.strerror)
+            ) from error
+        raise RefusedError(
+            "a directory on this file system cannot be moved away",
+            where=shown(os.path.dirname(os.path.dirname(area))),
+            why="it cannot exchange two names at once, so for a moment nothing would stand at the path",
+            remedy="put it into a dataset or file system of its own: a mount point can be moved",
+        ) from error
+    finally:
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.rmdir(name)
 
 
 class ByExchange:
