@@ -64,7 +64,7 @@ class Site:
     def add_host(self, name: str, *, options: Sequence[str] = (), user: str | None = None) -> Host:
         """Start one more sshd and let the site's ssh configuration know it as ``name``."""
         state = self.directory / f"state-{name}"
-        machine = self.network.add(name) if self.network is not None else None
+        machine = self.network.add(name, self.directory.parent) if self.network is not None else None
         sshd = Sshd(
             self.directory / f"sshd-{name}",
             name=name,

@@ -29,8 +29,14 @@ _NET = "10.77.0"
 _TOOLS = ("ip", "nsenter", "setpriv", "unshare")
 #: A card that is nowhere: what is sent to it gets lost without a word.
 _NOBODY = ("lladdr", "02:00:00:00:00:99", "nud", "permanent")
+#: $1: where file systems of tests are; the rest: what stays writable.
 _LET_GO = """
-cut -d ' ' -f 5 /proc/self/mountinfo | grep '^{directory}/' | while read -r point; do umount -l "$point" 2>/dev/null; done
+temporary=$1; shift
+points() { cut -d ' ' -f 5 /proc/self/mountinfo; }
+points | grep "^$temporary/" | while read -r point; do umount -l "$point" 2>/dev/null; done
+old=$(points | grep -v -e '^/proc' -e '^/sys' -e '^/dev')
+for directory; do mount --bind "$directory" "$directory"; done
+for point in $old; do mount -o remount,bind,ro "$point" 2>/dev/null; done
 """
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -56,9 +62,9 @@ class Network:
             self.close()
             raise
 
-    def add(self, name: str) -> Machine:
-        """Make one more machine and plug it in."""
-        machine = Machine(name, f"{_NET}.{len(self.machines) + 2}", self.enter)
+    def add(self, name: str, writable: Path) -> Machine:
+        """Make one more machine and plug it in; of this machine's disks it may write to ``writable`` alone."""
+        machine = Machine(name, f"{_NET}.{len(self.machines) + 2}", self.enter, writable)
         self.machines[name] = machine
         return machine
 
@@ -80,13 +86,13 @@ class Network:
 class Machine:
     """``enter`` before a command lets it run there; ``address``; ``root``: its files, as seen from outside."""
 
-    def __init__(self, name: str, address: str, desk: Sequence[str]) -> None:
+    def __init__(self, name: str, address: str, desk: Sequence[str], writable: Path) -> None:
         self.name = name
         self.address = address
         self._desk = desk
         self._images: dict[str, tuple[str, Path]] = {}
         self._home = temporary_home()
-        self._holder = _hold("--net", "--mount", "--uts", "--propagation", "private")
+        self._holder = _hold("--net", "--mount", "--uts", "--propagation", "private", writable=(writable, self._home))
         self.enter = _entering(self._holder, "--net", "--mount", "--uts")
         self.root = Path(f"/proc/{self._holder.pid}/root")
         self._cable = f"to-{name[:12]}"
@@ -194,22 +200,15 @@ class Machine:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def _hold(*namespaces: str) -> subprocess.Popen[bytes]:
+def _hold(*namespaces: str, writable: Sequence[Path] = ()) -> subprocess.Popen[bytes]:
     """A process that holds new namespaces and dies with us.
 
-    A new mount namespace is a copy: it must not keep file systems of other tests, for then a lock there would wait for us.
+    A new mount namespace is a copy of all mounts: whoever locks a tree on one of them, another test for instance, would wait
+    for us if we could write to it.
     """
-    script = _LET_GO.format(directory=tempfile.gettempdir()) if "--mount" in namespaces else ""
-    command = [
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "unshare",
-        *namespaces,
-        "sh",
-        "-c",
-        f"{script}echo; exec sleep infinity",
-    ]
+    script = f"{_LET_GO if writable else ''}echo; exec sleep infinity"
+    words = ["sh", "-c", script, "sh", tempfile.gettempdir(), *map(str, writable)]
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, *words]
     holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     assert holder.stdout is not None
     if holder.stdout.read(1) != b"\n":

@@ -49,6 +49,28 @@ def test_clones_that_are_kept_for_speed_make_room(
         assert site.result("dump", "vol", "--level", "2")["dumps"][0]["stored_bytes"] < MIB
 
 
+def test_a_clone_that_finds_no_room_takes_that_of_the_clones_that_are_kept(
+    tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]
+) -> None:
+    """There are bytes enough, but inodes for one clone alone."""
+    filesystem = make_filesystem("xfs", 512 * MIB, mkfs_options=["-i", "maxpct=1"])
+    volume = filesystem.path / "srv" / "volume"
+    volume.mkdir(parents=True)
+    for number in range(4200):
+        (volume / f"{number}").write_bytes(b"content %d" % number)
+    with Site(tmp_path / "site") as site:
+        site.add_host("hosta")
+        site.voltool("volume", "add", "vol", f"hosta:{volume}", "--driver", "reflink")
+        site.voltool("dump", "vol")
+        (first,) = clones(filesystem)
+        for number in range(4200):
+            (volume / f"{number}").write_bytes(b"other content %d" % number)
+        site.voltool("dump", "vol", "--level", "1")
+        assert first not in clones(filesystem)
+        site.voltool("restore", "vol", f"local:{tmp_path}/back")
+        assert compare(volume, tmp_path / "back") == []
+
+
 def test_there_is_no_room_for_a_clone(tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]) -> None:
     """Not one block: the dump says so, and leaves nothing."""
     filesystem = make_filesystem("xfs", 320 * MIB)
