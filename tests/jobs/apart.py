@@ -178,7 +178,7 @@ class Running:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.output += line
-            if '"started"' in line and f'"phase":"{phase}"' in line:
+            if '"event":"step"' in line and f'"step":"{phase}"' in line:
                 return True
         return False
 
