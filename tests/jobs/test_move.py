@@ -222,6 +222,31 @@ def test_abort(tmp_path: Path, there: str) -> None:
         assert ground.site.voltool("move", "--abort", "vol", check=False).returncode == 1
 
 
+def test_a_target_that_is_lost_for_good_is_forgotten(tmp_path: Path) -> None:
+    with made(tmp_path, "xfs", "ext4", files=30) as ground:
+        site = ground.site
+        assert kill_when(ground, "catch up 1", ("move", "vol", f"hostb:{ground.target}", "--yes")) == -signal.SIGKILL
+        wait_until(lambda: "arriving there" in site.voltool("move", "--status", "vol").stdout)
+        reachable = site.ssh_config.read_text()
+        site.ssh_config.write_text(reachable.replace(f"Port {site.hosts['hostb'].sshd.port}\n", "Port 1\n"))
+        results: list[subprocess.CompletedProcess[str]] = []
+
+        def told() -> bool:  # as soon as the agents of the command that was killed have noticed
+            results.append(site.voltool("move", "--abort", "vol", check=False))
+            return results[-1].returncode != 4
+
+        wait_until(told)
+        assert (results[-1].returncode, "--forget-target" in results[-1].stderr) == (6, True), results[-1].stderr
+        wait_until(lambda: site.voltool("move", "--abort", "vol", "--forget-target", check=False).returncode == 0)
+        (ground.volume / "writable").touch()
+        assert "no move is under way" in site.voltool("move", "--status", "vol").stdout
+        site.ssh_config.write_text(reachable)
+        assert list((ground.there / ".voltool").glob("staging-*")) != []
+        ground.move()
+        assert (ground.target / "writable").exists()
+        assert not list((ground.there / ".voltool").glob("staging-*"))
+
+
 def test_a_file_that_stays_open_keeps_the_volume_where_it_is(tmp_path: Path) -> None:
     with made(tmp_path, "ext4", "ext4") as ground:
         with (ground.volume / "busy").open("w") as file:

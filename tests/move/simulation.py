@@ -115,6 +115,7 @@ class World:
     dead: set[Party] = field(default_factory=set)
     cli_dead: bool = False
     guardian_at: int = -1
+    given_up: bool = False  # the new home: what is left there is no move's any more
 
     def begin(self, kill_at: int, party: Party) -> None:
         """A new command: agents and command line are started anew."""
@@ -190,7 +191,7 @@ class World:
             s.gone, s.registered, s.lock, s.lease,
             t.record and (t.record.phase, t.record.state_id == t.held),
             t.staging, bool(t.held), t.content == s.writes, t.ready, t.published >= 0,
-            self.acknowledged == s.writes,
+            self.acknowledged == s.writes, self.given_up,
         )  # fmt: skip
 
 
@@ -504,6 +505,18 @@ def run_abort(world: World, kill_at: int = -1, party: Party = Party.CLI) -> str:
     return _command(world, kill_at, party, "", driver.abort, begin=False)
 
 
+def run_abort_alone(world: World, kill_at: int = -1, party: Party = Party.CLI) -> str:
+    """`voltool move --abort --forget-target`."""
+    if world.source.record is None:
+        return "no move"
+
+    def act(source: SourceSession, _target: TargetSession) -> None:
+        world.given_up = True
+        driver.abort_alone(source)
+
+    return _command(world, kill_at, party, "", act, begin=False)
+
+
 def _command(
     world: World,
     kill_at: int,
@@ -519,7 +532,7 @@ def _command(
     known = world.source.record
     peer = Peer("b", "", "b", b"/vol")
     move = known or SourceMove(move_id, "u", "vol", b"/vol", peer, COPYING, 0)
-    arriving = TargetMove(move.move_id, "u", "vol", b"/vol", Peer("a", "", "a", b"/vol"), RECEIVING, 0)
+    arriving = TargetMove(move.move_id, "u", "vol", b"/vol", Peer("a", "machine a", "a", b"/vol"), RECEIVING, 0)
     source = None
     try:
         source = SourceSession(world, move, begin=begin)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.move import simulation
-from tests.move.simulation import InvariantError, Party, SourceDisk, World, run_abort, run_move
+from tests.move.simulation import InvariantError, Party, SourceDisk, World, run_abort, run_abort_alone, run_move
 from voltool.model import ABORTING, MOVED, PUBLISHED, RETIRED
 from voltool.move import driver
 from voltool.volumes.moving.source import MovingSource
@@ -86,6 +86,7 @@ def end(world: World) -> None:
     else:
         assert ended == "done", ended
         check_moved(onward)
+    end_alone(world)
     back = copy.deepcopy(world)
     ended = run_abort(back)
     if back.source.record is not None and back.source.record.phase in (MOVED, RETIRED):
@@ -93,10 +94,21 @@ def end(world: World) -> None:
         assert run_move(back) == "done"
         check_moved(back)
     elif ended == "no move":
-        assert world.target.record is None or world.target.published >= 0
+        assert world.given_up or world.target.record is None or world.target.published >= 0
     else:
         assert ended == "done", ended
         check_aborted(back)
+
+
+def end_alone(world: World) -> None:
+    """The new home is given up: the volume is in service at the old one, and can move again, to that very host."""
+    alone = copy.deepcopy(world)
+    if run_abort_alone(alone) == "done":
+        source = alone.source
+        assert (source.record, source.away, source.registered, source.writable) == (None, False, True, True)
+        assert source.writes >= alone.acknowledged
+        assert run_move(alone, move_id="once more") == "done"
+        check_moved(alone)
 
 
 def explore(parts: int = 1) -> tuple[int, int]:
@@ -109,7 +121,7 @@ def explore(parts: int = 1) -> tuple[int, int]:
         tried += 1
         states.setdefault(world.state(), world)
     for world in list(states.values()):
-        for command in (run_move, run_abort):
+        for command in (run_move, run_abort, run_abort_alone):
             for twice in crashed(world, command):
                 end(twice)
                 tried += 1

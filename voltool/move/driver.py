@@ -75,6 +75,13 @@ def abort(source: SourceHome, target: TargetHome) -> None:
     source.forget()
 
 
+def abort_alone(source: SourceHome) -> None:
+    """Undo a move that is not committed without its new home, which is lost: what is left of the copy there can never be
+    published, and the next move to there throws it away. RefusedError after the commit. Can be repeated."""
+    source.abort()
+    source.forget()
+
+
 def _catch_up(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
     while not _unlocked_round(source, target, options, steps, done):
         pass

@@ -108,10 +108,21 @@ def resume_move(world: World, which: Which, settings: SessionSettings, options: 
     return _carry_out(world, volume, move, settings, options), Ends(volume, move)
 
 
-def abort_move(world: World, which: Which) -> Ends:
-    """Undo the move of a volume: it stays where it is. RefusedError after the commit; NotFoundError where there is none."""
+def abort_move(world: World, which: Which, *, forget_target: bool = False) -> Ends:
+    """Undo the move of a volume: it stays where it is. RefusedError after the commit; NotFoundError where there is none.
+
+    ``forget_target``: the new home is not asked, for it is lost."""
     volume, move = _known_move(world, which)
-    _undo(world, volume, move)
+    if forget_target:
+        _undo_alone(world, volume, move)
+    else:
+        try:
+            _undo(world, volume, move)
+        except UnreachableError as error:
+            error.remedy += (
+                f"; if {move.target.host} is lost for good: voltool move --abort {volume.name} --forget-target"
+            )
+            raise
     return Ends(volume, move)
 
 
@@ -245,6 +256,12 @@ def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
         driver.abort(source, target)
         for agent in (here, there):
             _end(agent)
+
+
+def _undo_alone(world: World, volume: KnownVolume, move: SourceMove) -> None:
+    with world.hosts.connect(volume.host) as here:
+        driver.abort_alone(SourceSession(here, move, SessionSettings(owner=world.caller), begin=False))
+        _end(here)
 
 
 def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: InterruptedByUser) -> InterruptedByUser:

@@ -33,6 +33,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with the move of this volume.")] = None,
     abort: Annotated[str | None, typer.Option(metavar="NAME", help="Undo it: the volume stays where it was.")] = None,
+    forget_target: Annotated[
+        bool, typer.Option("--forget-target", help="With --abort: the new home is lost for good; it is not asked.")
+    ] = False,
     status: Annotated[bool, typer.Option("--status", help="Say where the move of NAME stands.")] = False,
     max_rounds: Annotated[int, typer.Option("--max-rounds", min=1, max=1000, metavar="N")] = 10,
     downtime: Annotated[
@@ -66,10 +69,12 @@ def move(  # noqa: PLR0917 - typer gives them by name
             "what is to be done is not clear",
             remedy="voltool move NAME HOST[:/path], --resume NAME, --abort NAME, or --status [NAME]",
         )
+    if forget_target and abort is None:
+        raise UsageError("--forget-target goes with --abort", remedy="voltool move --abort NAME --forget-target")
     if status:
         return _status(invocation, name, target)
     if abort is not None:
-        return _abort(invocation, _which(invocation, abort, name))
+        return _abort(invocation, _which(invocation, abort, name), forget_target=forget_target)
 
     def confirm(predicted: float) -> None:
         _confirm(invocation, predicted, downtime, yes=yes)
@@ -275,11 +280,11 @@ def _confirm(invocation: Invocation, predicted: float, downtime: float, *, yes: 
         raise BusyError("the volume was not locked", why="you said no", remedy="again at another time")
 
 
-def _abort(invocation: Invocation, which: Which) -> int:
+def _abort(invocation: Invocation, which: Which, *, forget_target: bool) -> int:
     from voltool.move.job import abort_move
     from voltool.showing import shown
 
-    ends = abort_move(invocation.world, which)
+    ends = abort_move(invocation.world, which, forget_target=forget_target)
     name = which.name
     invocation.output.summary(f"{name}: the move is undone; it stays at {ends.volume.host}:{shown(ends.volume.path)}")
     invocation.fields |= {"volume": name, "aborted": True}

@@ -29,6 +29,10 @@ class MovingTarget:
         """Begin to receive, or go on (same id). BusyError while another move brings the volume here; RefusedError where
         the target has content, NotFoundError where there is no directory for it: then nothing has begun."""
         known = self._ground.load()
+        if known is not None and _is_void(known, move):
+            self._ground.discard(known)
+            self._ground.remove()
+            known = None
         if known is not None and known.phase != PUBLISHED and known.move_id != move.move_id:
             raise BusyError(
                 "another move brings the volume to this host already",
@@ -103,3 +107,15 @@ class MovingTarget:
         if move is None:
             raise RefusedError("no move brings the volume here", why="it was aborted", remedy="voltool move --status")
         return move
+
+
+def _is_void(known: TargetMove, move: TargetMove) -> bool:
+    """Whether another move from the same home has begun: a home has one move at a time, so this one was undone there, without
+    us, and can never be committed."""
+    same_home = known.source.machine_id != "" and known.source.machine_id == move.source.machine_id
+    return (
+        same_home
+        and known.source.path == move.source.path
+        and known.phase != PUBLISHED
+        and known.move_id != move.move_id
+    )
