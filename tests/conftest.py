@@ -6,6 +6,7 @@ Fixtures for throw-away hosts and file systems live in tests/hosts.py and tests/
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def pytest_configure() -> None:
     that other tests make at the same time would have copies of its mounts."""
     if os.geteuid() == 0:
         leave_namespace()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if (
+            signal.getsignal(number) is signal.SIG_IGN
+        ):  # by nohup, or for a job in the background: ours would ignore it too
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 _OURS = ("VOLTOOL_", "XDG_")

@@ -238,7 +238,7 @@ def test_an_unreachable_host(filled: Console) -> None:
         ["--json"], ["--json", "nonsense"], ["dump", "--json"], ["dump", "x", "--level", "a", "--json"],
         ["volume", "add", "1x", "local:/x", "--json"], ["volume", "add", "x", "/x", "--json"],
         ["restore", "x", "local:relative", "--json"], ["--json", "--config", "/nowhere", "volume", "list"],
-        ["volume", "add", "x", "local:/x", "--driver", "zfs", "--json"], ["dump", "vol1", "--bandwidth", "y", "--json"],
+        ["volume", "add", "x", "local:/x", "--driver", "ntfs", "--json"], ["dump", "vol1", "--bandwidth", "y", "--json"],
         ["host", "check", "-oProxyCommand=x", "--json"], ["dump", "vol1", "--store", "ftp://x/", "--json"],
     ],
 )  # fmt: skip

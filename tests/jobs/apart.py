@@ -174,11 +174,13 @@ class Running:
         assert self.reaches(phase), f"it ended without that: {self.output}"
 
     def reaches(self, phase: str) -> bool:
-        """Wait until it says that ``phase`` has begun, or ends without that."""
+        """Wait until it says that ``phase`` (a step, or what is done in it) has begun, or ends without that."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.output += line
-            if '"event":"step"' in line and f'"step":"{phase}"' in line:
+            if f'"event":"step","subject":"vol","step":"{phase}"' in line:
+                return True
+            if '"started"' in line and f'"phase":"{phase}"' in line:
                 return True
         return False
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def processes_with(text: str) -> list[int]:
-    """The processes whose command line contains ``text``."""
+def processes_with(*texts: str) -> list[int]:
+    """The processes whose command line contains all of ``texts``."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
@@ -17,7 +17,7 @@ def processes_with(text: str) -> list[int]:
                 line = Path(f"/proc/{entry}/cmdline").read_bytes()
             except OSError:
                 continue
-            if text.encode() in line:
+            if all(text.encode() in line for text in texts):
                 found.append(int(entry))
     return found
 

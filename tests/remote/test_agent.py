@@ -71,7 +71,7 @@ def test_the_agent_says_who_it_is(sshd: Sshd, way: str) -> None:
     assert agent.version == voltool.__version__
     assert agent.uid == os.geteuid()
     assert agent.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert wait_until(lambda: not processes_with("agent/voltool-"))
+    assert wait_until(lambda: not processes_with("agent/voltool-", ours()))
 
 
 def test_the_agent_is_sent_once_and_checked_before_use(sshd: Sshd, state: Path) -> None:
@@ -401,13 +401,18 @@ def send_for_ever(session: AgentSession) -> None:
         session.send_data(bytes(1 << 20))
 
 
+def ours() -> str:
+    """What the command lines of agents of this test process have, and those of other tests' agents do not."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "pytest-of-")
+
+
 def spinning(session: AgentSession, marker: Path) -> int:
     """Let the agent work; its process id."""
     return int(facts(ask(session, "spin", str(marker)))["spinning"])
 
 
 def nothing_left(pid: int, marker: Path) -> bool:
-    return not processes_with(f"{marker}-child") and not alive(pid) and not processes_with("agent/voltool-")
+    return not processes_with(f"{marker}-child") and not alive(pid) and not processes_with("agent/voltool-", ours())
 
 
 def alive(pid: int) -> bool:
@@ -479,7 +484,7 @@ class TestNothingIsLeftRunning:
     def test_when_nobody_takes_what_it_sends(self, sshd: Sshd, way: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             overwhelmed(hosts(sshd, way), name_of(sshd, way))
-        assert wait_until(lambda: not processes_with("agent/voltool-"))
+        assert wait_until(lambda: not processes_with("agent/voltool-", ours()))
 
 
 @pytest.mark.usefixtures("verbs")

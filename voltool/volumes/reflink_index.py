@@ -123,7 +123,7 @@ class CloneIndex:
         #: What was mounted inside the volume and is not in the clone.
         self.skipped: Tuple[bytes, ...] = tuple(os.fsencode(path) for path in self.about["skipped"])
         #: See `Origins`.
-        self.began_ns: int = self.about["began_ns"]
+        self.began_ns: int = self.about.get("began_ns", 0)  # an older voltool's does not say
 
     def find(self, inode: int) -> Optional[bytes]:
         """The record of an inode of the clone: its source, then a byte of flags."""

@@ -46,24 +46,7 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     del conversation
     home = open_home(host.directory, request.uuid, request.path)
     path = home.record.path
-    book = LockBook(host.directory, request.uuid)
-    obstacles: List[moving.Obstacle] = []
-    for check in (
-        lambda: check_movable(book, path),
-        lambda: None if request.only_hooks else check_can_lock(),
-        lambda: refuse_locked(book, path),
-    ):
-        _note(check, obstacles)
-    known = MoveBook(host.directory).source(request.uuid)
-    if known is not None and known.phase != RETIRED:
-        remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
-        obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
-    if traits_of(path).kind == "zfs-fuse" and not is_own_mount_point(book, path):
-        why = "zfs-fuse cannot exchange two names at once"
-        remedy = "put it into a dataset of its own: a mount point can be moved"
-        obstacles.append(
-            moving.Obstacle("a directory on this file system cannot be moved away", shown(path), why, remedy)
-        )
+    obstacles = _obstacles_out(request, path, host)
     extremes = Extremes(path)
     survey = _Survey(path, extremes)
     survey.look()
@@ -85,6 +68,28 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
         obstacles=tuple(obstacles),
         extremes=extremes.found,
     )
+
+
+def _obstacles_out(request: moving.PlanOut, path: bytes, host: HostState) -> List[moving.Obstacle]:
+    book = LockBook(host.directory, request.uuid)
+    obstacles: List[moving.Obstacle] = []
+    for check in (
+        lambda: check_movable(book, path),
+        lambda: None if request.only_hooks else check_can_lock(),
+        lambda: refuse_locked(book, path),
+    ):
+        _note(check, obstacles)
+    known = MoveBook(host.directory).source(request.uuid)
+    if known is not None and known.phase != RETIRED:
+        remedy = f"voltool move --resume {known.name}, or --abort {known.name}"
+        obstacles.append(moving.Obstacle("the volume is being moved already", shown(path), known.phase, remedy))
+    if traits_of(path).kind == "zfs-fuse" and not is_own_mount_point(book, path):
+        why = "zfs-fuse cannot exchange two names at once"
+        remedy = "put it into a dataset of its own: a mount point can be moved"
+        obstacles.append(
+            moving.Obstacle("a directory on this file system cannot be moved away", shown(path), why, remedy)
+        )
+    return obstacles
 
 
 def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState) -> moving.TargetPlan:
