@@ -165,7 +165,7 @@ def test_the_command_is_killed_and_the_move_goes_on(tmp_path: Path, phase: str) 
         words = ("move", "vol", f"hostb:{ground.target}", "--yes")
         assert kill_when(ground, phase, words) == -signal.SIGKILL
         if phase != "lock":
-            wait_until(lambda: "it is in service here" in ground.site.voltool("move", "--status", "vol").stdout)
+            wait_until(lambda: "it is in service at" in ground.site.voltool("move", "--status", "vol").stdout)
             assert not writer.refused
             wait_until(
                 lambda: "still" not in ground.site.voltool("move", "--resume", "vol", "--yes", check=False).stderr

@@ -205,7 +205,7 @@ def test_the_old_home_dies_during_the_switch(ground: Ground, method: str, when: 
     assert writer.lost(ground.volume) == []
     wait_until(lambda: locked_mounts(ground) == [])
     del ground.hosts.inject["a"]
-    assert "in service here" in ground.what()
+    assert "in service at" in ground.what()
     ground.resume()
     assert writer.lost(ground.target) == []
     assert (ground.target / "probe").exists()

@@ -40,7 +40,7 @@ def test_before_the_switch(tmp_path: Path, phase: Callable[[Apart], Running], wa
             assert move.end() in (1, 6)
             assert "--resume vol" in move.error()["try"]
             wait_until(lambda: apart.has_tree("hosta") and apart.is_writable("hosta"))
-            assert "it is in service here" in apart.status()
+            assert "it is in service at" in apart.status()
             if go_on == "--abort":
                 apart.site.voltool("move", "--abort", "vol")
                 assert not apart.tree("hostb").exists()

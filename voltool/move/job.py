@@ -128,7 +128,7 @@ def abort_move(world: World, which: Which, *, forget_target: bool = False) -> En
 
 def standing(world: World, which: Which) -> Standing:
     """What the hosts' records say."""
-    _volume, source = find_move(world, which.name, which.host, which.others)
+    volume, source = find_move(world, which.name, which.host, which.others)
     name = which.name
     target = None
     if source is not None:
@@ -136,10 +136,10 @@ def standing(world: World, which: Which) -> Standing:
             agent.send(moving.ListMoves())
             found = expect(agent, moving.MovesReply).targets
             target = next((move for move in found if move.move_id == source.move_id), None)
-    return Standing(name, source, target, *_in_words(name, source, target))
+    return Standing(name, source, target, *_in_words(name, volume.host, source, target))
 
 
-def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -> tuple[str, str]:
+def _in_words(name: str, home: str, source: SourceMove | None, target: TargetMove | None) -> tuple[str, str]:
     if source is None:
         return "no move is under way", ""
     place = f"{source.target.host}:{shown(source.target.path)}"
@@ -149,11 +149,12 @@ def _in_words(name: str, source: SourceMove | None, target: TargetMove | None) -
     if source.phase in (MOVED, RETIRING):
         return f"it is in service nowhere: switched over to {place}, and not published there", go_on
     if source.phase == ABORTING:
-        return f"it is in service here; its move to {place} is being undone", f"voltool move --abort {name}"
+        return f"it is in service at {home}; its move to {place} is being undone", f"voltool move --abort {name}"
     arrived = "ready there" if target is not None and target.phase == PREPARED else "arriving there"
     if target is None or target.phase not in (RECEIVING, PREPARED):
         arrived = "nothing is there yet"
-    return f"it is in service here and on its way to {place}: {arrived}", f"{go_on}, or voltool move --abort {name}"
+    what = f"it is in service at {home} and on its way to {place}: {arrived}"
+    return what, f"{go_on}, or voltool move --abort {name}"
 
 
 def _known_move(world: World, which: Which) -> tuple[KnownVolume, SourceMove]:
