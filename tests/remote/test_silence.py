@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -82,8 +83,10 @@ def test_an_agent_that_hangs_is_given_up(sshd: Sshd, tmp_path: Path, way: str) -
     if way != LOCAL:
         os.kill(frozen[0], signal.SIGCONT)
         assert cleaned_up(tmp_path / "marker")
-    for child in processes_with(f"{tmp_path}/marker-child"):  # of one that was killed, as nothing else could be done
-        os.kill(child, signal.SIGKILL)
+    # children of one that was killed, as nothing else could be done
+    for child in (*processes_with(f"{tmp_path}/marker-child"), *processes_with("agent/voltool-", str(tmp_path))):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("way", ["paramiko", LOCAL])

@@ -241,3 +241,5 @@ class ProcessStream:
         with contextlib.suppress(OSError):
             while data := os.read(descriptor, 4096):
                 self._tail.feed(data)
+        if self._closed:  # somebody kept it open beyond `close`, which has left it to us
+            self._process.stderr.close()
