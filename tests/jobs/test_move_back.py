@@ -141,3 +141,13 @@ def test_the_way_back_can_be_given_up(tmp_path: Path) -> None:
         (ground.target / "writable").touch()
         ground.site.voltool("move", "vol", f"hosta:{ground.volume}", "--yes")
         assert contents(ground.volume) == {**expected, "writable": b""}
+
+
+def test_a_subvolume_comes_back_to_another_file_system(tmp_path: Path) -> None:
+    """What it left cannot serve there, and nothing is made of it."""
+    with made(tmp_path, "btrfs", "ext4", files=5) as ground:
+        ground.move()
+        elsewhere = tmp_path / "elsewhere"
+        ground.site.voltool("move", "vol", f"hosta:{elsewhere}", "--yes")
+        assert (elsewhere / "large").stat().st_size == 3_000_000
+        assert [copy["host"] for copy in ground.site.result("retired", "list", "hosta")["retired"]] == ["hosta"]

@@ -7,6 +7,7 @@ file systems, the lock and its guardian are real.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
 from voltool.tree.apply import publish
 from voltool.volumes.lock.hold import in_container
-from voltool.volumes.moving import by_entries
+from voltool.volumes.moving import by_entries, placeholder
 
 SETTINGS = SessionSettings(owner="a test", workers=1)
 OPTIONS = MoveOptions(downtime=1000.0)
@@ -369,3 +370,19 @@ def test_the_new_home_dies_while_a_mount_point_is_filled(tmp_path: Path) -> None
         finally:
             ground.catalog.close()
             os.system(f"chattr -i {ground.volume} 2>/dev/null")  # noqa: S605 - a path of ours
+
+
+@pytest.mark.parametrize("ground", [True], ids=["mount point"], indirect=True)
+def test_a_mount_point_is_emptied_without_xattrs_too(ground: Ground) -> None:
+    """As on zfs-fuse with Debian's settings: then nothing marks what is left at the old path."""
+
+    def mark(*_arguments: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no xattrs")
+
+    def inject() -> None:
+        setattr(placeholder, "mark", mark)  # noqa: B010 - mypy would have it as it is
+
+    ground.hosts.inject["a"] = inject
+    ground.move()
+    assert left_at_the_old_path(ground) == []
+    assert differences(ground) == []

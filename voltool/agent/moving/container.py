@@ -37,13 +37,17 @@ _FORBIDDEN = re.compile(r"[^A-Za-z0-9_.:-]")
 
 def wanted(move: TargetMove, retired: Optional[SourceMove]) -> str:
     """The kind that a volume arriving at ``move.path`` is to get. A directory that is there is filled as it is, and a copy that
-    the volume left here is worth more than a new subvolume. Touches nothing."""
-    if os.geteuid() != 0:
+    the volume left on the same file system is worth more than a new subvolume. Touches nothing."""
+    parent = os.path.dirname(move.path)
+    if os.geteuid() != 0 or not os.path.isdir(parent):
         return NONE
     if retired is not None and os.path.isdir(retired.retired_path):
-        return RETIRED_SUBVOLUME if _is_subvolume(retired.retired_path) else NONE
-    parent = os.path.dirname(move.path)
-    if os.path.lexists(move.path) or not os.path.isdir(parent):
+        if _is_subvolume(retired.retired_path):
+            if os.path.dirname(os.path.dirname(os.path.dirname(retired.retired_path))) == parent:
+                return RETIRED_SUBVOLUME
+        elif os.lstat(retired.retired_path).st_dev == os.stat(parent).st_dev:
+            return NONE
+    if os.path.lexists(move.path):
         return NONE
     if traits_of(parent).kind == "btrfs":
         return SUBVOLUME

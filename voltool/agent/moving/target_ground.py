@@ -95,25 +95,21 @@ class HostTarget:
         retired = self._moves.source(self._uuid)
         if not move.container and not self._has_staging(move):
             kind = container.wanted(move, retired)
-            if kind == container.RETIRED_SUBVOLUME and not self._can_serve(retired, move):
-                kind = container.NONE if os.path.lexists(move.path) else container.SUBVOLUME
+            if kind == container.RETIRED_SUBVOLUME and not self._can_serve(retired):
+                kind = container.wanted(move, None)
             if kind:
                 move = dataclasses.replace(move, container=kind)
                 self.save(move)
         container.make(move, retired)
         return move
 
-    def _can_serve(self, retired: Optional[SourceMove], move: TargetMove) -> bool:
-        """Whether the subvolume that the volume left here is on the target's file system, and as it was left."""
+    def _can_serve(self, retired: Optional[SourceMove]) -> bool:
+        """Whether the subvolume that the volume left here is as it was left."""
         if retired is None:
             return False
-        place = os.path.dirname(os.path.dirname(os.path.dirname(retired.retired_path)))
-        if place != os.path.dirname(move.path):
-            return False
+        area = records.area_of(retired.path, self._uuid)
         try:
-            return is_as_left(
-                retired, records.area_of(retired.path, self._uuid), records.area_of(retired.path, self._uuid)
-            )
+            return is_as_left(retired, area, area)
         except OSError as error:
             raise translate(error, "the copy that the volume left here") from error
 

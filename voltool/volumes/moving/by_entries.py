@@ -38,7 +38,10 @@ class ByEntries:
 
     def is_away(self, move: SourceMove) -> bool:
         """See `Departure`."""
-        return os.path.isdir(move.retired_path) and placeholder.stands_at(move.path, move)
+        if not os.path.isdir(move.retired_path):
+            return False
+        with opened_directory(move.path) as root:  # the mark says nothing: not every file system can hold it
+            return next(_entries(root), None) is None
 
     def take_away(self, move: SourceMove) -> None:
         """See `Departure`."""
@@ -94,8 +97,7 @@ def _take_away(move: SourceMove) -> None:
     with opened_directory(move.path) as root, opened_directory(move.retired_path) as retired:
         _unseal(root)
         move_entries(root, retired)
-    placeholder.mark(move.path, move)
-    placeholder.seal(move.path)
+    placeholder.keep(move)
 
 
 def move_entries(root: int, directory: int) -> None:

@@ -45,9 +45,10 @@ def unmark(path: bytes, move: Union[SourceMove, TargetMove]) -> None:
                 os.removexattr(path, name, follow_symlinks=False)
 
 
-def keep(move: TargetMove) -> None:
-    """Let nobody put anything into the empty directory at the new home's path, for then the tree could not take its place.
-    Where the file system has neither marks nor immutable directories nothing is done. Idempotent."""
+def keep(move: Union[SourceMove, TargetMove]) -> None:
+    """Let nobody put anything into the empty directory at the path: of a new home, for then the tree could not take its place;
+    of an emptied mount point, for nothing shall start there. Where the file system has neither marks nor immutable
+    directories nothing is done. Idempotent."""
     with contextlib.suppress(OSError):
         mark(move.path, move)
         seal(move.path)
