@@ -34,6 +34,11 @@ HEAVY = {
     "lz4",
     "tqdm",
     "rich",
+    "tenacity",
+    "tzlocal",
+    "jinja2",
+    "prometheus_client",
+    "mfusepy",
     "sqlite3",
     "asyncio",
 }

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.catalog.samples import SECOND, make_dump, make_volume
-from voltool.backup.select import base_of, chain_ends, chain_of, choose_dump, depth_of, dumps_of_name
+from voltool.backup.select import choose_dump, dumps_of_name
 from voltool.errors import NotFoundError, UsageError
+from voltool.policy.chain import base_of, chain_ends, chain_of, depth_of
 
 VOLUME = make_volume("vol1")
 OTHER = make_volume("abc")

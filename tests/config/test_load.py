@@ -155,12 +155,3 @@ def test_amounts(text: str, count: int) -> None:
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(UsageError):
         parse_bytes(text)
-
-
-def test_the_page_names_every_key() -> None:
-    page = Path("docs/config.md").read_text(encoding="utf-8")
-    from voltool.config.settings import HostSection, VolumeSection
-
-    for model in (Settings, HostSection, VolumeSection):
-        for key in model.model_fields:
-            assert f"`{key}`" in page or f"[{key}." in page, f"{key} is not in docs/config.md"

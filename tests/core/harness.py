@@ -24,7 +24,6 @@ from voltool.agent.channel import ConnectionGone, HangUpWatch, HungUp, StdioChan
 from voltool.agent.host import HostState
 from voltool.backup.dump import DumpOptions, DumpOutcome, dump_volume
 from voltool.backup.ports import World
-from voltool.backup.select import chain_of
 from voltool.backup.volumes import VolumeWish, add_volume
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.dumpfile.chain import Chain
@@ -32,6 +31,7 @@ from voltool.dumpfile.merge import merge
 from voltool.dumpfile.reader import DumpReader
 from voltool.events import Event, Notice, PhaseEnded, Silent
 from voltool.model import FileProblem, KnownVolume, StoredDump
+from voltool.policy.chain import chain_of
 from voltool.remote.session import AgentSession
 from voltool.stores.opening import StoreOpener
 from voltool.tree.apply.applier import Applier, ApplySettings

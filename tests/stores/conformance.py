@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from voltool.errors import NotFoundError, RefusedError, UsageError
@@ -122,6 +124,71 @@ class StoreConformance:
         for act in (store.create, store.open, store.remove, store.is_pinned):
             with pytest.raises(UsageError):
                 act(name)
+
+    def test_what_was_discarded_can_be_brought_back(self, store: Store) -> None:
+        put(store, "vol/a.voltool")
+        put(store, "vol/b.voltool", b"b")
+        store.discard("vol/a.voltool")
+        store.discard("vol/a.voltool")
+        assert [file.name for file in store.list()] == ["vol/b.voltool"]
+        assert [(file.name, file.size) for file in store.discarded()] == [("vol/a.voltool", len(DATA))]
+        with pytest.raises(NotFoundError):
+            store.open("vol/a.voltool")
+        store.recover("vol/a.voltool")
+        assert get(store, "vol/a.voltool") == DATA
+        assert list(store.discarded()) == []
+        with pytest.raises(NotFoundError):
+            store.recover("vol/a.voltool")
+
+    def test_a_discarded_file_says_when_that_was(self, store: Store) -> None:
+        put(store, "vol/a.voltool")
+        put(store, "vol/b.voltool")
+        (before,) = store.list("vol/a")
+        time.sleep(1.1)  # some stores keep whole seconds
+        store.discard("vol/a.voltool")
+        (discarded,) = store.discarded()
+        assert discarded.mtime_ns > before.mtime_ns
+
+    def test_what_is_in_use_cannot_be_discarded(self, store: Store) -> None:
+        put(store, "vol/a.voltool")
+        with store.pin("vol/a.voltool", "a restore"), pytest.raises(RefusedError):
+            store.discard("vol/a.voltool")
+        assert get(store, "vol/a.voltool") == DATA
+
+    def test_nothing_is_recovered_over_another_file(self, store: Store) -> None:
+        put(store, "vol/a.voltool", b"old")
+        store.discard("vol/a.voltool")
+        put(store, "vol/a.voltool", b"new")
+        with pytest.raises(RefusedError):
+            store.recover("vol/a.voltool")
+        assert get(store, "vol/a.voltool") == b"new"
+        assert [file.name for file in store.discarded()] == ["vol/a.voltool"]
+
+    def test_purging(self, store: Store) -> None:
+        put(store, "vol/a.voltool")
+        store.discard("vol/a.voltool")
+        store.purge("vol/a.voltool")
+        store.purge("vol/a.voltool")
+        assert list(store.discarded()) == []
+        assert list(store.list()) == []
+
+    def test_small_files_beside_the_dumps(self, store: Store) -> None:
+        assert store.get_aside("config.toml") is None
+        store.put_aside("config.toml", b"first")
+        store.put_aside("config.toml", b"second")
+        assert store.get_aside("config.toml") == b"second"
+        assert [file.name for file in store.list()] == ["config.toml"]
+        with pytest.raises(UsageError):
+            store.put_aside("vol/config.toml", b"x")
+
+    def test_what_is_being_written_can_be_read_back(self, store: Store) -> None:
+        writer = store.create("vol/a.voltool")
+        writer.write(DATA)
+        reader = writer.read_back()
+        assert reader.read_at(0, len(DATA) + 1) == DATA
+        reader.close()
+        writer.abandon()
+        assert list(store.list()) == []
 
     def test_an_empty_store(self, store: Store) -> None:
         assert list(store.list()) == []

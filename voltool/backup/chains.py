@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from voltool.backup.ports import World
-from voltool.backup.select import chain_of
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
 from voltool.errors import IntegrityError, VoltoolError
 from voltool.model import StoredDump
+from voltool.policy.chain import chain_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from typing import TypeVar
 from voltool.backup.discover import known_dumps
 from voltool.backup.manifest import chain_manifest
 from voltool.backup.ports import World
-from voltool.backup.select import chain_of
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.frames import FrameDecoder
 from voltool.dumpfile.reader import DumpReader
@@ -34,6 +33,7 @@ from voltool.errors import (
 )
 from voltool.events import Notice
 from voltool.model import NO_HOOKS, DumpResult, DumpTotals, FileProblem, Hooks, KnownVolume, Problem, StoredDump
+from voltool.policy.chain import chain_of
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages

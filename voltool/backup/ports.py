@@ -9,6 +9,7 @@ from typing import Protocol
 from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.runs import VolumeRun
 from voltool.stores.contract import Store
 from voltool.wire.conversation import IntroducedConversation
 
@@ -58,6 +59,18 @@ class Catalog(Protocol):
 
     def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
         """Oldest first (by sequence within a volume)."""
+
+    def add_run(self, run: VolumeRun) -> None:
+        """Remember a volume's turn in a run; idempotent."""
+
+    def runs(self, volume_uuid: str | None = None, since_ns: int = 0) -> list[VolumeRun]:
+        """The turns that ended at ``since_ns`` or later, oldest first."""
+
+    def accept_dump(self, dump_id: str) -> None:
+        """Remember that a suspicious dump is as it should be; idempotent."""
+
+    def accepted(self) -> frozenset[str]:
+        """The ids of the dumps that were accepted."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,30 @@ DUMPS = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
 )
 
+#: Turns of volumes in runs of `voltool backup`; ``body`` is the whole VolumeRun as JSON.
+RUNS = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("volume", sa.Text, primary_key=True),
+    sa.Column("volume_uuid", sa.Text, nullable=False),
+    sa.Column("ended_ns", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+#: Moves that ended; ``body`` is what the report shows of one, as JSON.
+MOVES = sa.Table(
+    "moves",
+    METADATA,
+    sa.Column("move_id", sa.Text, primary_key=True),
+    sa.Column("volume_uuid", sa.Text, nullable=False),
+    sa.Column("ended_ns", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+#: Dumps that looked suspicious and that somebody has looked at.
+ACCEPTED = sa.Table("accepted", METADATA, sa.Column("dump_id", sa.Text, primary_key=True))
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE volumes (
@@ -47,5 +71,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE volumes ADD COLUMN hostname TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE volumes ADD COLUMN machine_id TEXT NOT NULL DEFAULT ''",
+    ),
+    (
+        """CREATE TABLE runs (
+            run_id TEXT NOT NULL, volume TEXT NOT NULL, volume_uuid TEXT NOT NULL, ended_ns INTEGER NOT NULL,
+            body TEXT NOT NULL, PRIMARY KEY (run_id, volume))""",
+        "CREATE INDEX runs_by_time ON runs (ended_ns)",
+        "CREATE INDEX runs_by_volume ON runs (volume_uuid, ended_ns)",
+        """CREATE TABLE moves (
+            move_id TEXT PRIMARY KEY, volume_uuid TEXT NOT NULL, ended_ns INTEGER NOT NULL, body TEXT NOT NULL)""",
+        "CREATE TABLE accepted (dump_id TEXT PRIMARY KEY)",
     ),
 )

@@ -17,11 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from voltool.catalog.schema import DUMPS, MIGRATIONS, VOLUMES
+from voltool.catalog.schema import ACCEPTED, DUMPS, MIGRATIONS, RUNS, VOLUMES
 from voltool.durable import make_directory
 from voltool.errors import AgentError, BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.runs import VolumeRun
 from voltool.showing import shown
 from voltool.wire import codec
 
@@ -139,6 +140,38 @@ class SqliteCatalog:
             oldest.setdefault(dump.header.volume_uuid, dump.header.clone_time_ns)
         dumps.sort(key=lambda dump: (oldest[dump.header.volume_uuid], dump.header.volume_uuid))
         return dumps
+
+    def add_run(self, run: VolumeRun) -> None:
+        """Remember a volume's turn in a run; idempotent (the later call wins)."""
+        values = {
+            "run_id": run.run_id,
+            "volume": run.volume,
+            "volume_uuid": run.volume_uuid,
+            "ended_ns": run.ended_ns,
+            "body": json.dumps(codec.to_plain(run), separators=(",", ":")),
+        }
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(RUNS).where(sa.and_(RUNS.c.run_id == run.run_id, RUNS.c.volume == run.volume)))
+            connection.execute(sa.insert(RUNS), values)
+
+    def runs(self, volume_uuid: str | None = None, since_ns: int = 0) -> list[VolumeRun]:
+        """The turns that ended at ``since_ns`` or later, oldest first."""
+        query = sa.select(RUNS.c.body).where(RUNS.c.ended_ns >= since_ns).order_by(RUNS.c.ended_ns)
+        if volume_uuid is not None:
+            query = query.where(RUNS.c.volume_uuid == volume_uuid)
+        with self._transaction() as connection:
+            return [codec.from_plain(VolumeRun, json.loads(row.body)) for row in connection.execute(query)]
+
+    def accept_dump(self, dump_id: str) -> None:
+        """Remember that a suspicious dump is as it should be; idempotent."""
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(ACCEPTED).where(ACCEPTED.c.dump_id == dump_id))
+            connection.execute(sa.insert(ACCEPTED), {"dump_id": dump_id})
+
+    def accepted(self) -> frozenset[str]:
+        """The ids of the dumps that were accepted."""
+        with self._transaction() as connection:
+            return frozenset(row.dump_id for row in connection.execute(sa.select(ACCEPTED.c.dump_id)))
 
     def _migrate(self) -> None:
         with self._transaction(immediate=True) as connection:

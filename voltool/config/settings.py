@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from voltool.config.quantity import parse_bytes
+from voltool.config.quantity import parse_bytes, parse_seconds
 from voltool.errors import UsageError
 from voltool.model import Hooks
 
@@ -19,6 +19,15 @@ def _amount(value: object) -> object:
         return value
     try:
         return parse_bytes(value)
+    except UsageError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from None
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_seconds(value)
     except UsageError as error:
         raise ValueError(f"{error.what}; {error.remedy}") from None
 
@@ -37,8 +46,21 @@ def _store_url(url: str) -> str:
 
 Codec = Literal["lz4", "none"]
 Glob = Annotated[str, AfterValidator(_relative_or_bare)]
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("a URL that is called begins with http:// or https://")
+    return url
+
+
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Bandwidth = Annotated[int, BeforeValidator(_amount), Field(ge=0)]
+#: Seconds; also written ``90s``, ``10m``, ``2h``, ``7d``.
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+SyntheticFull = Literal["never", "weekly", "monthly"]
+Command = list[str]
 
 
 class _Strict(BaseModel):
@@ -56,8 +78,43 @@ class HostSection(_Strict):
     ssh_config: str | None = Field(default=None, pattern="^/[^\0]+$")
 
 
+class KeepSection(_Strict):
+    """``[keep]`` or ``[volumes.NAME.keep]``: which points in time stay. Nothing is ever pruned where all counts are 0.
+
+    ``last``: the newest so many dumps; the others: the newest dump of each of the last so many days, ISO weeks, months, years
+    that have one. ``min_age``: nothing younger is dropped. ``grace``: how long a dropped dump can still be undeleted.
+    """
+
+    last: int = Field(default=0, ge=0)
+    daily: int = Field(default=0, ge=0)
+    weekly: int = Field(default=0, ge=0)
+    monthly: int = Field(default=0, ge=0)
+    yearly: int = Field(default=0, ge=0)
+    min_age: Duration = 86_400
+    grace: Duration = 7 * 86_400
+
+
+class NotifySection(_Strict):
+    """``[notify]``: who is told of each run of `voltool backup`. The programs get a summary on their standard input."""
+
+    on_failure: Command = []
+    on_success: Command = []
+    ping_start: HttpUrl | None = None
+    ping_success: HttpUrl | None = None
+    ping_failure: HttpUrl | None = None
+    timeout: int = Field(default=30, ge=1, le=3600)
+    metrics: str | None = Field(default=None, pattern="^/[^\0]+$")
+    syslog: bool = False
+
+
 class VolumeSection(_Strict):
     """``[volumes.NAME]``: what is particular to a volume."""
+
+    schedule: str | None = None
+    keep: KeepSection | None = None
+    synthetic_full: SyntheticFull | None = None
+    overdue_after: Duration | None = None
+    suspicious_factor: float | None = Field(default=None, gt=1)
 
     excludes: list[Glob] = []
     unstable_ok: list[Glob] = []
@@ -95,6 +152,23 @@ class Settings(_Strict):
     nice: int = Field(default=0, ge=0, le=19)
     idle_io: bool = False
     workers: int = Field(default=0, ge=0, le=64)
+    #: The cycle of levels, one a day: digits, or ``weekly``, ``monthly``, ``hanoi``; empty: in no schedule. Not checked here: a
+    #: volume whose schedule is malformed must not keep the others from being dumped.
+    schedule: str = ""
+    #: An IANA name; none: this machine's zone.
+    timezone: str | None = None
+    parallel: int = Field(default=2, ge=1, le=64)
+    parallel_per_host: int = Field(default=1, ge=1, le=64)
+    stall_timeout: Duration = 1800
+    retries: int = Field(default=2, ge=0, le=20)
+    retry_wait: Duration = 60
+    keep: KeepSection = KeepSection()
+    synthetic_full: SyntheticFull = "never"
+    #: A volume is overdue when its newest good dump is older; none: a day and a half after the schedule wanted one.
+    overdue_after: Duration | None = None
+    #: A dump is suspicious that changes or loses so many times what the volume's dumps of its level usually do.
+    suspicious_factor: float = Field(default=10.0, gt=1)
+    notify: NotifySection = NotifySection()
     hosts: dict[str, HostSection] = {}
     volumes: dict[str, VolumeSection] = {}
 

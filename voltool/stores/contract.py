@@ -41,6 +41,9 @@ class StoreWriter(Protocol):
     def abandon(self) -> None:
         """Remove what was written. Idempotent; a no-op after publish."""
 
+    def read_back(self) -> StoreReader:
+        """Read what was written so far, from the store and not from a memory of ours; before publish only."""
+
 
 class StoreReader(Protocol):
     """Random access to a published file."""
@@ -71,6 +74,30 @@ class Store(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
+
+    def discard(self, name: str) -> None:
+        """Take a published file out of ``list`` without losing it: it lies in the store's bin until `recover` or `purge`.
+
+        Atomic and durable, by a rename: it needs no room. RefusedError while somebody alive pins it; idempotent (a file that
+        is not there is no error). ``mtime_ns`` of the discarded file is the moment it was discarded, by the store's clock.
+        """
+
+    def discarded(self) -> Iterator[StoredFile]:
+        """What lies in the bin, by the names the files had, sorted."""
+
+    def recover(self, name: str) -> None:
+        """Bring a discarded file back under its name. NotFoundError where it is not in the bin, RefusedError where the name
+        exists."""
+
+    def purge(self, name: str) -> None:
+        """Remove a discarded file for good, durably; idempotent."""
+
+    def put_aside(self, name: str, data: bytes) -> None:
+        """Keep a small file beside the dumps, at the store's top (no ``/`` in its name), replaced atomically and durably. It
+        appears in ``list``. Not for names that `naming.parse_name` knows."""
+
+    def get_aside(self, name: str) -> bytes | None:
+        """What `put_aside` kept under ``name``; None where there is nothing."""
 
     def space(self) -> Space | None:
         """How much room; None where the store cannot tell."""

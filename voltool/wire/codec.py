@@ -11,12 +11,16 @@ import dataclasses
 import enum
 import functools
 import json
+import types
 import typing
 from typing import Any, Dict, Type, TypeVar, Union
 
 from voltool.errors import AgentError
 
 T = TypeVar("T")
+
+#: How ``Optional[int]`` and (from Python 3.10 on) ``int | None`` say what they are.
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 def to_plain(value: Any) -> Any:
@@ -49,7 +53,7 @@ def from_plain(hint: Any, plain: Any) -> Any:
 
 def _from_plain(hint: Any, plain: Any) -> Any:
     origin = typing.get_origin(hint)
-    if origin is Union:
+    if origin in _UNIONS:
         if plain is None:
             return None
         (inner,) = [arg for arg in typing.get_args(hint) if arg is not type(None)]

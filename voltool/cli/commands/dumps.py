@@ -49,8 +49,8 @@ def _lines(found: Sequence[StoredDump]) -> list[str]:
 
 
 def _row(dump: StoredDump, found: Sequence[StoredDump]) -> tuple[str, ...]:
-    from voltool.backup.select import base_of, depth_of
     from voltool.cli import display
+    from voltool.policy.chain import base_of, depth_of
 
     header, totals = dump.header, dump.totals
     base = base_of(dump, found)

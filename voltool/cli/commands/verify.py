@@ -20,8 +20,8 @@ def verify(
     ] = None,
 ) -> int:
     """Check dumps and their chains, without restoring them."""
-    from voltool.backup.select import chain_ends
     from voltool.cli.choose import all_dumps, choose
+    from voltool.policy.chain import chain_ends
 
     invocation = begin(context, "verify")
     invocation.fields["verified"] = []

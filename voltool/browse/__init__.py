@@ -1,0 +1,1 @@
+"""Looking into dumps without restoring them: find, diff, mount, export."""

@@ -1,0 +1,1 @@
+"""The unattended run: `voltool backup`, what it tells, and how it is put into cron."""
