@@ -44,3 +44,14 @@ class RunReport:
     unscheduled: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     alarms: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class UpkeepOutcome:
+    """What the upkeep of a volume did after its dump. ``merged``: the id of a synthetic full that was made, or None; ``dropped``:
+    ids of dumps that retention dropped; ``alarms``: suspicious dumps, in words; ``faults``: what went wrong, in words."""
+
+    merged: str | None = None
+    dropped: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
