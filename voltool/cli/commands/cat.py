@@ -13,6 +13,12 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import At, DumpWord
 
 
+EXAMPLES = (
+    ("voltool cat mail lists/members.txt', "the newest dump's version"),
+    ("voltool cat home etc/passwd --at yesterday > passwd.old", "as it was at the end of yesterday"),
+)
+
+
 def cat(
     context: typer.Context,
     word: DumpWord,

@@ -12,6 +12,12 @@ from voltool.cli.invocation import begin
 from voltool.errors import EXIT_DONE, EXIT_FAILED
 
 
+EXAMPLES = (
+    ("voltool doctor", "what is not as it should be, on all hosts"),
+    ("voltool doctor --fix", "and put right what can be"),
+)
+
+
 def doctor(
     context: typer.Context,
     fix: Annotated[bool, typer.Option("--fix", help="Put right what can be, without losing anything.")] = False,

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from voltool.backup.dump import DumpOptions, DumpOutcome
 
 
+EXAMPLES = (
+    ("voltool dump mail", "in full"),
+    ("voltool dump --level 1 mail home", "what changed since the last full dump of each"),
+    ("voltool --quiet dump --level 5 mail --bandwidth 20M", "for cron: says nothing unless something is wrong"),
+    ("voltool dump --dry-run --level 1 mail", "how much it would be"),
+)
+
+
 def dump(
     context: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The volumes.")],

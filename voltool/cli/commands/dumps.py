@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from voltool.model import StoredDump
 
 
+EXAMPLES = (
+    ("voltool dumps", "all of them"),
+    ("voltool dumps mail", "of one volume, with what rests on what"),
+)
+
+
 def dumps(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.")] = None,

@@ -9,6 +9,12 @@ import typer
 from voltool.cli.invocation import begin
 
 
+EXAMPLES = (
+    ("voltool history mail", "who moved, dumped, restored it, and when"),
+    ("voltool --json history --limit 1000", "for a program"),
+)
+
+
 def history(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The volume; all of them.")] = None,

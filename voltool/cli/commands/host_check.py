@@ -8,6 +8,9 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import HostWord
 
 
+EXAMPLES = (("voltool host check hostA", "before the first volume there"),)
+
+
 def host_check(context: typer.Context, host: HostWord) -> int:
     """What voltool can do on a host: python, rights, file systems, drivers, lz4, space."""
     from voltool.backup.hosts import check_host

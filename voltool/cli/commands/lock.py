@@ -11,6 +11,9 @@ from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
 
 
+EXAMPLES = (("voltool lock db --for 10m", "read-only for ten minutes at most"),)
+
+
 def lock(
     context: typer.Context,
     name: VolumeName,

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from voltool.move.sessions import SessionSettings
 
 
+EXAMPLES = (
+    ("voltool move mail hostB --dry-run", "every obstacle at once, and how long the lock would be"),
+    ("voltool move mail hostB", "to the same path on hostB"),
+    ("voltool move mail hostB:/srv/mail --bandwidth 50M --yes", "to another path, without being asked"),
+    ("voltool move --status mail", "where it stands"),
+    ("voltool move --resume mail", "go on after an interruption"),
+    ("voltool move --abort mail", "or undo it: the volume stays where it was"),
+)
+
+
 def move(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
     name: Annotated[

@@ -14,6 +14,12 @@ from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
 
 
+EXAMPLES = (
+    ("voltool retired list", "what moved volumes left behind, and how much room it takes"),
+    ("voltool retired purge mail hostA", "delete it for good"),
+)
+
+
 def retired_list(
     context: typer.Context,
     hosts: Annotated[

@@ -8,6 +8,9 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
 
+EXAMPLES = (("voltool unlock db", "whoever locked it"),)
+
+
 def unlock(context: typer.Context, name: VolumeName) -> int:
     """End the lock on a volume, whoever made it. A volume that is not locked is fine."""
     from voltool.move.locks import unlock_volume

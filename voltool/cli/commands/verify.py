@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from voltool.model import StoredDump
 
 
+EXAMPLES = (
+    ("voltool verify mail", "the newest dump and all it rests on"),
+    ("voltool verify", "every dump there is; for a weekly cron line"),
+)
+
+
 def verify(
     context: typer.Context,
     words: Annotated[

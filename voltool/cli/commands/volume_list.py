@@ -7,6 +7,9 @@ import typer
 from voltool.cli.invocation import begin
 
 
+EXAMPLES = (("voltool volume list", "all of them"),)
+
+
 def volume_list(context: typer.Context) -> int:
     """All volumes that this machine knows."""
     from voltool.cli.json_lines import volume_object

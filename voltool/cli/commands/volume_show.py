@@ -9,6 +9,9 @@ from voltool.cli.options import VolumeName
 from voltool.showing import shown
 
 
+EXAMPLES = (("voltool volume show mail", "what is known here, and what its host says"),)
+
+
 def volume_show(context: typer.Context, name: VolumeName) -> int:
     """A volume: what is known here, and what its host's own record says."""
     from voltool.backup.volumes import show_volume
