@@ -7,10 +7,7 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
-
-EXAMPLES = (
-    ("voltool clone db', "a clone to look at, or to copy from, on the volume's own host"),
-)
+EXAMPLES = (("voltool clone db", "a clone to look at, or to copy from, on the volume's own host"),)
 
 
 def clone(context: typer.Context, name: VolumeName) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun, Workers
 from voltool.errors import UsageError, VoltoolError
@@ -27,7 +28,9 @@ EXAMPLES = (
 
 def dump(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The volumes.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="The volumes.", autocompletion=completing.volumes)
+    ],
     level: Annotated[
         int, typer.Option("--level", min=0, max=9, metavar="N", help="What changed since the last lower level.")
     ] = 0,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import begin
 from voltool.errors import NotFoundError
 
@@ -23,7 +24,9 @@ EXAMPLES = (
 
 def dumps(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.", autocompletion=completing.volumes)
+    ] = None,
     store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Look into this store too.")] = None,
 ) -> int:
     """List dumps, newest last. The level is indented below what the dump rests on."""

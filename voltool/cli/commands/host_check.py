@@ -7,7 +7,6 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import HostWord
 
-
 EXAMPLES = (("voltool host check hostA", "before the first volume there"),)
 
 

@@ -9,7 +9,6 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import DryRun, HostWord
 
-
 EXAMPLES = (
     ("voltool host clean hostA --dry-run", "what would be removed"),
     ("voltool host clean hostA", "after its last volume has gone"),

@@ -10,7 +10,6 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
 
-
 EXAMPLES = (("voltool lock db --for 10m", "read-only for ten minutes at most"),)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.errors import VoltoolError
 
@@ -22,7 +23,10 @@ EXAMPLES = (
 def verify(
     context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME|DUMP]...", help="Without any: every dump there is.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|DUMP]...", help="Without any: every dump there is.", autocompletion=completing.words
+        ),
     ] = None,
 ) -> int:
     """Check dumps and their chains, without restoring them."""

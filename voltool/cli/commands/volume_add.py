@@ -11,7 +11,6 @@ import typer
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Exclude, Place, VolumeName
 
-
 EXAMPLES = (
     ("voltool volume add mail hostA:/var/mail", "adopt what stands there"),
     ("voltool volume add web hostA:/srv/web --exclude '*.tmp' --exclude cache", "leave names out"),

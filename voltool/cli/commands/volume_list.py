@@ -6,7 +6,6 @@ import typer
 
 from voltool.cli.invocation import begin
 
-
 EXAMPLES = (("voltool volume list", "all of them"),)
 
 

@@ -7,7 +7,6 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
-
 EXAMPLES = (("voltool volume remove mail", "the tree and its dumps stay"),)
 
 

@@ -8,7 +8,6 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.showing import shown
 
-
 EXAMPLES = (("voltool volume show mail", "what is known here, and what its host says"),)
 
 
