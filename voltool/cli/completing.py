@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from voltool.config import paths
@@ -49,7 +50,7 @@ def hosts(incomplete: str) -> Offers:
     return [(host, where) for host, where in sorted(found.items()) if host.startswith(incomplete)]
 
 
-def _rows(query: str, *values: object) -> list[tuple[str, ...]]:
+def _rows(query: str, *values: object) -> list[tuple[Any, ...]]:
     import sqlite3
 
     path = paths.catalog_path(state_directory(os.environ, os.geteuid()))

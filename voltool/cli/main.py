@@ -49,7 +49,7 @@ def _run(words: list[str], invocation: Invocation) -> int:
     from voltool.cli.app import app
 
     if "_VOLTOOL_COMPLETE" in os.environ:  # the shell asks at the TAB key; completions/ has its side
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:
