@@ -26,7 +26,7 @@ SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
 STORE = "file:///srv/store"
 #: So many of a volume's newest dumps are looked at: more than any cycle here has days.
-_RECENT = 60
+_RECENT = 40
 
 
 @dataclass(frozen=True)

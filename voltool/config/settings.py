@@ -152,9 +152,13 @@ class Settings(_Strict):
     nice: int = Field(default=0, ge=0, le=19)
     idle_io: bool = False
     workers: int = Field(default=0, ge=0, le=64)
-    #: The cycle of levels, one a day: digits, or ``weekly``, ``monthly``, ``hanoi``; empty: in no schedule. Not checked here: a
-    #: volume whose schedule is malformed must not keep the others from being dumped.
+    #: The cycle of levels, one a day: digits (``-``: no dump that day), or ``weekly`` (0325476), ``monthly`` (Coda's 28 days),
+    #: ``hanoi`` (32 days); empty: in no schedule. Not checked here: a volume whose schedule is malformed must not keep the
+    #: others from being dumped.
     schedule: str = ""
+    #: Whether volumes with equal cycles begin them on different days, so that not all fulls are made in one night. false: all
+    #: begin together, cycles of whole weeks on a Monday.
+    stagger: bool = True
     #: An IANA name; none: this machine's zone.
     timezone: str | None = None
     parallel: int = Field(default=2, ge=1, le=64)
