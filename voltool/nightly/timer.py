@@ -110,7 +110,8 @@ def service_unit(job: Job, *, of_user: bool) -> str:
     """The service. It is told to stop by SIGTERM alone, and given time: dumps that run are ended cleanly."""
     network = "" if of_user else "Wants=network-online.target\nAfter=network-online.target\n"
     variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in job.variables)
-    command = " ".join(_quoted(word).replace("$", "$$") for word in job.command)
+    # In the program's own path variables are not expanded.
+    command = " ".join([_quoted(job.command[0]), *(_quoted(word).replace("$", "$$") for word in job.command[1:])])
     return f"""{MARK}; `voltool schedule uninstall` removes this file
 [Unit]
 Description=voltool backup: dumps of all volumes that are due
