@@ -71,8 +71,16 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files, sorted by name; other things in the directory (hidden files, links) are passed over."""
         with translated("the store cannot be listed", self.root):
-            found = sorted(self._walk(self.root, "", ""), key=lambda file: file.name)
-        return (file for file in found if file.name.startswith(prefix))
+            return self._found(prefix, "")
+
+    def _found(self, prefix: str, mark: str) -> Iterator[StoredFile]:
+        """Files by the beginning of their names, sorted; of a volume's dumps only its directory is read."""
+        below = prefix.rpartition("/")[0]
+        start = self._path(below) if below else self.root
+        if below and os.path.realpath(start) != os.path.join(os.path.realpath(self.root), below):
+            return iter(())  # behind a link
+        files = self._walk(start, f"{below}/" if below else "", mark)
+        return iter(sorted((file for file in files if file.name.startswith(prefix)), key=lambda file: file.name))
 
     def _walk(self, directory: str, prefix: str, mark: str) -> Iterator[StoredFile]:
         """Regular files whose names are ``mark`` and a name that a file here may have; their names are given without it."""
@@ -118,10 +126,10 @@ class LocalStore:
                 self.recover(name)
                 raise pinned(path)
 
-    def discarded(self) -> Iterator[StoredFile]:
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
         """Discarded files, sorted by the names they had."""
         with translated("the store's bin cannot be listed", self.root):
-            return iter(sorted(self._walk(self.root, "", _DISCARDED), key=lambda file: file.name))
+            return self._found(prefix, _DISCARDED)
 
     def recover(self, name: str) -> None:
         """Rename back, durably; NotFoundError, RefusedError where the name exists."""
