@@ -33,7 +33,7 @@ from voltool.errors import (
 )
 from voltool.events import Notice
 from voltool.model import NO_HOOKS, DumpResult, DumpTotals, FileProblem, Hooks, KnownVolume, Problem, StoredDump
-from voltool.policy.chain import Chains, recency
+from voltool.policy.chain import Lineage, recency
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages
@@ -95,9 +95,9 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
         if dump.header.volume_uuid == volume.uuid and dump.store == store.url
     ]
     candidates = [dump for dump in dumps if dump.header.level < level]
-    chains = Chains(dumps)
+    lineage = Lineage(dumps)
     for base in sorted(candidates, key=recency, reverse=True):
-        chain = chains.chain_of(base)
+        chain = lineage.chain_of(base)
         if chain[0].header.level == 0 and all(_is_there(store, dump) for dump in chain):
             return chain
         message = f"{volume.name}: dump {base.header.dump_id[:12]} cannot be a base: part of its chain is missing"

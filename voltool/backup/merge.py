@@ -25,7 +25,7 @@ from voltool.dumpfile.verify import verify_chain
 from voltool.errors import IntegrityError, SpaceError, VoltoolError
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import StoredDump
-from voltool.policy.chain import Chains, point_of
+from voltool.policy.chain import Lineage, point_of
 from voltool.policy.retention import decide
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
@@ -56,7 +56,7 @@ def merge_dump(world: World, dump: StoredDump, keeping: Keeping) -> MergeOutcome
     known = world.catalog.dumps(dump.header.volume_uuid)
     existing = _full_of(dump, known)
     if existing is not None:
-        chain = Chains(known).chain_of(dump)
+        chain = Lineage(known).chain_of(dump)
         ids = tuple(each.header.dump_id for each in chain)
         return MergeOutcome(existing, made=False, chain=ids, seconds=time.monotonic() - began)
     with open_chain(world, dump, "merging it") as opened:
@@ -207,9 +207,9 @@ def replace_merged(
 
 def _not_needed(dumps: list[StoredDump], going: list[StoredDump]) -> list[StoredDump]:
     """Those of ``going`` that nothing which stays rests on."""
-    chains = Chains(dumps)
+    lineage = Lineage(dumps)
     ids = {dump.header.dump_id for dump in going}
     needed = {
-        base.header.dump_id for dump in dumps if dump.header.dump_id not in ids for base in chains.chain_of(dump)[:-1]
+        base.header.dump_id for dump in dumps if dump.header.dump_id not in ids for base in lineage.chain_of(dump)[:-1]
     }
     return [dump for dump in going if dump.header.dump_id not in needed]

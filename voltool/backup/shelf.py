@@ -15,7 +15,7 @@ from voltool.backup.ports import World
 from voltool.errors import RefusedError, VoltoolError
 from voltool.events import Notice
 from voltool.model import StoredDump
-from voltool.policy.chain import Chains, recency
+from voltool.policy.chain import Lineage, recency
 from voltool.stores.contract import Store, StoredFile
 from voltool.stores.naming import DumpName, parse_name
 
@@ -119,13 +119,13 @@ class Shelf:
             self.look()
 
     def _missing_bases(self) -> set[str]:
-        chains = Chains(self.dumps)
-        firsts = [chains.chain_of(dump)[0].header for dump in self.dumps]
+        lineage = Lineage(self.dumps)
+        firsts = [lineage.chain_of(dump)[0].header for dump in self.dumps]
         return {header.base_dump_id for header in firsts if header.base_state_id and header.base_dump_id}
 
     def drop(self, dumps: Sequence[StoredDump]) -> tuple[list[StoredDump], list[Spared]]:
         """Discard ``dumps``, what rests on others first; those that went, and those that could not go with what they rest on."""
-        chains = Chains(self.dumps)
+        lineage = Lineage(self.dumps)
         dropped: list[StoredDump] = []
         spared: dict[str, Spared] = {}
         there = {dump.header.dump_id: dump.file for dump in self.dumps}
@@ -136,7 +136,7 @@ class Shelf:
                 self.store.discard(dump.file)
             except VoltoolError as error:
                 spared[dump.header.dump_id] = Spared(dump, _why(error))
-                for base in chains.chain_of(dump)[:-1]:
+                for base in lineage.chain_of(dump)[:-1]:
                     why = f"dump {dump.header.dump_id[:_NAMED]}, which rests on it, is still there"
                     spared.setdefault(base.header.dump_id, Spared(base, why))
                 continue

@@ -16,7 +16,7 @@ def point_of(dump: StoredDump) -> Point:
     return (header.volume_uuid, header.sequence, header.epoch.token, header.clone_time_ns, dump.totals.state_id)
 
 
-class Chains:
+class Lineage:
     """The dumps of any volumes and stores, with what each rests on.
 
     A base is a dump of the base's state, of a lower level, in the same store: the very dump that was the base or, where that
@@ -25,16 +25,16 @@ class Chains:
     """
 
     def __init__(self, dumps: Iterable[StoredDump]) -> None:
-        self._by_state: dict[tuple[str, str, str], list[StoredDump]] = {}
+        self._of_state: dict[tuple[str, str, str], list[StoredDump]] = {}
         for dump in dumps:
-            self._by_state.setdefault((dump.store, dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
+            self._of_state.setdefault((dump.store, dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
 
     def base_of(self, dump: StoredDump) -> StoredDump | None:
         """The dump that ``dump`` is a difference to, if it is known."""
         header = dump.header
         if header.base_state_id is None:
             return None
-        alike = self._by_state.get((dump.store, header.volume_uuid, header.base_state_id), [])
+        alike = self._of_state.get((dump.store, header.volume_uuid, header.base_state_id), [])
         fitting = [other for other in alike if other.header.level < header.level]
         if len(fitting) < 2:
             return fitting[0] if fitting else None
@@ -50,7 +50,11 @@ class Chains:
             chain.append(base)  # levels fall, so this ends
         return tuple(reversed(chain))
 
-    def is_complete(self, dump: StoredDump) -> bool:
+    def depth_of(self, dump: StoredDump) -> int:
+        """How many dumps ``dump`` rests on."""
+        return len(self.chain_of(dump)) - 1
+
+    def is_whole(self, dump: StoredDump) -> bool:
         """Whether all that ``dump`` rests on is known, so that it can be restored."""
         return self.chain_of(dump)[0].header.base_state_id is None
 
@@ -61,22 +65,22 @@ def recency(dump: StoredDump) -> tuple[int, int, int]:
 
 
 def chain_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> tuple[StoredDump, ...]:
-    """The chain that ``dump`` rests on, level 0 first and ``dump`` last, as far as it is known; see `Chains`."""
-    return Chains(dumps).chain_of(dump)
+    """The chain that ``dump`` rests on, level 0 first and ``dump`` last, as far as it is known; see `Lineage`."""
+    return Lineage(dumps).chain_of(dump)
 
 
 def base_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> StoredDump | None:
-    """The dump that ``dump`` is a difference to, if it is known; see `Chains`."""
-    return Chains(dumps).base_of(dump)
+    """The dump that ``dump`` is a difference to, if it is known; see `Lineage`."""
+    return Lineage(dumps).base_of(dump)
 
 
 def depth_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> int:
     """How many dumps ``dump`` rests on."""
-    return len(chain_of(dump, dumps)) - 1
+    return Lineage(dumps).depth_of(dump)
 
 
 def chain_ends(dumps: Sequence[StoredDump]) -> list[StoredDump]:
     """The dumps that none of the others rests on: their chains together are all dumps."""
-    chains = Chains(dumps)
-    bases = {base.header.dump_id for dump in dumps if (base := chains.base_of(dump)) is not None}
+    lineage = Lineage(dumps)
+    bases = {base.header.dump_id for dump in dumps if (base := lineage.base_of(dump)) is not None}
     return [dump for dump in dumps if dump.header.dump_id not in bases]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
 from voltool.model import Problem, StoredDump
-from voltool.policy.chain import Chains, Point, point_of, recency
+from voltool.policy.chain import Lineage, Point, point_of, recency
 
 _SECOND = 1_000_000_000
 _NAMED = 12
@@ -94,7 +94,7 @@ class _Judge:
         self._dumps = dumps
         self._rules = rules
         self._about = about
-        self._chains = Chains(dumps)
+        self._lineage = Lineage(dumps)
         self.reasons: dict[str, list[str]] = {}
         self.why_not: dict[str, str] = {}
 
@@ -102,7 +102,7 @@ class _Judge:
         """Fill ``reasons`` (of those that stay) and ``why_not`` (of the others)."""
         complete: list[StoredDump] = []
         for dump in self._dumps:
-            if not self._chains.is_complete(dump):
+            if not self._lineage.is_whole(dump):
                 self._keep(dump, "its base is missing, so that nobody can say what it is good for")
             elif self._is_future(dump):
                 self._keep(dump, "its time has not come yet: a clock was or is wrong")
@@ -162,7 +162,7 @@ class _Judge:
         for dump in self._dumps:
             if dump.header.dump_id not in kept:
                 continue
-            for base in self._chains.chain_of(dump)[:-1]:
+            for base in self._lineage.chain_of(dump)[:-1]:
                 why = f"a base of {dump.header.dump_id[:_NAMED]}"
                 told = self.reasons.setdefault(base.header.dump_id, [])
                 if not any(each.startswith("a base of ") for each in told):
@@ -229,8 +229,8 @@ def is_synthetic_due(dumps: Sequence[StoredDump], every: str, about: Circumstanc
     if every not in ("weekly", "monthly"):
         return None
     period = _week if every == "weekly" else _month
-    chains = Chains(dumps)
-    usable = [dump for dump in dumps if dump.header.clone_time_ns <= about.now_ns and chains.is_complete(dump)]
+    lineage = Lineage(dumps)
+    usable = [dump for dump in dumps if dump.header.clone_time_ns <= about.now_ns and lineage.is_whole(dump)]
     if not usable:
         return None
     newest = max(usable, key=recency)
