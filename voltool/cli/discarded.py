@@ -1,15 +1,18 @@
-"""How dumps that retention judged, dropped or purged are told of: `prune`, `merge --replace`, `dumps --deleted`."""
+"""How dumps that retention judged, dropped or purged are told of: `prune`, `merge --replace`, `dumps --deleted|--accept`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from voltool.cli import display, json_lines
 from voltool.cli.table import table
+from voltool.errors import VoltoolError
 
 if TYPE_CHECKING:
     from voltool.backup.shelf import Discarded, Spared
+    from voltool.cli.invocation import Invocation
     from voltool.policy.retention import Decision
 
 _SECOND = 1_000_000_000
@@ -90,3 +93,40 @@ def discarded_lines(found: Sequence[Discarded], grace_of: Callable[[str], int]) 
 def total(sizes: Sequence[int]) -> str:
     """``3 dumps (12.0 MiB)``."""
     return f"{display.count(len(sizes), 'dump')} ({display.amount(sum(sizes))})"
+
+
+def accept_dump(invocation: Invocation, word: str) -> int:
+    """`voltool dumps --accept`: remembered by the catalog and in the dump's store, so that it outlives either."""
+    from voltool.backup.marks import accept
+    from voltool.backup.select import choose_dump
+    from voltool.cli.choose import all_dumps
+
+    dump = choose_dump(word, None, [], all_dumps(invocation))
+    invocation.world.catalog.accept_dump(dump.header.dump_id)
+    try:
+        accept(invocation.world.stores.open(dump.store), dump.header.dump_id, time.time_ns())
+    except VoltoolError as error:
+        invocation.output.notice("warning", f"accepted; only the catalog knows it, not the store: {error}")
+    moment = display.local_time(dump.header.clone_time_ns)
+    invocation.output.summary(f"{dump.header.volume_name}: dump {dump.header.dump_id} of {moment} is accepted")
+    invocation.fields |= {"dumps": [json_lines.dump_object(dump)], "accepted": [dump.header.dump_id]}
+    return invocation.finish()
+
+
+def show_deleted(invocation: Invocation, name: str | None, store: str | None) -> int:
+    """`voltool dumps --deleted`."""
+    from voltool.backup.undelete import discarded_dumps
+    from voltool.cli.choose import all_dumps, store_urls
+
+    urls = [*store_urls(invocation, store), *(dump.store for dump in all_dumps(invocation, store))]
+    found = [each for each in discarded_dumps(invocation.world, urls) if name in (None, each.name.volume)]
+
+    def grace_of(volume: str) -> int:
+        return invocation.settings.keep_of(volume).grace
+
+    for line in discarded_lines(found, grace_of):
+        invocation.output.line(line)
+    if not found:
+        invocation.output.notice("info", "nothing was dropped that could be undeleted")
+    invocation.fields |= {"dumps": [], "deleted": [discarded_object(each, grace_of) for each in found]}
+    return invocation.finish()

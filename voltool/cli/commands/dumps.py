@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voltool.cli.invocation import Invocation, begin
-from voltool.errors import NotFoundError, VoltoolError
+from voltool.cli import completing
+from voltool.cli.invocation import begin
+from voltool.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from voltool.model import StoredDump
 
 
+EXAMPLES = (
+    ("voltool dumps", "all of them"),
+    ("voltool dumps mail", "of one volume, with what rests on what"),
+    ("voltool dumps --deleted", "those that prune has dropped and that can still be undeleted"),
+    ("voltool dumps --accept 12ab34", "I have looked at the suspicious dump: prune the volume again"),
+)
+
+
 def dumps(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.", autocompletion=completing.volumes)
+    ] = None,
     store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Look into this store too.")] = None,
     deleted: Annotated[
         bool, typer.Option("--deleted", help="Those that were dropped and can still be undeleted.")
@@ -31,16 +42,21 @@ def dumps(
         ),
     ] = None,
 ) -> int:
-    """List dumps, newest last. The level is indented below what the dump rests on."""
+    """List dumps, newest last. The level is indented below what the dump rests on.
+
+    With --accept a dump that looked suspicious (it changes or loses far more than is usual) is accepted, so that its volume is
+    pruned again; it stays so in the catalog and in the dump's store.
+    """
     from voltool.backup.select import dumps_of_name
     from voltool.cli.choose import all_dumps
+    from voltool.cli.discarded import accept_dump, show_deleted
     from voltool.cli.json_lines import dump_object
 
     invocation = begin(context, "dumps")
     if accept is not None:
-        return _accept(invocation, accept)
+        return accept_dump(invocation, accept)
     if deleted:
-        return _show_deleted(invocation, name, store)
+        return show_deleted(invocation, name, store)
     found = all_dumps(invocation, store)
     if name is not None:
         volumes = invocation.world.catalog.volumes()
@@ -82,44 +98,3 @@ def _row(dump: StoredDump, found: Sequence[StoredDump]) -> tuple[str, ...]:
         "-" if header.base_state_id is None else display.short_id(base.header.dump_id) if base else missing,
         str(len(dump.problems)) if dump.problems else "-",
     )
-
-
-def _accept(invocation: Invocation, word: str) -> int:
-    """Remembered by the catalog and in the dump's store, so that it outlives either; one of them suffices."""
-    import time
-
-    from voltool.backup.marks import accept
-    from voltool.backup.select import choose_dump
-    from voltool.cli import display
-    from voltool.cli.choose import all_dumps
-    from voltool.cli.json_lines import dump_object
-
-    dump = choose_dump(word, None, [], all_dumps(invocation))
-    invocation.world.catalog.accept_dump(dump.header.dump_id)
-    try:
-        accept(invocation.world.stores.open(dump.store), dump.header.dump_id, time.time_ns())
-    except VoltoolError as error:
-        invocation.output.notice("warning", f"accepted; only the catalog knows it, not the store: {error}")
-    moment = display.local_time(dump.header.clone_time_ns)
-    invocation.output.summary(f"{dump.header.volume_name}: dump {dump.header.dump_id} of {moment} is accepted")
-    invocation.fields |= {"dumps": [dump_object(dump)], "accepted": [dump.header.dump_id]}
-    return invocation.finish()
-
-
-def _show_deleted(invocation: Invocation, name: str | None, store: str | None) -> int:
-    from voltool.backup.undelete import discarded_dumps
-    from voltool.cli import discarded
-    from voltool.cli.choose import all_dumps, store_urls
-
-    urls = [*store_urls(invocation, store), *(dump.store for dump in all_dumps(invocation, store))]
-    found = [each for each in discarded_dumps(invocation.world, urls) if name in (None, each.name.volume)]
-
-    def grace_of(volume: str) -> int:
-        return invocation.settings.keep_of(volume).grace
-
-    for line in discarded.discarded_lines(found, grace_of):
-        invocation.output.line(line)
-    if not found:
-        invocation.output.notice("info", "nothing was dropped that could be undeleted")
-    invocation.fields |= {"dumps": [], "deleted": [discarded.discarded_object(each, grace_of) for each in found]}
-    return invocation.finish()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import DryRun
 from voltool.errors import RefusedError, UsageError
@@ -29,7 +30,9 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 def prune(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.", autocompletion=completing.volumes)
+    ] = None,
     dry_run: DryRun = False,
     purge_now: Annotated[
         bool, typer.Option("--purge-now", help="Remove what was dropped for good now, whatever the grace period says.")
