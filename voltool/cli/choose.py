@@ -15,9 +15,14 @@ from voltool.model import StoredDump
 
 def all_dumps(invocation: Invocation, store: str | None = None) -> list[StoredDump]:
     """What the catalog knows and what lies in the configured stores besides."""
+    return known_dumps(invocation.world, store_urls(invocation, store))
+
+
+def store_urls(invocation: Invocation, store: str | None = None) -> list[str]:
+    """The configured stores (``store`` instead of the general one): where dumps may lie that nobody knows yet."""
     sections = invocation.settings.volumes.values()
     own = [invocation.store_url(explicit=section.store) for section in sections if section.store]
-    return known_dumps(invocation.world, [invocation.store_url(explicit=store), *own])
+    return [invocation.store_url(explicit=store), *own]
 
 
 def choose(invocation: Invocation, word: str, at: str | None) -> StoredDump:

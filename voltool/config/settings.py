@@ -204,8 +204,8 @@ class Settings(_Strict):
     """The cycle of levels of `voltool backup`, one character a day: digits (``-``: no dump that day), or ``weekly`` (0325476),
     ``monthly`` (Coda's 28 days, ``0325476132547613254761325476``), ``hanoi`` (32 days); empty: volumes are in no schedule."""
     stagger: bool = True
-    """Whether volumes with equal cycles begin them on different days, so that not all full dumps are made in one night. false: all
-    begin together, cycles of whole weeks on a Monday."""
+    """Whether volumes with equal cycles begin them on different days, so that not all full dumps are made in one night. false:
+    all begin together, cycles of whole weeks on a Monday."""
     timezone: str | None = None
     """The zone whose days count for schedules and retention, such as ``Europe/Berlin``; without it this machine's."""
     parallel: int = Field(default=2, ge=1, le=64)
@@ -241,3 +241,10 @@ class Settings(_Strict):
     def volume(self, name: str) -> VolumeSection:
         """The section of volume ``name``, or the defaults."""
         return self.volumes.get(name) or VolumeSection()
+
+    def keep_of(self, name: str) -> KeepSection:
+        """What is kept of volume ``name``: the keys of its own section, the others as for all."""
+        own = self.volume(name).keep
+        if own is None:
+            return self.keep
+        return self.keep.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

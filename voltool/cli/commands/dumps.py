@@ -1,4 +1,6 @@
-"""`voltool dumps`: the dumps there are, newest last, chains visible."""
+"""`voltool dumps`: the dumps there are, newest last, chains visible; those that were dropped; those that look suspicious."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean with a default; nobody calls these by position
 
 from __future__ import annotations
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("voltool dumps", "all of them"),
     ("voltool dumps mail", "of one volume, with what rests on what"),
+    ("voltool dumps --deleted", "those that prune has dropped and that can still be undeleted"),
+    ("voltool dumps --accept 12ab34", "I have looked at the suspicious dump: prune the volume again"),
 )
 
 
@@ -28,13 +32,31 @@ def dumps(
         str | None, typer.Argument(metavar="[NAME]", help="Of this volume only.", autocompletion=completing.volumes)
     ] = None,
     store: Annotated[str | None, typer.Option("--store", metavar="URL", help="Look into this store too.")] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Those that were dropped and can still be undeleted.")
+    ] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            "--accept", metavar="ID", help="This suspicious dump is as it should be: the volume is pruned again."
+        ),
+    ] = None,
 ) -> int:
-    """List dumps, newest last. The level is indented below what the dump rests on."""
+    """List dumps, newest last. The level is indented below what the dump rests on.
+
+    With --accept a dump that looked suspicious (it changes or loses far more than is usual) is accepted, so that its volume is
+    pruned again; it stays so in the catalog and in the dump's store.
+    """
     from voltool.backup.select import dumps_of_name
     from voltool.cli.choose import all_dumps
+    from voltool.cli.discarded import accept_dump, show_deleted
     from voltool.cli.json_lines import dump_object
 
     invocation = begin(context, "dumps")
+    if accept is not None:
+        return accept_dump(invocation, accept)
+    if deleted:
+        return show_deleted(invocation, name, store)
     found = all_dumps(invocation, store)
     if name is not None:
         volumes = invocation.world.catalog.volumes()
