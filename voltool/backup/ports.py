@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.latest import LatestDump
 from voltool.policy.runs import VolumeRun
 from voltool.stores.contract import Store
 from voltool.wire.conversation import IntroducedConversation
@@ -59,6 +61,45 @@ class Catalog(Protocol):
 
     def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
         """Oldest first (by sequence within a volume)."""
+
+    def latest(self) -> list[LatestDump]:
+        """For each volume and level that has dumps the newest one, and the sums of all."""
+
+    def newest_dumps(self, each: int) -> list[StoredDump]:
+        """Of each volume the newest ``each`` dumps, ordered as `dumps` are."""
+
+    def dumps_by_prefix(self, prefix: str, most: int) -> list[StoredDump]:
+        """The dumps whose id begins with ``prefix`` (lower-case hex digits), at the most ``most`` of them."""
+
+    def dumps_named(self, name: str) -> list[StoredDump]:
+        """The dumps of volumes that were called ``name`` when they were dumped, oldest first."""
+
+    def dump_count(self, store: str | None = None) -> int:
+        """How many dumps there are, or in the store ``store``."""
+
+    def volume_count(self) -> int:
+        """How many volumes have dumps."""
+
+    def stores_of(self, volume_uuid: str | None = None) -> list[str]:
+        """The stores that dumps (of the volume) are known in."""
+
+    def bases_of(self, dumps: Iterable[StoredDump]) -> dict[str, str]:
+        """For each of ``dumps`` that has a base that is known: the ids of the two."""
+
+    def known_ids(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that are ids of known dumps."""
+
+    def files_in(self, store: str, directory: str) -> dict[str, str]:
+        """The files of known dumps in a top-level directory of a store, and the dumps' ids."""
+
+    def directories_of(self, store: str) -> list[str]:
+        """The top-level directories of a store that dumps are known in."""
+
+    def listed(self, store: str) -> dict[str, int]:
+        """The directories of a store that need not be listed again while their modification time (ns) is this."""
+
+    def put_listed(self, store: str, directories: Mapping[str, int | None]) -> None:
+        """Remember (None: forget) when directories of a store were last changed before they were listed."""
 
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent."""

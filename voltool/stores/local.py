@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from voltool.durable import fsync_directory, make_directory, remove_file, write_file
 from voltool.errors import UsageError
-from voltool.stores.contract import Space, StoredFile
+from voltool.stores.contract import Space, StoredDirectory, StoredFile
 from voltool.stores.local_files import (
     LocalReader,
     LocalWriter,
@@ -69,9 +69,35 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files, sorted by name; other things in the directory (hidden files, links) are passed over."""
+        above, slash, _rest = prefix.rpartition("/")
         with translated("the store cannot be listed", self.root):
-            found = sorted(self._walk(self.root, ""), key=lambda file: file.name)
+            if slash and not self._is_directory(above):
+                return iter(())
+            walk = self._walk(os.path.join(self.root, above), above + slash)
+            found = sorted(walk, key=lambda file: file.name)
         return (file for file in found if file.name.startswith(prefix))
+
+    def _is_directory(self, name: str) -> bool:
+        """Whether the walk of the whole store would come there: by no link, through nothing hidden."""
+        path = self.root
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            try:
+                if not (_is_plain(part) and stat.S_ISDIR(os.lstat(path).st_mode)):
+                    return False
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def directories(self) -> Iterator[StoredDirectory]:
+        """The directories at the top, sorted by name."""
+        found = []
+        with translated("the store cannot be listed", self.root), contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.root):
+                with contextlib.suppress(FileNotFoundError):
+                    if _is_plain(entry.name) and entry.is_dir(follow_symlinks=False):
+                        found.append(StoredDirectory(entry.name, entry.stat(follow_symlinks=False).st_mtime_ns))
+        return iter(sorted(found, key=lambda directory: directory.name))
 
     def _walk(self, directory: str, prefix: str) -> Iterator[StoredFile]:
         try:
@@ -186,18 +212,17 @@ class LocalStore:
             alive = [pin for pin in pins if not remove_if_unlocked(pin)]
             return bool(alive)
 
-    def sweep(self) -> tuple[str, ...]:
+    def sweep(self, directory: str = "") -> tuple[str, ...]:
         """Remove partial files and pins whose owners are dead; the names of the partial files, relative to the store."""
         swept: list[str] = []
         with translated("the store cannot be swept", self.root):
-            for directory, _directories, _files in os.walk(self.root):
-                for path in names_in(directory, _PIN):
-                    remove_if_unlocked(path)
-                swept += [
-                    os.path.relpath(path, self.root)
-                    for path in names_in(directory, _PARTIAL)
-                    if remove_if_unlocked(path)
-                ]
+            for place, _directories, files in os.walk(self._path(directory) if directory else self.root):
+                for name in files:
+                    path = os.path.join(place, name)
+                    if name.startswith(_PIN):
+                        remove_if_unlocked(path)
+                    elif name.startswith(_PARTIAL) and remove_if_unlocked(path):
+                        swept.append(os.path.relpath(path, self.root))
         return tuple(sorted(swept))
 
     def path_on_this_host(self) -> bytes | None:
@@ -214,6 +239,10 @@ class LocalStore:
 
     def _path(self, name: str) -> str:
         parts = name.split("/")
-        if any(not part or part.startswith(".") or "\0" in part for part in parts):
+        if not all(_is_plain(part) for part in parts):
             raise UsageError(f"{name!a} cannot be the name of a file in a store")
         return os.path.join(self.root, *parts)
+
+
+def _is_plain(part: str) -> bool:
+    return bool(part) and not part.startswith(".") and "\0" not in part
