@@ -6,16 +6,19 @@ that have not changed since they were listed are not listed again, unless they a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from voltool.backup.ports import World
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import IntegrityError, NotFoundError, UsageError, VoltoolError
+from voltool.errors import IntegrityError, NotFoundError, SpaceError, UsageError, VoltoolError
 from voltool.events import Notice
 from voltool.model import KnownVolume, StoredDump
 from voltool.policy.chain import Lineage
+from voltool.showing import shown
 from voltool.stores.contract import Store, StoredFile
 from voltool.stores.naming import parse_name
 
@@ -26,10 +29,24 @@ _SETTLED = 2_000_000_000
 _NAMED = 20
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a look at stores showed that the catalog does not tell: ``away``, the stores that seem not to be mounted, whose dumps
+    are not there now; ``unremembered``, dumps that the catalog could not take, as on a full disk: that keeps nobody from reading.
+    """
+
+    away: frozenset[str] = frozenset()
+    unremembered: tuple[StoredDump, ...] = ()
+
+    def there(self, dumps: Iterable[StoredDump], uuid: str | None = None) -> list[StoredDump]:
+        """Those of the catalog's ``dumps`` (of the volume ``uuid``) that are there, and those it does not know."""
+        more = [dump for dump in self.unremembered if uuid is None or dump.header.volume_uuid == uuid]
+        return [dump for dump in dumps if dump.store not in self.away] + more
+
+
 def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
     """All dumps of the catalog and of the stores ``urls``, oldest first; see `learn`. Slow where there are very many."""
-    away = learn(world, urls)
-    return [dump for dump in world.catalog.dumps() if dump.store not in away]
+    return learn(world, urls).there(world.catalog.dumps())
 
 
 def volume_dumps(world: World, urls: Sequence[str], volume: KnownVolume) -> list[StoredDump]:
@@ -38,8 +55,7 @@ def volume_dumps(world: World, urls: Sequence[str], volume: KnownVolume) -> list
     found = _dumps_of(world, urls, volume.uuid, [volume.name])
     if _is_whole(found):
         return found
-    away = learn(world, urls)
-    return [dump for dump in world.catalog.dumps(volume.uuid) if dump.store not in away]
+    return learn(world, urls).there(world.catalog.dumps(volume.uuid), volume.uuid)
 
 
 def dumps_meant(world: World, urls: Sequence[str], word: str) -> list[StoredDump]:
@@ -54,9 +70,8 @@ def dumps_meant(world: World, urls: Sequence[str], word: str) -> list[StoredDump
     found = [dump for uuid in _uuids_meant(world, word) for dump in _dumps_of(world, urls, uuid, [])]
     if _is_whole(found):
         return found
-    away = learn(world, urls)
-    found = [dump for uuid in _uuids_meant(world, word) for dump in world.catalog.dumps(uuid)]
-    return [dump for dump in found if dump.store not in away]
+    seen = learn(world, urls)
+    return seen.there(dump for uuid in _uuids_meant(world, word) for dump in world.catalog.dumps(uuid))
 
 
 def _uuids_meant(world: World, word: str) -> list[str]:
@@ -70,15 +85,16 @@ def _is_whole(dumps: Sequence[StoredDump]) -> bool:
     return bool(dumps) and all(lineage.is_whole(dump) for dump in dumps)
 
 
-def learn(world: World, urls: Sequence[str], names: Collection[str] | None = None) -> frozenset[str]:
+def learn(world: World, urls: Sequence[str], names: Collection[str] | None = None) -> Seen:
     """Bring the catalog up to date with the stores ``urls`` and with those of all known dumps.
 
     ``names``: look only into these directories (in ``urls`` alone), else into all that have changed. A dump that the catalog
-    remembers and its store has no more is forgotten, with one notice, where the store has others; an empty store may only not be
-    mounted: then the catalog keeps its dumps, and its URL is in the answer, for they are not there now. A file without a sound
-    header and trailer is no dump: a notice names it.
+    remembers and its store has no more is forgotten, with one notice, where the store has others (with none, where it lies in the
+    store's bin: somebody dropped it); an empty store may only not be mounted: then the catalog keeps its dumps. A file without a
+    sound header and trailer is no dump: a notice names it.
     """
     away = set()
+    unremembered: list[StoredDump] = []
     for url in dict.fromkeys(urls) if names is not None else _and_known(world, urls):
         try:
             look = _Look(world, world.stores.open(url))
@@ -88,9 +104,32 @@ def learn(world: World, urls: Sequence[str], names: Collection[str] | None = Non
         except VoltoolError as error:
             world.reporter.report(Notice("warning", f"the store {url} cannot be looked at: {error.why or error.what}"))
             continue
+        unremembered += look.unremembered
         if look.is_away:
             away.add(url)
-    return frozenset(away)
+    return Seen(frozenset(away), tuple(unremembered))
+
+
+def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None:
+    """The dump in ``file``; None, with a notice, where it is none, or not the one that its name says."""
+    where = f"{store.url}/{file.name}"
+    try:
+        source = store.open(file.name)
+    except NotFoundError:
+        return None
+    try:
+        reader = DumpReader(source, where)
+    except IntegrityError as error:
+        world.reporter.report(Notice("warning", f"{where} is passed over: {error.what}: {error.why}"))
+        return None
+    finally:
+        source.close()
+    name = parse_name(file.name)
+    if name is None or name.dump_id != reader.header.dump_id:
+        message = f"{where} is passed over: its header says that it is dump {shown(reader.header.dump_id.encode())}"
+        world.reporter.report(Notice("warning", message))
+        return None
+    return StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
 
 
 def _and_known(world: World, urls: Sequence[str]) -> list[str]:
@@ -99,8 +138,8 @@ def _and_known(world: World, urls: Sequence[str]) -> list[str]:
 
 def _dumps_of(world: World, urls: Sequence[str], uuid: str, names: Iterable[str]) -> list[StoredDump]:
     directories = {*names, *(dump.file.partition("/")[0] for dump in world.catalog.dumps(uuid))}
-    away = learn(world, list(dict.fromkeys([*urls, *world.catalog.stores_of(uuid)])), directories)
-    return [dump for dump in world.catalog.dumps(uuid) if dump.store not in away]
+    seen = learn(world, list(dict.fromkeys([*urls, *world.catalog.stores_of(uuid)])), directories)
+    return seen.there(world.catalog.dumps(uuid), uuid)
 
 
 class _Look:
@@ -113,6 +152,7 @@ class _Look:
         self._gone: dict[str, str] = {}  # ids of dumps whose file is missing, and that file
         self._copies: dict[str, StoredFile] = {}  # of dumps that are known at another place
         self._has_dumps = False
+        self.unremembered: list[StoredDump] = []
         #: The store is empty, though the catalog knows dumps in it.
         self.is_away = False
 
@@ -133,7 +173,8 @@ class _Look:
             if listed.get(name) != (mtime_ns if settled else None):
                 marks[name] = mtime_ns if settled else None
         self._forget_what_is_gone()
-        self._catalog.put_listed(url, marks)
+        with contextlib.suppress(SpaceError):
+            self._catalog.put_listed(url, marks)
 
     def _directory(self, name: str) -> bool:
         """Learn what is new there and note what is gone; whether all that lies there is known now, and something does."""
@@ -155,38 +196,47 @@ class _Look:
         return is_sound and has_dumps
 
     def _learn(self, file: StoredFile) -> bool:
-        """Read a dump's header and trailer and remember it; False where it is none."""
-        where = f"{self._store.url}/{file.name}"
-        try:
-            source = self._store.open(file.name)
-        except NotFoundError:
+        """Remember a dump, if it is one; whether it is and could be."""
+        dump = read_dump(self._world, self._store, file)
+        if dump is None:
             return False
         try:
-            reader = DumpReader(source, where)
-        except IntegrityError as error:
-            notice = Notice("warning", f"{where} is passed over: {error.what}: {error.why}")
-            self._world.reporter.report(notice)
+            self._catalog.add_dump(dump)
+        except SpaceError as error:
+            if not self.unremembered:
+                message = f"the catalog remembers nothing new: {error.what} ({error.where})"
+                self._world.reporter.report(Notice("warning", message))
+            self.unremembered.append(dump)
             return False
-        finally:
-            source.close()
-        self._catalog.add_dump(StoredDump(reader.header, reader.totals, self._store.url, file.name))
         return True
 
     def _forget_what_is_gone(self) -> None:
         if not self._gone:
             return
-        place = os.fsdecode(self._store.path_on_this_host() or os.fsencode(self._store.url))
         self.is_away = not self._has_dumps and not any(parse_name(file.name) for file in self._store.list())
-        number = len(self._gone)
+        place = os.fsdecode(self._store.path_on_this_host() or os.fsencode(self._store.url))
         if self.is_away:
-            which = "a dump that is" if number == 1 else f"{number} dumps that are"
+            which = "a dump that is" if len(self._gone) == 1 else f"{len(self._gone)} dumps that are"
             message = f"the catalog remembers {which} not in {place!a} any more (is it mounted?)"
-        else:
-            for dump_id in self._gone:
+            self._world.reporter.report(Notice("warning", message))
+            return
+        unexpected = self._not_dropped()
+        for dump_id in self._gone:
+            with contextlib.suppress(SpaceError):
                 self._catalog.remove_dump(dump_id)
-                if dump_id in self._copies:  # not gone, but moved
-                    self._learn(self._copies[dump_id])
-            ids = ", ".join(dump_id[:12] for dump_id in list(self._gone)[:_NAMED])
-            more = f" and {number - _NAMED} more" if number > _NAMED else ""
-            message = f"no longer in {place!a}, and forgotten: {'dump' if number == 1 else 'dumps'} {ids}{more}"
-        self._world.reporter.report(Notice("warning", message))
+            if dump_id in self._copies:  # not gone, but moved
+                self._learn(self._copies[dump_id])
+        if unexpected:
+            ids = ", ".join(dump_id[:12] for dump_id in unexpected[:_NAMED])
+            more = f" and {len(unexpected) - _NAMED} more" if len(unexpected) > _NAMED else ""
+            which = "dump" if len(unexpected) == 1 else "dumps"
+            message = f"no longer in {place!a}, and forgotten: {which} {ids}{more}"
+            self._world.reporter.report(Notice("warning", message))
+
+    def _not_dropped(self) -> list[str]:
+        """The ids of those that are gone and do not lie in the bin: nobody dropped them."""
+        with contextlib.suppress(VoltoolError):
+            directories = {file.partition("/")[0] for file in self._gone.values()}
+            dropped = {file.name for name in directories for file in self._store.discarded(f"{name}/")}
+            return [dump_id for dump_id, file in self._gone.items() if file not in dropped]
+        return list(self._gone)

@@ -22,9 +22,12 @@ from voltool.cli.commands import (
     host_clean,
     lock,
     ls,
+    merge,
     move,
+    prune,
     restore,
     retired,
+    undelete,
     unlock,
     verify,
     volume_add,
@@ -63,6 +66,9 @@ _volume.command("remove")(volume_remove.volume_remove)
 app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
+app.command("merge")(merge.merge)
+app.command("prune")(prune.prune)
+app.command("undelete")(undelete.undelete)
 app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)

@@ -238,3 +238,10 @@ class Settings(_Strict):
     def volume(self, name: str) -> VolumeSection:
         """The section of volume ``name``, or the defaults."""
         return self.volumes.get(name) or VolumeSection()
+
+    def keep_of(self, name: str) -> KeepSection:
+        """What is kept of volume ``name``: the keys of its own section, the others as for all."""
+        own = self.volume(name).keep
+        if own is None:
+            return self.keep
+        return self.keep.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

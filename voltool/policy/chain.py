@@ -6,39 +6,48 @@ from collections.abc import Iterable, Sequence
 
 from voltool.model import StoredDump
 
+#: What a point in time is known by: two dumps of one point restore to the same, whatever their levels.
+Point = tuple[str, int, str, int, str]
+
+
+def point_of(dump: StoredDump) -> Point:
+    """The point in time that ``dump`` restores to: a merged dump has that of the newest of its chain."""
+    header = dump.header
+    return (header.volume_uuid, header.sequence, header.epoch.token, header.clone_time_ns, dump.totals.state_id)
+
 
 class Lineage:
-    """Many dumps, and for each the one it rests on; made once, then each question costs no more than the chain is long.
+    """The dumps of any volumes and stores, with what each rests on.
 
-    A base is a dump of the base's state in the same store, by preference the very dump that was the base.
+    A base is a dump of the base's state, of a lower level, in the same store: the very dump that was the base or, where that
+    point in time has been merged, the one of the lowest level; where it is gone, the latest such dump. So whatever is taken
+    away, a dump can be read as long as one base that fits is left, and with it the base's own chain.
     """
 
     def __init__(self, dumps: Iterable[StoredDump]) -> None:
         self._of_state: dict[tuple[str, str, str], list[StoredDump]] = {}
         for dump in dumps:
-            self._of_state.setdefault((dump.header.volume_uuid, dump.store, dump.totals.state_id), []).append(dump)
+            self._of_state.setdefault((dump.store, dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
 
     def base_of(self, dump: StoredDump) -> StoredDump | None:
         """The dump that ``dump`` is a difference to, if it is known."""
         header = dump.header
         if header.base_state_id is None:
             return None
-        first = None
-        for other in self._of_state.get((header.volume_uuid, dump.store, header.base_state_id), ()):
-            if other.header.dump_id == header.dump_id:
-                continue
-            if other.header.dump_id == header.base_dump_id:
-                return other
-            first = first or other
-        return first
+        alike = self._of_state.get((dump.store, header.volume_uuid, header.base_state_id), [])
+        fitting = [other for other in alike if other.header.level < header.level]
+        if len(fitting) < 2:
+            return fitting[0] if fitting else None
+        named = next((other for other in fitting if other.header.dump_id == header.base_dump_id), None)
+        if named is not None:
+            fitting = [other for other in fitting if point_of(other) == point_of(named)]
+        return max(fitting, key=lambda other: (*recency(other), other is named, other.header.dump_id))
 
     def chain_of(self, dump: StoredDump) -> tuple[StoredDump, ...]:
-        """The chain that ``dump`` rests on, level 0 first and ``dump`` last, as far as it is known."""
+        """The chain that ``dump`` rests on, lowest level first and ``dump`` last, as far as it is known."""
         chain = [dump]
-        seen = {dump.header.dump_id}
-        while (base := self.base_of(chain[-1])) is not None and base.header.dump_id not in seen:
-            seen.add(base.header.dump_id)
-            chain.append(base)
+        while (base := self.base_of(chain[-1])) is not None:
+            chain.append(base)  # levels fall, so this ends
         return tuple(reversed(chain))
 
     def depth_of(self, dump: StoredDump) -> int:
@@ -46,22 +55,27 @@ class Lineage:
         return len(self.chain_of(dump)) - 1
 
     def is_whole(self, dump: StoredDump) -> bool:
-        """Whether all is known that ``dump`` rests on."""
+        """Whether all that ``dump`` rests on is known, so that it can be restored."""
         return self.chain_of(dump)[0].header.base_state_id is None
 
 
+def recency(dump: StoredDump) -> tuple[int, int, int]:
+    """What sorts the dumps of a volume: the newest last; of one point in time the one that needs the fewest others last."""
+    return dump.header.sequence, dump.header.clone_time_ns, -dump.header.level
+
+
 def chain_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> tuple[StoredDump, ...]:
-    """See `Lineage.chain_of`."""
+    """The chain that ``dump`` rests on, level 0 first and ``dump`` last, as far as it is known; see `Lineage`."""
     return Lineage(dumps).chain_of(dump)
 
 
 def base_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> StoredDump | None:
-    """See `Lineage.base_of`; for more than one question, make a `Lineage`."""
+    """The dump that ``dump`` is a difference to, if it is known; see `Lineage`."""
     return Lineage(dumps).base_of(dump)
 
 
 def depth_of(dump: StoredDump, dumps: Sequence[StoredDump]) -> int:
-    """See `Lineage.depth_of`; for more than one question, make a `Lineage`."""
+    """How many dumps ``dump`` rests on."""
     return Lineage(dumps).depth_of(dump)
 
 
