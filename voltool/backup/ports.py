@@ -27,6 +27,9 @@ class Hosts(Protocol):
         Raises UnreachableError, HostError (python3 missing or too old, with the remedy).
         """
 
+    def apart(self, reporter: Reporter) -> Hosts:
+        """The same ways for a job of its own that runs beside others, in a thread of its own; ``reporter`` gets its events."""
+
 
 class Stores(Protocol):
     """Stores by their URL."""
@@ -106,6 +109,9 @@ class Catalog(Protocol):
 
     def runs(self, volume_uuid: str | None = None, since_ns: int = 0) -> list[VolumeRun]:
         """The turns that ended at ``since_ns`` or later, oldest first."""
+
+    def last_runs(self, until_ns: int) -> list[VolumeRun]:
+        """Of each volume that is known the last turn that ended at ``until_ns`` or before."""
 
     def accept_dump(self, dump_id: str) -> None:
         """Remember that a suspicious dump is as it should be; idempotent."""

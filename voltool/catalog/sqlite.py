@@ -149,6 +149,20 @@ class SqliteCatalog(DumpQueries):
         with self._transaction() as connection:
             return [codec.from_plain(VolumeRun, json.loads(row.body)) for row in connection.execute(query)]
 
+    def last_runs(self, until_ns: int) -> list[VolumeRun]:
+        """Of each volume that is known the last turn that ended at ``until_ns`` or before."""
+        of_known = sa.and_(RUNS.c.volume_uuid != "", RUNS.c.ended_ns <= until_ns)
+        last = (
+            sa.select(RUNS.c.volume_uuid, sa.func.max(RUNS.c.ended_ns).label("ended_ns"))
+            .where(of_known)
+            .group_by(RUNS.c.volume_uuid)
+            .subquery()
+        )
+        is_last = sa.and_(RUNS.c.volume_uuid == last.c.volume_uuid, RUNS.c.ended_ns == last.c.ended_ns)
+        query = sa.select(RUNS.c.body).join_from(RUNS, last, is_last)
+        with self._transaction() as connection:
+            return [codec.from_plain(VolumeRun, json.loads(row.body)) for row in connection.execute(query)]
+
     def accept_dump(self, dump_id: str) -> None:
         """Remember that a suspicious dump is as it should be; idempotent."""
         with self._transaction(immediate=True) as connection:

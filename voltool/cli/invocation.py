@@ -18,6 +18,7 @@ from voltool.statedir import state_directory
 if TYPE_CHECKING:
     from voltool.backup.ports import World
     from voltool.cli.output import Output
+    from voltool.config.lenient import LenientSettings
     from voltool.config.settings import Settings
 
 
@@ -43,6 +44,17 @@ class Invocation:
         from voltool.config.load import load_settings
 
         return load_settings(self.environment, self.config)
+
+    def read_leniently(self) -> LenientSettings:
+        """The configuration as far as it can be relied on, with its faults; it is what ``settings`` gives from now on.
+
+        UsageError. For what runs unattended: one bad line must not keep all other volumes from their dumps.
+        """
+        from voltool.config.lenient import load_leniently
+
+        lenient = load_leniently(self.environment, self.config)
+        vars(self)["settings"] = lenient.settings
+        return lenient
 
     @property
     def state(self) -> str:

@@ -201,8 +201,11 @@ class Settings(_Strict):
     """Worker processes of the agent; 0: as many as are useful."""
     # Not checked here: a volume whose schedule is malformed must not keep the others from being dumped.
     schedule: str = ""
-    """The cycle of levels of `voltool backup`: one digit a day (``"0325476132547613254761325476"``), or ``weekly``, ``monthly``,
-    ``hanoi``; empty: volumes are in no schedule."""
+    """The cycle of levels of `voltool backup`: one digit a day (``"0325476132547613254761325476"``; ``-``: no dump that day), or
+    ``weekly`` (0325476), ``monthly`` (Coda's 28 days), ``hanoi`` (32 days); empty: volumes are in no schedule."""
+    stagger: bool = True
+    """Whether volumes with equal cycles begin them on different days, so that not all fulls are made in one night. false: all
+    begin together, cycles of whole weeks on a Monday."""
     timezone: str | None = None
     """The zone whose days count for schedules and retention, such as ``Europe/Berlin``; without it this machine's."""
     parallel: int = Field(default=2, ge=1, le=64)
