@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.catalog.samples import make_dump, make_volume
+from tests.catalog.samples import UUID, make_dump, make_volume
 from tests.filesystems import LoopFilesystem
 from voltool.catalog import sqlite
 from voltool.catalog.schema import METADATA, MIGRATIONS
@@ -24,6 +24,8 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.errors import BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.machine import Machine
 from voltool.model import FileProblem, KnownVolume, Problem
+from voltool.policy.moves import DONE, RUNNING, LockWindow, MoveRecord, MoveStep
+from voltool.policy.runs import VolumeRun
 from voltool.wire import codec
 
 
@@ -199,7 +201,7 @@ def add_many(catalog: SqliteCatalog, acknowledged: list[int]) -> None:
 
 HAMMER = """
 import sys
-from tests.catalog.samples import make_dump, make_volume
+from tests.catalog.samples import UUID, make_dump, make_volume
 from voltool.catalog.sqlite import SqliteCatalog
 who, count = sys.argv[2], int(sys.argv[3])
 catalog = SqliteCatalog(sys.argv[1])
@@ -349,3 +351,36 @@ def test_marks_of_directories(catalog: SqliteCatalog) -> None:
     catalog.put_listed("a", {"x": None, "y": 5, "z": None})
     assert catalog.listed("a") == {"y": 5}
     assert catalog.listed("b") == {"x": 3}
+
+
+def test_moves_and_what_is_suspicious(catalog: SqliteCatalog) -> None:
+    move = MoveRecord("m1", UUID, "vol1", "hostA", b"/a/\xff", "hostB", b"/b", 1, 5, RUNNING)
+    catalog.put_move(move)
+    done = dataclasses.replace(
+        move,
+        ended_ns=9,
+        outcome=DONE,
+        steps=(MoveStep("copy", 1, 2.5, bytes=7, entries=3), MoveStep("lock", 4, 0.5, ok=False)),
+        locks=(LockWindow(4, 1.0, 30, switched=True),),
+    )
+    catalog.put_move(done)
+    other = dataclasses.replace(move, record_id="m2", volume_uuid="f" * 32, ended_ns=7)
+    catalog.put_move(other)
+    assert catalog.moves() == [other, done]
+    assert catalog.moves(UUID) == [done]
+    assert catalog.moves(since_ns=8) == [done]
+    earlier = dataclasses.replace(move, record_id="m3", ended_ns=2)
+    catalog.put_move(earlier)
+    assert sorted(catalog.last_moves(), key=lambda each: each.ended_ns) == [other, done]
+    catalog.put_suspicious(UUID, {"d1": "much", "d2": "more"})
+    catalog.put_suspicious("f" * 32, {"d3": "x"})
+    catalog.put_suspicious(UUID, {"d2": "most"})
+    assert catalog.suspicious() == {UUID: {"d2": "most"}, "f" * 32: {"d3": "x"}}
+
+
+def test_the_last_run(catalog: SqliteCatalog) -> None:
+    assert catalog.run_of() == []
+    for run_id, volume, ended_ns in (("r1", "a", 1), ("r2", "b", 2), ("r2", "a", 3), ("r1", "c", 2)):
+        catalog.add_run(VolumeRun(run_id, volume, volume * 32, "host", 0, 0, ended_ns, 0))
+    assert [run.volume for run in catalog.run_of()] == ["b", "a"]
+    assert [run.volume for run in catalog.run_of("r1")] == ["a", "c"]

@@ -11,6 +11,7 @@ from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
 from voltool.policy.latest import LatestDump
+from voltool.policy.moves import MoveRecord
 from voltool.policy.runs import VolumeRun
 from voltool.stores.contract import Store
 from voltool.wire.conversation import IntroducedConversation
@@ -112,6 +113,24 @@ class Catalog(Protocol):
 
     def last_runs(self, until_ns: int) -> list[VolumeRun]:
         """Of each volume that is known the last turn that ended at ``until_ns`` or before."""
+
+    def run_of(self, run_id: str | None = None) -> list[VolumeRun]:
+        """All turns of a run, oldest first; without ``run_id`` of the last one."""
+
+    def put_move(self, move: MoveRecord) -> None:
+        """Remember a move, instead of what was remembered of this call; idempotent."""
+
+    def moves(self, volume_uuid: str | None = None, since_ns: int = 0) -> list[MoveRecord]:
+        """The moves whose last news are of ``since_ns`` or later, oldest first."""
+
+    def last_moves(self) -> list[MoveRecord]:
+        """Of each volume that was ever moved the last move."""
+
+    def put_suspicious(self, volume_uuid: str, found: Mapping[str, str]) -> None:
+        """Remember which of a volume's dumps are suspicious (by their ids), and why; instead of what was remembered of it."""
+
+    def suspicious(self) -> dict[str, dict[str, str]]:
+        """By volume the dumps that were suspicious when it was last looked at, and why."""
 
     def accept_dump(self, dump_id: str) -> None:
         """Remember that a suspicious dump is as it should be; idempotent."""

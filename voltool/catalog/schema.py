@@ -70,7 +70,7 @@ RUNS = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
 )
 
-#: Moves that ended; ``body`` is what the report shows of one, as JSON.
+#: Moves, also those that have not ended; ``body`` is the whole MoveRecord as JSON.
 MOVES = sa.Table(
     "moves",
     METADATA,
@@ -82,6 +82,15 @@ MOVES = sa.Table(
 
 #: Dumps that looked suspicious and that somebody has looked at.
 ACCEPTED = sa.Table("accepted", METADATA, sa.Column("dump_id", sa.Text, primary_key=True))
+
+#: Dumps that looked suspicious when their volume was last looked at, and why.
+SUSPICIOUS = sa.Table(
+    "suspicious",
+    METADATA,
+    sa.Column("dump_id", sa.Text, primary_key=True),
+    sa.Column("volume_uuid", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -136,5 +145,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE listed (
             store TEXT NOT NULL, directory TEXT NOT NULL, mtime_ns INTEGER NOT NULL, PRIMARY KEY (store, directory))""",
         "CREATE INDEX moves_by_time ON moves (ended_ns)",
+        "CREATE TABLE suspicious (dump_id TEXT PRIMARY KEY, volume_uuid TEXT NOT NULL, why TEXT NOT NULL)",
     ),
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from voltool.catalog.memories import Memories
 from voltool.catalog.queries import DumpQueries, in_order
 from voltool.catalog.rows import values_of
 from voltool.catalog.schema import ACCEPTED, DUMPS, MIGRATIONS, RUNS, VOLUMES
@@ -37,7 +38,7 @@ _LOCAL = "local"
 _UNKNOWN = Machine()
 
 
-class SqliteCatalog(DumpQueries):
+class SqliteCatalog(DumpQueries, Memories):
     """The catalog in the file ``path``, made on first use with the directories above it (0700).
 
     ``machine`` is the one we run on: a volume that is `local` to another one is not reached from here.
