@@ -58,7 +58,7 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    first = not dry_run and not invocation.world.catalog.dumps()
+    first = not dry_run and not invocation.world.catalog.stores_of()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
     return invocation.finish()
