@@ -1,7 +1,8 @@
 """Days that pass in seconds: libfaketime gives programs another clock, also those that sshd starts. The kernel's clock stays,
 so what files say of their times is real.
 
-Source: libfaketime's README; its multi-threaded variant is the one that waits (select, poll, condition variables) survive.
+Source: libfaketime's README. The multi-threaded variant is the one that waits (select, condition variables) survive; the monotonic clock
+goes with the other, since an absolute clock_nanosleep (time.sleep of Python 3.11) fails otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ class FastClock:
             "LD_PRELOAD": found,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
         }
         self.set(0)
