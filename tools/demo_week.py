@@ -4,8 +4,6 @@ with what is there. The nights pass by libfaketime, in the command line and on t
 from __future__ import annotations
 
 import datetime
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Protocol
 
@@ -15,13 +13,15 @@ from tests.hosts import Site
 #: Where the HTML report is left for whoever wants to look at it.
 REPORT = Path("build/demo-report.html")
 _DAYS = 7
+#: The day whose version of a file is wanted back, from 0.
+_WANTED = 4
 _CONFIGURATION = """\
 schedule = "0325476"
 parallel = 2
 
 [keep]
-last = 3
-daily = 3
+last = 2
+daily = 4
 min_age = "12h"
 grace = "2d"
 
@@ -59,15 +59,15 @@ def play(demo: Stage, clock: FastClock, here: Path, there: Path) -> None:
     demo.run("voltool", "volume", "add", "papers", f"hostA:{papers}")
     demo.run("voltool", "volume", "add", "wiki", f"hostB:{wiki}")
     demo.run("voltool", "schedule", "show", "--days", "7")
-    thesis_on_day_3 = b""
+    thesis_then = b""
     for day in range(_DAYS):
         clock.set(day)
         _work(papers, wiki, day)
-        if day == 3:
-            thesis_on_day_3 = (papers / "thesis.tex").read_bytes()
+        if day == _WANTED:
+            thesis_then = (papers / "thesis.tex").read_bytes()
         demo.run("voltool", "backup")
     _look(demo)
-    _bring_back(demo, papers, thesis_on_day_3)
+    _bring_back(demo, papers, thesis_then)
 
 
 def _look(demo: Stage) -> None:
@@ -84,9 +84,9 @@ def _look(demo: Stage) -> None:
 
 def _bring_back(demo: Stage, papers: Path, expected: bytes) -> None:
     """A file that was spoilt is found and brought back, and the report is written."""
-    demo.say("A user has lost a file: find it, and bring it back as it was on the fourth day")
+    demo.say("A user has lost a file: find it, and bring it back as it was on the fifth day")
     demo.run("voltool", "find", "thesis*", "papers")
-    moment = (datetime.datetime.now().astimezone() + datetime.timedelta(days=3)).strftime("%Y-%m-%d")
+    moment = (datetime.datetime.now().astimezone() + datetime.timedelta(days=_WANTED)).strftime("%Y-%m-%d")
     back = papers.parent / "found"
     demo.run("voltool", "restore", "papers", f"hostA:{back}", "--at", moment, "--only", "thesis.tex")
     found = (back / "thesis.tex").read_bytes() if (back / "thesis.tex").exists() else b""
@@ -126,14 +126,3 @@ def usable_clock(directory: Path) -> FastClock | None:
         print("\n### A week in fast motion is not shown: it needs libfaketime (apt-get install libfaketime)")
         return None
     return FastClock(directory)
-
-
-def preload_works(clock: FastClock) -> bool:
-    """Whether programs really live by the clock here (a static python would not)."""
-    program = shutil.which("date") or "date"
-    clock.set(365)
-    done = subprocess.run(
-        [program, "+%Y"], env={**clock.environment}, capture_output=True, text=True, check=False, timeout=60
-    )
-    clock.set(0)
-    return done.stdout.strip() != str(datetime.datetime.now().astimezone().year)
