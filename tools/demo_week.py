@@ -3,7 +3,7 @@ with what is there. The nights pass by libfaketime, in the command line and on t
 
 from __future__ import annotations
 
-import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -86,7 +86,7 @@ def _bring_back(demo: Stage, papers: Path, expected: bytes) -> None:
     """A file that was spoilt is found and brought back, and the report is written."""
     demo.say("A user has lost a file: find it, and bring it back as it was on the fifth day")
     demo.run("voltool", "find", "thesis*", "papers")
-    moment = (datetime.datetime.now().astimezone() + datetime.timedelta(days=_WANTED)).strftime("%Y-%m-%d")
+    moment = (datetime.now().astimezone() + timedelta(days=_WANTED)).strftime("%Y-%m-%d")
     back = papers.parent / "found"
     demo.run("voltool", "restore", "papers", f"hostA:{back}", "--at", moment, "--only", "thesis.tex")
     found = (back / "thesis.tex").read_bytes() if (back / "thesis.tex").exists() else b""
