@@ -10,12 +10,13 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup test check lint types layers python39 format demo bench clean soak
+.PHONY: help setup test check lint types layers python39 generate generated format demo bench clean soak
 
 help:
 	@echo "make setup    Debian packages (when root) and the virtual environment .venv"
 	@echo "make test     all tests                       (PYTEST_ARGS=...)"
-	@echo "make check    ruff, mypy, import-linter, vermin"
+	@echo "make check    ruff, mypy, import-linter, vermin, and that what is generated is up to date"
+	@echo "make generate man pages, completions, docs/commands.md and the tables of docs/config.md, out of the code"
 	@echo "make demo     three dumps and a restore between two throw-away hosts"
 	@echo "make bench    compare with tar, dump, xfsdump, restic, borg; writes docs/benchmarks.md (BENCH_ARGS=...)"
 	@echo "make soak     moves in which everybody is killed at random moments (SOAK_MINUTES=10, SOAK_SEED=...)"
@@ -34,7 +35,7 @@ setup: .venv/.packages .venv/.installed
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: lint types layers python39
+check: lint types layers python39 generated
 
 lint: setup
 	$(BIN)/ruff check .
@@ -49,6 +50,12 @@ layers: setup
 # The shipped part must run on Python 3.9: nothing newer may be used there.
 python39: setup
 	$(BIN)/vermin --quiet --no-tips --violations -t=3.9- $(SHIPPED)
+
+generate: setup
+	$(BIN)/python -m tools.generate
+
+generated: setup
+	$(BIN)/python -m tools.generate --check
 
 format: setup
 	$(BIN)/ruff format .

@@ -146,6 +146,14 @@ def test_who_still_writes_is_named_and_nothing_stays_locked(ground: Locked) -> N
     assert ground.marks.read_text() == "before_lock\nafter_unlock\n"
 
 
+def test_a_short_lock_is_not_waited_for_beyond_its_own_time(ground: Locked) -> None:
+    with (ground.volume / "held").open("w"):
+        done = ground.voltool("lock", "vol", "--for", "6s", check=False)
+        assert done.returncode == 4
+        assert "held" in done.stderr
+    assert ground.writable()
+
+
 def test_a_killed_command_leaves_no_lock(ground: Locked) -> None:
     """It waits for a writer, with the read-only mount in place, when it is killed."""
     with open(ground.volume / "file", "a"):

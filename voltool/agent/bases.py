@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Dict, Optional, Set
 
 from voltool import durable
@@ -65,6 +65,16 @@ class BaseBook:
         self.bases = {level: base for level, base in self.bases.items() if level < pending.level}
         self.bases[pending.level] = pending
         self.pending = None
+        self._save()
+
+    def lower(self, state_id: str, level: int, dump_id: str) -> None:
+        """The dump of that state has been merged: a dump of a lower ``level`` has it now, and takes the place of what was the
+        base of that level. A no-op where no base has the state, or none of a higher level; idempotent."""
+        base = next((base for base in self.bases.values() if base.state_id == state_id), None)
+        if base is None or base.level <= level:
+            return
+        self.bases = {other: kept for other, kept in self.bases.items() if other < level or other > base.level}
+        self.bases[level] = replace(base, level=level, dump_id=dump_id)
         self._save()
 
     def begin_with(self, base: Base) -> None:

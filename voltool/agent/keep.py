@@ -1,4 +1,5 @@
-"""The verb KeepState: a dump is published in its store, so what it left here becomes the base of the next level.
+"""The verb KeepState: a dump is published in its store, so what it left here becomes the base of the next level. It may also be
+one that was merged in the store: then what an incremental left here becomes the base of a lower level.
 
 Ships to servers.
 """
@@ -26,6 +27,7 @@ def keep_state(request: messages.KeepState, conversation: Conversation, host: Ho
     with home.lock(f"keep {request.dump_id}"):
         book = BaseBook(home.area)
         book.confirm(request.state_id)
+        book.lower(request.state_id, request.level, request.dump_id)
         tidy(home, driver_named(home.record.driver), book)
     return messages.Done()
 

@@ -49,13 +49,14 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
         )
     with contextlib.ExitStack() as stack:
         readers = []
-        swept: set[str] = set()
+        swept: set[tuple[str, str]] = set()
         for part in dumps:
             store = world.stores.open(part.store)
-            if part.store not in swept:  # pins of the killed go with the next run, whatever it is
-                swept.add(part.store)
+            place = (part.store, part.file.partition("/")[0])
+            if place not in swept:  # pins of the killed go with the next run, whatever it is
+                swept.add(place)
                 with contextlib.suppress(VoltoolError):  # a store that cannot be written to can be read
-                    store.sweep()
+                    store.sweep(place[1])
             stack.enter_context(store.pin(part.file, purpose))
             source = store.open(part.file)
             stack.callback(source.close)

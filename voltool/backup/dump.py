@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from voltool.backup.discover import known_dumps
+from voltool.backup.discover import volume_dumps
 from voltool.backup.manifest import chain_manifest
 from voltool.backup.ports import World
 from voltool.dumpfile.chain import Chain
@@ -33,7 +33,7 @@ from voltool.errors import (
 )
 from voltool.events import Notice
 from voltool.model import NO_HOOKS, DumpResult, DumpTotals, FileProblem, Hooks, KnownVolume, Problem, StoredDump
-from voltool.policy.chain import chain_of
+from voltool.policy.chain import Lineage, recency
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages
@@ -75,7 +75,7 @@ class DumpOutcome:
 def dump_volume(world: World, volume: KnownVolume, options: DumpOptions) -> DumpOutcome:
     """Dump ``volume`` at ``options.level`` into ``options.store``. Raises VoltoolError; nothing half-made stays."""
     store = world.stores.open(options.store)
-    store.sweep()
+    store.sweep(volume.name)
     with contextlib.ExitStack() as stack:
         chain = _choose_base(world, store, volume, options.level)
         for base in chain:
@@ -89,14 +89,11 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     """The chain to build on, base last; empty for a full dump. The base: highest sequence, level below, same store."""
     if level == 0:
         return ()
-    dumps = [
-        dump
-        for dump in known_dumps(world, [store.url])
-        if dump.header.volume_uuid == volume.uuid and dump.store == store.url
-    ]
+    dumps = [dump for dump in volume_dumps(world, [store.url], volume) if dump.store == store.url]
+    lineage = Lineage(dumps)
     candidates = [dump for dump in dumps if dump.header.level < level]
-    for base in sorted(candidates, key=lambda dump: dump.header.sequence, reverse=True):
-        chain = chain_of(base, dumps)
+    for base in sorted(candidates, key=recency, reverse=True):
+        chain = lineage.chain_of(base)
         if chain[0].header.level == 0 and all(_is_there(store, dump) for dump in chain):
             return chain
         message = f"{volume.name}: dump {base.header.dump_id[:12]} cannot be a base: part of its chain is missing"
@@ -238,12 +235,13 @@ class _Job:
         totals = decoder.totals
         if totals is None or totals.state_id != result.totals.state_id:
             raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
-        if self._base is not None and not _is_there(self._store, self._base):
-            raise VoltoolError(
-                "the base of the dump has gone meanwhile",
-                where=f"{self._store.url}/{self._base.file}",
-                remedy="dump again: another base is chosen, or a full dump is made",
-            )
+        for base in self._chain:
+            if not _is_there(self._store, base):
+                raise VoltoolError(
+                    "the base of the dump has gone meanwhile",
+                    where=f"{self._store.url}/{base.file}",
+                    remedy="dump again: another base is chosen, or a full dump is made",
+                )
         return totals
 
     def _receive(self, writer: StoreWriter, decoder: FrameDecoder) -> None:

@@ -1,6 +1,7 @@
 """Which dump is meant by a name, an id prefix and a time; and which dumps it rests on. Pure: no I/O.
 
-A volume's newest dump is the one of the highest sequence, not of the latest time: clocks are set, sequences are not.
+A volume's newest dump is the one of the highest sequence, not of the latest time: clocks are set, sequences are not. Of one point
+in time that was merged, it is the one that needs the fewest others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 
 from voltool.errors import NotFoundError, UsageError
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.chain import recency
 
 _HEX = re.compile(r"[0-9a-f]{1,32}")
 #: How many dumps an error names.
@@ -63,7 +65,7 @@ def _newest(name: str, at_ns: int | None, dumps: Sequence[StoredDump]) -> Stored
             why=f"the oldest is {oldest.header.dump_id[:12]}",
             remedy=f"voltool dumps {name}",
         )
-    return max(wanted, key=lambda dump: (dump.header.sequence, dump.header.clone_time_ns))
+    return max(wanted, key=recency)
 
 
 def _by_prefix(word: str, dumps: Sequence[StoredDump]) -> StoredDump:

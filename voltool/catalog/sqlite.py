@@ -17,6 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from voltool.catalog.memories import Memories
+from voltool.catalog.queries import DumpQueries, in_order
+from voltool.catalog.rows import values_of
 from voltool.catalog.schema import ACCEPTED, DUMPS, MIGRATIONS, RUNS, VOLUMES
 from voltool.durable import make_directory
 from voltool.errors import AgentError, BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
@@ -35,7 +38,7 @@ _LOCAL = "local"
 _UNKNOWN = Machine()
 
 
-class SqliteCatalog:
+class SqliteCatalog(DumpQueries, Memories):
     """The catalog in the file ``path``, made on first use with the directories above it (0700).
 
     ``machine`` is the one we run on: a volume that is `local` to another one is not reached from here.
@@ -110,17 +113,9 @@ class SqliteCatalog:
 
     def add_dump(self, dump: StoredDump) -> None:
         """Remember a published dump; idempotent (the later call wins)."""
-        header = dump.header
-        values = {
-            "dump_id": header.dump_id,
-            "volume_uuid": header.volume_uuid,
-            "sequence": header.sequence,
-            "clone_time_ns": header.clone_time_ns,
-            "body": json.dumps(codec.to_plain(dump), separators=(",", ":")),
-        }
         with self._transaction(immediate=True) as connection:
-            connection.execute(sa.delete(DUMPS).where(DUMPS.c.dump_id == header.dump_id))
-            connection.execute(sa.insert(DUMPS), values)
+            connection.execute(sa.delete(DUMPS).where(DUMPS.c.dump_id == dump.header.dump_id))
+            connection.execute(sa.insert(DUMPS), values_of(dump))
 
     def remove_dump(self, dump_id: str) -> None:
         """Forget it; idempotent."""
@@ -129,17 +124,10 @@ class SqliteCatalog:
 
     def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
         """Oldest first: by sequence within a volume, volumes by their oldest dump."""
-        query = sa.select(DUMPS.c.body).order_by(DUMPS.c.volume_uuid, DUMPS.c.sequence, DUMPS.c.clone_time_ns)
+        query = sa.select(DUMPS)
         if volume_uuid is not None:
             query = query.where(DUMPS.c.volume_uuid == volume_uuid)
-        with self._transaction() as connection:
-            rows = connection.execute(query)
-            dumps: list[StoredDump] = [codec.from_plain(StoredDump, json.loads(row.body)) for row in rows]
-        oldest: dict[str, int] = {}
-        for dump in dumps:
-            oldest.setdefault(dump.header.volume_uuid, dump.header.clone_time_ns)
-        dumps.sort(key=lambda dump: (oldest[dump.header.volume_uuid], dump.header.volume_uuid))
-        return dumps
+        return in_order(self._some_dumps(query))
 
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent (the later call wins)."""

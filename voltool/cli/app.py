@@ -23,10 +23,13 @@ from voltool.cli.commands import (
     host_clean,
     lock,
     ls,
+    merge,
     move,
+    prune,
     restore,
     retired,
     schedule,
+    undelete,
     unlock,
     verify,
     volume_add,
@@ -76,6 +79,9 @@ _schedule.command("show")(schedule.schedule_show)
 _schedule.command("install")(schedule.schedule_install)
 _schedule.command("uninstall")(schedule.schedule_uninstall)
 app.add_typer(_schedule, name="schedule")
+app.command("merge")(merge.merge)
+app.command("prune")(prune.prune)
+app.command("undelete")(undelete.undelete)
 app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)

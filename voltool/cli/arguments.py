@@ -14,9 +14,9 @@ GLOBAL_VALUES = frozenset({"--config"})
 #: Options of commands that take the next word as their value.
 VALUE_OPTIONS = frozenset(
     {
-        "--abort", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop", "--exclude", "--for",
-        "--host", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice",
-        "--only", "--path", "--resume", "--store", "--workers",
+        "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop",
+        "--exclude", "--for", "--host", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock",
+        "--max-rounds", "--name", "--nice", "--only", "--path", "--resume", "--store", "--workers",
     }
 )  # fmt: skip
 

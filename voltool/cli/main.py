@@ -48,6 +48,10 @@ def _real_world(invocation: Invocation) -> World:
 def _run(words: list[str], invocation: Invocation) -> int:
     from voltool.cli.app import app
 
+    if "_VOLTOOL_COMPLETE" in os.environ:  # the shell asks at the TAB key; completions/ has its side
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         result = app(args=words, prog_name="voltool", standalone_mode=False, obj=invocation)
     except VoltoolError as error:

@@ -6,14 +6,33 @@ from typing import Annotated
 
 import typer
 
+from voltool.cli import completing
+
 At = Annotated[
     str | None,
     typer.Option("--at", metavar="TIME", help="The newest dump not later: ISO time, date, 'yesterday', '2 hours ago'."),
 ]
-DumpWord = Annotated[str, typer.Argument(metavar="NAME|DUMP", help="A volume (its newest dump) or a dump's id.")]
-Place = Annotated[str, typer.Argument(metavar="HOST:/path", help="A host of ~/.ssh/config, user@addr:port, or local.")]
-HostWord = Annotated[str, typer.Argument(metavar="HOST", help="A name of ~/.ssh/config, user@addr:port, or local.")]
-VolumeName = Annotated[str, typer.Argument(metavar="NAME", help="The volume's name.")]
+DumpWord = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|DUMP", help="A volume (its newest dump) or a dump's id.", autocompletion=completing.words
+    ),
+]
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="HOST:/path", help="A host of ~/.ssh/config, user@addr:port, or local.", autocompletion=completing.hosts
+    ),
+]
+HostWord = Annotated[
+    str,
+    typer.Argument(
+        metavar="HOST", help="A name of ~/.ssh/config, user@addr:port, or local.", autocompletion=completing.hosts
+    ),
+]
+VolumeName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The volume's name.", autocompletion=completing.volumes)
+]
 Bandwidth = Annotated[
     str | None, typer.Option("--bandwidth", metavar="RATE", help="At most so many bytes a second, such as 10M.")
 ]

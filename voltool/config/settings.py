@@ -64,69 +64,109 @@ Command = list[str]
 
 
 class _Strict(BaseModel):
+    #: The text below a key is its description in docs/config.md.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class HostSection(_Strict):
-    """``[hosts.NAME]``: how to reach a host. Address, port and user belong into ~/.ssh/config."""
+    """How to reach a host. NAME is the host as you write it on the command line: ``[hosts.hostA]``,
+    ``[hosts."root@10.0.0.1:2222"]``. Address, port, user, keys and jumps belong into ``~/.ssh/config``."""
 
     transport: Literal["paramiko", "openssh"] = "paramiko"
+    """``openssh`` runs the system's ``ssh``: hardware keys, ControlMaster, Kerberos."""
     become: bool = False
+    """Run the agent with ``sudo -n``; ``--ask-become-pass`` asks for a password."""
     python: str | None = Field(default=None, pattern="^[A-Za-z0-9_./+-]+$")
+    """The interpreter for the agent, a path or a name; without it the newest ``python3.N`` there."""
     connect_timeout: int = Field(default=20, ge=1, le=600)
+    """Seconds to wait for a connection."""
     silence_timeout: int = Field(default=120, ge=2, le=3600)
+    """Seconds that a host may be silent before its connection counts as dead; the command ends then, and the agent ends itself,
+    which undoes its lock."""
     ssh_config: str | None = Field(default=None, pattern="^/[^\0]+$")
+    """Another configuration of SSH for this host, an absolute path; without it ``~/.ssh/config``."""
 
 
 class KeepSection(_Strict):
-    """``[keep]`` or ``[volumes.NAME.keep]``: which points in time stay. Nothing is ever pruned where all counts are 0.
-
-    ``last``: the newest so many dumps; the others: the newest dump of each of the last so many days, ISO weeks, months, years
-    that have one. ``min_age``: nothing younger is dropped. ``grace``: how long a dropped dump can still be undeleted.
-    """
+    """Which points in time `voltool prune` and `voltool backup` keep; the rest is dropped. Nothing is ever dropped where all
+    counts are 0, nor what a kept dump rests on, nor the last good full dump. A volume's own section replaces the general one as
+    a whole."""
 
     last: int = Field(default=0, ge=0)
+    """The newest so many dumps."""
     daily: int = Field(default=0, ge=0)
+    """The newest dump of each of the last so many days that have one."""
     weekly: int = Field(default=0, ge=0)
+    """The same of ISO weeks."""
     monthly: int = Field(default=0, ge=0)
+    """The same of months."""
     yearly: int = Field(default=0, ge=0)
+    """The same of years."""
     min_age: Duration = 86_400
+    """Nothing younger is dropped."""
     grace: Duration = 7 * 86_400
+    """How long a dropped dump lies in its store's bin, where `voltool undelete` finds it."""
 
 
 class NotifySection(_Strict):
-    """``[notify]``: who is told of each run of `voltool backup`. The programs get a summary on their standard input."""
+    """Who is told of each run of `voltool backup`. Programs get a summary on their standard input; a program or a URL that fails
+    is a fault of the run and stops nothing."""
 
     on_failure: Command = []
+    """A program and its arguments, run when something went wrong, such as ``["mail", "-s", "backup failed", "root"]``."""
     on_success: Command = []
+    """The same for a run without faults."""
     ping_start: HttpUrl | None = None
+    """A health check's URL that is called when a run begins."""
     ping_success: HttpUrl | None = None
+    """Called after a run without faults."""
     ping_failure: HttpUrl | None = None
+    """Called after any other run."""
     timeout: int = Field(default=30, ge=1, le=3600)
+    """Seconds that each program or URL may take."""
     metrics: str | None = Field(default=None, pattern="^/[^\0]+$")
+    """A file for node_exporter's textfile collector, ``/var/lib/node_exporter/voltool.prom``; replaced atomically."""
     syslog: bool = False
+    """Write a line for each volume, and one for the run, to syslog."""
 
 
 class VolumeSection(_Strict):
-    """``[volumes.NAME]``: what is particular to a volume."""
+    """What is particular to a volume, by its name. A key that is also a general one wins over it here."""
 
     schedule: str | None = None
+    """This volume's cycle of levels; ``""``: in no schedule."""
     keep: KeepSection | None = None
+    """This volume's ``[volumes.NAME.keep]``."""
     synthetic_full: SyntheticFull | None = None
+    """As the general key."""
     overdue_after: Duration | None = None
+    """As the general key."""
     suspicious_factor: float | None = Field(default=None, gt=1)
-
+    """As the general key."""
     excludes: list[Glob] = []
+    """Left out of dumps; taken by ``volume add`` when there is no ``--exclude``."""
     unstable_ok: list[Glob] = []
+    """Files that may change while they are read, and directories whose names may come and go (``.`` is the root), without making
+    the exit code 3."""
     store: StoreUrl | None = None
+    """Where this volume's dumps go."""
     codec: Codec | None = None
-    before_clone: list[str] = []
-    after_clone: list[str] = []
-    before_lock: list[str] = []
-    after_unlock: list[str] = []
-    before_online: list[str] = []
-    after_online: list[str] = []
+    """Compression of this volume's dumps."""
+    before_clone: Command = []
+    """Run on the volume's host before it is cloned for a dump, a move or `voltool clone`; when it fails nothing is done."""
+    after_clone: Command = []
+    """Run there when the clone is made; where there are no clones (driver ``directory``), when a dump has read everything."""
+    before_lock: Command = []
+    """Run on the volume's host before it is locked, such as ``["systemctl", "stop", "app"]``; when it fails nothing is locked."""
+    after_unlock: Command = []
+    """Run there when a lock has ended or was given up, also by the lock's guardian."""
+    before_online: Command = []
+    """Run on the new home of a volume that moves, when everything is there and before it is switched over; when it fails the
+    volume stays where it is."""
+    after_online: Command = []
+    """Run there when the volume is in service; when it fails the exit code is 1, and ``move --resume`` runs it again."""
     hook_timeout: int = Field(default=60, ge=1, le=86_400)
+    """Seconds that each of these programs may take."""
 
     @property
     def hooks(self) -> Hooks:
@@ -146,35 +186,53 @@ class Settings(_Strict):
     """The whole configuration; every key is optional."""
 
     store: StoreUrl | None = None
+    """Where dumps go; ``--store`` wins. Without it: ``store`` in the state directory."""
     min_free: float = Field(default=5.0, ge=0, le=90)
+    """Percent of the store's file system that stay free; a dump that would not fit stops cleanly."""
     codec: Codec = "lz4"
+    """Compression of dumps."""
     bandwidth: Bandwidth = 0
+    """Bytes a second for dump, restore and move; 0: no limit."""
     nice: int = Field(default=0, ge=0, le=19)
+    """The nice value of the agent while it dumps."""
     idle_io: bool = False
+    """The agent reads only when the disk is idle (ionice class 3)."""
     workers: int = Field(default=0, ge=0, le=64)
-    #: The cycle of levels, one a day: digits (``-``: no dump that day), or ``weekly`` (0325476), ``monthly`` (Coda's 28 days),
-    #: ``hanoi`` (32 days); empty: in no schedule. Not checked here: a volume whose schedule is malformed must not keep the
-    #: others from being dumped.
+    """Worker processes of the agent; 0: as many as are useful."""
+    # Not checked here: a volume whose schedule is malformed must not keep the others from being dumped.
     schedule: str = ""
-    #: Whether volumes with equal cycles begin them on different days, so that not all fulls are made in one night. false: all
-    #: begin together, cycles of whole weeks on a Monday.
+    """The cycle of levels of `voltool backup`: one digit a day (``"0325476132547613254761325476"``; ``-``: no dump that day), or
+    ``weekly`` (0325476), ``monthly`` (Coda's 28 days), ``hanoi`` (32 days); empty: volumes are in no schedule."""
     stagger: bool = True
-    #: An IANA name; none: this machine's zone.
+    """Whether volumes with equal cycles begin them on different days, so that not all fulls are made in one night. false: all
+    begin together, cycles of whole weeks on a Monday."""
     timezone: str | None = None
+    """The zone whose days count for schedules and retention, such as ``Europe/Berlin``; without it this machine's."""
     parallel: int = Field(default=2, ge=1, le=64)
+    """How many volumes `voltool backup` dumps at once."""
     parallel_per_host: int = Field(default=1, ge=1, le=64)
+    """How many of them on one host."""
     stall_timeout: Duration = 1800
+    """A dump that makes no progress for so long is ended."""
     retries: int = Field(default=2, ge=0, le=20)
+    """How often what failed is tried again at the end of a run."""
     retry_wait: Duration = 60
+    """How long to wait before the first retry; each further wait is twice as long."""
     keep: KeepSection = KeepSection()
+    """The general ``[keep]``."""
     synthetic_full: SyntheticFull = "never"
-    #: A volume is overdue when its newest good dump is older; none: a day and a half after the schedule wanted one.
+    """Make a new full dump out of a volume's chain so often, so that incrementals can go on for ever."""
     overdue_after: Duration | None = None
-    #: A dump is suspicious that changes or loses so many times what the volume's dumps of its level usually do.
+    """A volume is overdue when its newest good dump is older; without it: a day and a half after the schedule wanted one."""
     suspicious_factor: float = Field(default=10.0, gt=1)
+    """A dump is suspicious that changes or loses so many times what the volume's dumps of its level usually do; then nothing of
+    the volume is pruned until `voltool dumps --accept`."""
     notify: NotifySection = NotifySection()
+    """Who is told: ``[notify]``."""
     hosts: dict[str, HostSection] = {}
+    """How to reach hosts: tables ``[hosts.NAME]``."""
     volumes: dict[str, VolumeSection] = {}
+    """What is particular to volumes: tables ``[volumes.NAME]``."""
 
     def host(self, name: str) -> HostSection:
         """The section of host ``name``, or the defaults."""
@@ -183,3 +241,10 @@ class Settings(_Strict):
     def volume(self, name: str) -> VolumeSection:
         """The section of volume ``name``, or the defaults."""
         return self.volumes.get(name) or VolumeSection()
+
+    def keep_of(self, name: str) -> KeepSection:
+        """What is kept of volume ``name``: the keys of its own section, the others as for all."""
+        own = self.volume(name).keep
+        if own is None:
+            return self.keep
+        return self.keep.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

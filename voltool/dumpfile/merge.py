@@ -12,6 +12,7 @@ import heapq
 import stat
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union, cast
 
+from voltool import __version__
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
@@ -55,11 +56,17 @@ class Merge:
 
     ``total_bytes`` and ``total_files`` are what `stream` will send (files by their size); ``done_bytes`` and
     ``done_files`` say how far it is. Data of objects up to ``resume_after`` is left out, and these objects' records are
-    final in OBJECTS. With a ``selection`` the stream is a complete dump of that part, with a state id of its own.
+    final in OBJECTS. With a ``selection`` the stream is a complete dump of that part, with a state id of its own. With a
+    ``dump_id`` it is a dump in its own right, to be kept; without, it has the newest dump's id, for whoever applies it.
     """
 
-    def __init__(self, chain: Chain, *, resume_after: int = 0, selection: Optional[Selection] = None) -> None:
+    def __init__(
+        self, chain: Chain, *, resume_after: int = 0, selection: Optional[Selection] = None, dump_id: str = ""
+    ) -> None:
         self._chain = chain
+        self._header = dataclasses.replace(chain.header, level=0, base_state_id=None, base_dump_id=None)
+        if dump_id:
+            self._header = dataclasses.replace(self._header, dump_id=dump_id, tool_version=__version__)
         self._resume_after = resume_after
         self._selection = selection
         self._plan: Optional[MergePlan] = None
@@ -67,7 +74,7 @@ class Merge:
         self.done_files = 0
         self._completed_bytes = 0
         self._codec = codecs.default_codec()
-        if len(chain.readers) == 1 and not resume_after and selection is None:
+        if len(chain.readers) == 1 and not resume_after and selection is None and not dump_id:
             self.total_bytes = chain.totals.data_bytes
             self.total_files = chain.totals.entries
             return
@@ -96,7 +103,7 @@ class Merge:
     def _write(self, plan: MergePlan) -> Iterator[bytes]:
         pieces: List[bytes] = []
         writer = DumpWriter(pieces.append, self._codec)
-        writer.begin(dataclasses.replace(self._chain.header, level=0, base_state_id=None, base_dump_id=None))
+        writer.begin(self._header)
         writer.owners(self._chain.owners())
         for packed in self._frames(plan):
             writer.frame(packed)

@@ -22,6 +22,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class StoredDirectory:
+    """A directory at the top of a store; ``mtime_ns`` (the store's clock) changes when a file appears in it or goes."""
+
+    name: str
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
 class Space:
     """Bytes of the file system that the store lies on; ``free`` is what our user may fill, ``min_free`` included."""
 
@@ -70,7 +78,11 @@ class Store(Protocol):
         """Open a published file; NotFoundError."""
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Published files whose name begins with ``prefix``, sorted by name."""
+        """Published files whose name begins with ``prefix``, sorted by name. A prefix with a ``/`` costs no more than that
+        directory does."""
+
+    def directories(self) -> Iterator[StoredDirectory]:
+        """The directories at the top that may have files, sorted by name; cheap: their files are not looked at."""
 
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
@@ -82,8 +94,8 @@ class Store(Protocol):
         is not there is no error). ``mtime_ns`` of the discarded file is the moment it was discarded, by the store's clock.
         """
 
-    def discarded(self) -> Iterator[StoredFile]:
-        """What lies in the bin, by the names the files had, sorted."""
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
+        """What lies in the bin of files whose name began with ``prefix``, by the names they had, sorted."""
 
     def recover(self, name: str) -> None:
         """Bring a discarded file back under its name. NotFoundError where it is not in the bin, RefusedError where the name
@@ -108,8 +120,8 @@ class Store(Protocol):
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``."""
 
-    def sweep(self) -> tuple[str, ...]:
-        """Remove unfinished files of writers that are no longer alive; their names."""
+    def sweep(self, directory: str = "") -> tuple[str, ...]:
+        """Remove unfinished files of writers that are no longer alive; their names. ``directory``: only there (at the top)."""
 
     def path_on_this_host(self) -> bytes | None:
         """Where the store lies in this machine's file system, if it does."""

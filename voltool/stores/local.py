@@ -2,8 +2,9 @@
 
 A file is written as ``.partial-<name>-<random>`` in its final directory, under an exclusive flock(2) that ends with the
 writer, and appears by one rename after fsync. What a dead writer leaves is a partial file that nobody locks: `sweep`
-removes it. A pin is a file ``.pin-<name>-<random>`` under the same kind of lock. Discarded files lie in ``.discarded/``
-under the names they had.
+removes it. A pin is a file ``.pin-<name>-<random>`` under the same kind of lock. A discarded file is ``.discarded-<name>`` in
+the directory where it was: to rename it there takes no room on a full disk, where a directory of its own would. What is renamed
+or removed is reached by directory descriptors, no link followed: nothing outside the store is ever touched.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import stat
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from voltool.durable import fsync_directory, make_directory, remove_file, write_file
-from voltool.errors import UsageError
-from voltool.stores.contract import Space, StoredFile
+from voltool.beneath import open_beneath
+from voltool.durable import make_directory, rename_new, write_file
+from voltool.errors import RefusedError, UsageError
+from voltool.stores.contract import Space, StoredDirectory, StoredFile
 from voltool.stores.local_files import (
     LocalReader,
     LocalWriter,
@@ -28,14 +30,13 @@ from voltool.stores.local_files import (
     pinned,
     remove_if_unlocked,
     remove_quietly,
-    rename_no_replace,
     space_of,
     translated,
 )
 
 _PARTIAL = ".partial-"
 _PIN = ".pin-"
-_BIN = ".discarded"
+_DISCARDED = ".discarded-"
 #: How the system says that nothing can be written here.
 _UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 
@@ -70,64 +71,119 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files, sorted by name; other things in the directory (hidden files, links) are passed over."""
         with translated("the store cannot be listed", self.root):
-            found = sorted(self._walk(self.root, ""), key=lambda file: file.name)
-        return (file for file in found if file.name.startswith(prefix))
+            return self._found(prefix, "")
 
-    def _walk(self, directory: str, prefix: str) -> Iterator[StoredFile]:
+    def _found(self, prefix: str, mark: str) -> Iterator[StoredFile]:
+        """Files by the beginning of their names, sorted; of a volume's dumps only its directory is read."""
+        below, slash, _rest = prefix.rpartition("/")
+        if slash and not self._is_directory(below):
+            return iter(())
+        files = self._walk(os.path.join(self.root, below), below + slash, mark)
+        return iter(sorted((file for file in files if file.name.startswith(prefix)), key=lambda file: file.name))
+
+    def _is_directory(self, name: str) -> bool:
+        """Whether the walk of the whole store would come there: by no link, through nothing hidden."""
+        path = self.root
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            try:
+                if not (_is_plain(part) and stat.S_ISDIR(os.lstat(path).st_mode)):
+                    return False
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def directories(self) -> Iterator[StoredDirectory]:
+        """The directories at the top, sorted by name."""
+        found = []
+        with translated("the store cannot be listed", self.root), contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.root):
+                with contextlib.suppress(FileNotFoundError):
+                    if _is_plain(entry.name) and entry.is_dir(follow_symlinks=False):
+                        found.append(StoredDirectory(entry.name, entry.stat(follow_symlinks=False).st_mtime_ns))
+        return iter(sorted(found, key=lambda directory: directory.name))
+
+    def _walk(self, directory: str, prefix: str, mark: str) -> Iterator[StoredFile]:
+        """Regular files whose names are ``mark`` and a name that a file here may have; their names are given without it."""
         try:
             entries = list(os.scandir(directory))
         except FileNotFoundError:
             return
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if stat.S_ISDIR(status.st_mode):
-                yield from self._walk(entry.path, f"{prefix}{entry.name}/")
-            elif stat.S_ISREG(status.st_mode):
-                yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
+            if stat.S_ISDIR(status.st_mode) and not entry.name.startswith("."):
+                yield from self._walk(entry.path, f"{prefix}{entry.name}/", mark)
+            name = entry.name.removeprefix(mark)
+            if stat.S_ISREG(status.st_mode) and entry.name.startswith(mark) and not name.startswith(".") and name:
+                yield StoredFile(prefix + name, status.st_size, status.st_mtime_ns)
 
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
         path = self._path(name)
         with translated("the dump cannot be removed", path), contextlib.suppress(FileNotFoundError):
-            remove_file(path)
+            self._unlink(name, "")
 
     def discard(self, name: str) -> None:
-        """Rename into the bin, durably; RefusedError while it is pinned, idempotent."""
+        """Rename into the bin, durably; RefusedError while it is pinned, idempotent.
+
+        Whoever pins it between our look and the rename is seen by the second look, and has it back; whoever comes later does
+        not find it.
+        """
         path = self._path(name)
         if self.is_pinned(name):
             raise pinned(path)
-        binned = self._binned(name)
         with translated("the dump cannot be discarded", path), contextlib.suppress(FileNotFoundError):
-            make_directory(os.path.dirname(binned))
-            os.utime(path)  # before the rename: the grace period must never be found to have begun with the dump's age
-            os.replace(path, binned)
-            fsync_directory(os.path.dirname(binned))
-            fsync_directory(os.path.dirname(path))
+            with self._directory_of(name) as (directory, base):
+                if not stat.S_ISREG(os.stat(base, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise RefusedError("what is no file cannot be discarded", where=ascii(path)[1:-1])
+                # Before the rename: the grace period must never be found to have begun with the dump's age.
+                os.utime(base, dir_fd=directory, follow_symlinks=False)
+                os.rename(base, _DISCARDED + base, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+            if self.is_pinned(name):
+                self.recover(name)
+                raise pinned(path)
 
-    def discarded(self) -> Iterator[StoredFile]:
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
         """Discarded files, sorted by the names they had."""
         with translated("the store's bin cannot be listed", self.root):
-            return iter(sorted(self._walk(os.path.join(self.root, _BIN), ""), key=lambda file: file.name))
+            return self._found(prefix, _DISCARDED)
 
     def recover(self, name: str) -> None:
         """Rename back, durably; NotFoundError, RefusedError where the name exists."""
-        path, binned = self._path(name), self._binned(name)
-        with translated("the dump cannot be brought back", path):
-            make_directory(os.path.dirname(path))
-            rename_no_replace(binned, path)
-            fsync_directory(os.path.dirname(path))
-            fsync_directory(os.path.dirname(binned))
+        path = self._path(name)
+        with translated("the dump cannot be brought back", path), self._directory_of(name) as (directory, base):
+            try:
+                rename_new(_DISCARDED + base, base, directory, directory)
+            except FileExistsError:
+                raise exists(path) from None
+            os.fsync(directory)
 
     def purge(self, name: str) -> None:
         """Remove a discarded file durably; idempotent."""
-        binned = self._binned(name)
-        with translated("the dump cannot be removed", binned), contextlib.suppress(FileNotFoundError):
-            remove_file(binned)
+        path = self._path(name)
+        with translated("the dump cannot be removed", path), contextlib.suppress(FileNotFoundError):
+            self._unlink(name, _DISCARDED)
+
+    def _unlink(self, name: str, mark: str) -> None:
+        with self._directory_of(name) as (directory, base):
+            os.unlink(mark + base, dir_fd=directory)
+            os.fsync(directory)
+
+    @contextlib.contextmanager
+    def _directory_of(self, name: str) -> Iterator[tuple[int, str]]:
+        """A descriptor of the directory in which ``name`` lies, reached without following a link, and its last part."""
+        *parents, base = os.path.relpath(self._path(name), self.root).split("/")
+        with contextlib.ExitStack() as stack:
+            directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
+            if parents:
+                directory = open_beneath(directory, os.fsencode("/".join(parents)), os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, directory)
+            yield directory, base
 
     def put_aside(self, name: str, data: bytes) -> None:
         """Replace the small file ``name`` at the top, atomically and durably."""
@@ -186,26 +242,22 @@ class LocalStore:
             alive = [pin for pin in pins if not remove_if_unlocked(pin)]
             return bool(alive)
 
-    def sweep(self) -> tuple[str, ...]:
+    def sweep(self, directory: str = "") -> tuple[str, ...]:
         """Remove partial files and pins whose owners are dead; the names of the partial files, relative to the store."""
         swept: list[str] = []
         with translated("the store cannot be swept", self.root):
-            for directory, _directories, _files in os.walk(self.root):
-                for path in names_in(directory, _PIN):
-                    remove_if_unlocked(path)
-                swept += [
-                    os.path.relpath(path, self.root)
-                    for path in names_in(directory, _PARTIAL)
-                    if remove_if_unlocked(path)
-                ]
+            for place, _directories, files in os.walk(self._path(directory) if directory else self.root):
+                for name in files:
+                    path = os.path.join(place, name)
+                    if name.startswith(_PIN):
+                        remove_if_unlocked(path)
+                    elif name.startswith(_PARTIAL) and remove_if_unlocked(path):
+                        swept.append(os.path.relpath(path, self.root))
         return tuple(sorted(swept))
 
     def path_on_this_host(self) -> bytes | None:
         """The store's directory, free of symlinks."""
         return os.fsencode(os.path.realpath(self.root))
-
-    def _binned(self, name: str) -> str:
-        return os.path.join(self.root, _BIN, os.path.relpath(self._path(name), self.root))
 
     def _aside(self, name: str) -> str:
         if "/" in name:
@@ -214,6 +266,10 @@ class LocalStore:
 
     def _path(self, name: str) -> str:
         parts = name.split("/")
-        if any(not part or part.startswith(".") or "\0" in part for part in parts):
+        if not all(_is_plain(part) for part in parts):
             raise UsageError(f"{name!a} cannot be the name of a file in a store")
         return os.path.join(self.root, *parts)
+
+
+def _is_plain(part: str) -> bool:
+    return bool(part) and not part.startswith(".") and "\0" not in part

@@ -270,7 +270,7 @@ class DumpReply:
 class KeepState:
     """The store has published the dump: keep clone and home stamps as the base for later levels (at most one a level).
 
-    Answered by `Done`. Idempotent.
+    After a merge: what the incremental of that state left becomes the base of ``level``. Answered by `Done`. Idempotent.
     """
 
     uuid: str

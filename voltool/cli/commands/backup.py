@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voltool.nightly.ports import Announcer, Learner, Upkeep
     from voltool.policy.runs import RunReport
 
-EXAMPLES: tuple[tuple[str, str], ...] = (
+EXAMPLES = (
     ("voltool backup", "dump everything that the schedule says is due"),
     ("voltool backup --dry-run", "what would be dumped now, at which level, and why; nothing is connected to"),
     ("voltool backup home mail", "these two now: what they are due, else once more at the level of the day"),

@@ -12,6 +12,11 @@ from voltool.cli.commands.ls import path_in_volume
 from voltool.cli.invocation import begin
 from voltool.cli.options import At, DumpWord
 
+EXAMPLES = (
+    ("voltool cat mail lists/members.txt", "the newest dump's version"),
+    ("voltool cat home etc/passwd --at yesterday > passwd.old", "as it was at the end of yesterday"),
+)
+
 
 def cat(
     context: typer.Context,

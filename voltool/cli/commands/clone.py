@@ -7,6 +7,8 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
+EXAMPLES = (("voltool clone db", "a clone to look at, or to copy from, on the volume's own host"),)
+
 
 def clone(context: typer.Context, name: VolumeName) -> int:
     """Freeze the volume as it is now, on its own host; the clone stays until it is dropped."""

@@ -10,6 +10,12 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.showing import shown
 
+EXAMPLES = (
+    ("voltool clones db", "which clones there are, how old, and for what"),
+    ("voltool clones db --drop 3f1a", "drop one that was made by `voltool clone`"),
+)
+
+
 Drop = Annotated[str | None, typer.Option("--drop", metavar="ID", help="Delete this clone; a unique prefix will do.")]
 
 

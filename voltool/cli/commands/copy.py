@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from voltool.backup.copy import CopyOutcome
 
 
+EXAMPLES = (("voltool copy web hostB:/srv/web-test web-test", "a copy to try things on, a volume of its own"),)
+
+
 def copy(
     context: typer.Context,
     name: VolumeName,

@@ -11,6 +11,11 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.errors import EXIT_DONE, EXIT_FAILED
 
+EXAMPLES = (
+    ("voltool doctor", "what is not as it should be, on all hosts"),
+    ("voltool doctor --fix", "and put right what can be"),
+)
+
 
 def doctor(
     context: typer.Context,

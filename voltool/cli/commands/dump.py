@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun, Workers
 from voltool.errors import VoltoolError
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from voltool.backup.dump import DumpOptions, DumpOutcome
 
 
+EXAMPLES = (
+    ("voltool dump mail", "in full"),
+    ("voltool dump --level 1 mail home", "what changed since the last full dump of each"),
+    ("voltool --quiet dump --level 5 mail --bandwidth 20M", "for cron: says nothing unless something is wrong"),
+    ("voltool dump --dry-run --level 1 mail", "how much it would be"),
+)
+
+
 def dump(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The volumes.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="The volumes.", autocompletion=completing.volumes)
+    ],
     level: Annotated[
         int, typer.Option("--level", min=0, max=9, metavar="N", help="What changed since the last lower level.")
     ] = 0,
@@ -47,7 +58,7 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    first = not dry_run and not invocation.world.catalog.dumps()
+    first = not dry_run and not invocation.world.catalog.stores_of()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
     return invocation.finish()

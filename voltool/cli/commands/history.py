@@ -6,12 +6,21 @@ from typing import Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import begin
+
+EXAMPLES = (
+    ("voltool history mail", "who moved, dumped, restored it, and when"),
+    ("voltool --json history --limit 1000", "for a program"),
+)
 
 
 def history(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The volume; all of them.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The volume; without it all of them.", autocompletion=completing.volumes),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="N", help="The last N acts.")] = 100,
 ) -> int:
     """Who moved, dumped, restored what and when: merged from the records that the hosts themselves keep."""

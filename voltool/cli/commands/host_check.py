@@ -7,6 +7,8 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import HostWord
 
+EXAMPLES = (("voltool host check hostA", "before the first volume there"),)
+
 
 def host_check(context: typer.Context, host: HostWord) -> int:
     """What voltool can do on a host: python, rights, file systems, drivers, lz4, space."""

@@ -9,6 +9,11 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import DryRun, HostWord
 
+EXAMPLES = (
+    ("voltool host clean hostA --dry-run", "what would be removed"),
+    ("voltool host clean hostA", "after its last volume has gone"),
+)
+
 
 def host_clean(context: typer.Context, host: HostWord, dry_run: DryRun = False) -> int:
     """Remove agent, records, clones and staging from a host; refused while a volume lives there."""

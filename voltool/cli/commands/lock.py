@@ -10,6 +10,8 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
 
+EXAMPLES = (("voltool lock db --for 10m", "read-only for ten minutes at most"),)
+
 
 def lock(
     context: typer.Context,
@@ -18,7 +20,14 @@ def lock(
         str, typer.Option("--for", metavar="TIME", help="How long: 90s, 10m, 2h. Then the host unlocks it itself.")
     ] = "10m",
     lock_timeout: Annotated[
-        int, typer.Option("--lock-timeout", min=0, max=86_400, metavar="S", help="Wait so long for who still writes.")
+        int,
+        typer.Option(
+            "--lock-timeout",
+            min=0,
+            max=86_400,
+            metavar="S",
+            help="Wait so long for who still writes; at most half of --for.",
+        ),
     ] = 30,
 ) -> int:
     """Make a volume read-only for everybody until it is unlocked or the time is over. Exit code 4: somebody still writes."""
@@ -35,7 +44,7 @@ def lock(
     options = LockOptions(
         owner=invocation.world.caller,
         seconds=seconds,
-        timeout=lock_timeout,
+        timeout=min(lock_timeout, seconds // 2),  # the lock's time runs while it is made: it must not end before that
         hooks=section.hooks,
     )
     reply = lock_volume(invocation.world, name, options)

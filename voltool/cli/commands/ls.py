@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from voltool.backup.browse import ListedEntry
 
 
+EXAMPLES = (
+    ("voltool ls mail", "the top of the newest dump"),
+    ("voltool ls mail lists --at '2026-10-05 14:00'", "a directory as it was then"),
+)
+
+
 def ls(
     context: typer.Context,
     word: DumpWord,

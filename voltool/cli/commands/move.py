@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun
 from voltool.errors import BusyError, UsageError
@@ -20,24 +21,44 @@ if TYPE_CHECKING:
     from voltool.move.sessions import SessionSettings
 
 
+EXAMPLES = (
+    ("voltool move mail hostB --dry-run", "every obstacle at once, and how long the lock would be"),
+    ("voltool move mail hostB", "to the same path on hostB"),
+    ("voltool move mail hostB:/srv/mail --bandwidth 50M --yes", "to another path, without being asked"),
+    ("voltool move --status mail", "where it stands"),
+    ("voltool move --resume mail", "go on after an interruption"),
+    ("voltool move --abort mail", "or undo it: the volume stays where it was"),
+)
+
+
 def move(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="The volume. (With --resume, --abort: a host of the move, if nobody knows it here.)"
+            metavar="NAME",
+            help="The volume. (With --resume, --abort: a host of the move, if nobody knows it here.)",
+            autocompletion=completing.volumes,
         ),
     ] = None,
     target: Annotated[
         str | None, typer.Argument(metavar="HOST[:/path]", help="Where to; the path it has unless another is given.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with the move of this volume.")] = None,
-    abort: Annotated[str | None, typer.Option(metavar="NAME", help="Undo it: the volume stays where it was.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Go on with the move of this volume.", autocompletion=completing.volumes),
+    ] = None,
+    abort: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Undo it: the volume stays where it was.", autocompletion=completing.volumes),
+    ] = None,
     forget_target: Annotated[
         bool, typer.Option("--forget-target", help="With --abort: the new home is lost for good; it is not asked.")
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="Say where the move of NAME stands.")] = False,
-    max_rounds: Annotated[int, typer.Option("--max-rounds", min=1, max=1000, metavar="N")] = 10,
+    max_rounds: Annotated[
+        int, typer.Option("--max-rounds", min=1, max=1000, metavar="N", help="At most so many rounds before the lock.")
+    ] = 10,
     downtime: Annotated[
         float,
         typer.Option("--downtime", min=0.0, metavar="SECONDS", help="Catch up until the lock is as short as this."),

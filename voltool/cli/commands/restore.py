@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from voltool.model import StoredDump
 
 
+EXAMPLES = (
+    ("voltool restore mail hostC:/srv/mail", "the newest state, to a new directory"),
+    ("voltool restore mail hostC:/srv/mail --at yesterday", "as it was at the end of yesterday"),
+    ("voltool restore home local:/tmp/found --only alice/thesis.tex", "one file"),
+    ("voltool restore 0561ed2e778e hostC:/srv/mail --numeric-owner", "one dump by its id, owners by number"),
+)
+
+
 def restore(
     context: typer.Context,
     word: DumpWord,

@@ -13,6 +13,11 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
 
+EXAMPLES = (
+    ("voltool retired list", "what moved volumes left behind, and how much room it takes"),
+    ("voltool retired purge mail hostA", "delete it for good"),
+)
+
 
 def retired_list(
     context: typer.Context,

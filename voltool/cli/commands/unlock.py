@@ -7,6 +7,8 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
+EXAMPLES = (("voltool unlock db", "whoever locked it"),)
+
 
 def unlock(context: typer.Context, name: VolumeName) -> int:
     """End the lock on a volume, whoever made it. A volume that is not locked is fine."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.errors import VoltoolError
 
@@ -13,10 +14,19 @@ if TYPE_CHECKING:
     from voltool.model import StoredDump
 
 
+EXAMPLES = (
+    ("voltool verify mail", "the newest dump and all it rests on"),
+    ("voltool verify", "every dump there is; for a weekly cron line"),
+)
+
+
 def verify(
     context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME|DUMP]...", help="Without any: every dump there is.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|DUMP]...", help="Without any: every dump there is.", autocompletion=completing.words
+        ),
     ] = None,
 ) -> int:
     """Check dumps and their chains, without restoring them."""

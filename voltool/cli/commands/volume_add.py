@@ -11,6 +11,12 @@ import typer
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Exclude, Place, VolumeName
 
+EXAMPLES = (
+    ("voltool volume add mail hostA:/var/mail", "adopt what stands there"),
+    ("voltool volume add web hostA:/srv/web --exclude '*.tmp' --exclude cache", "leave names out"),
+    ("voltool volume add data hostB:/data --driver reflink", "on XFS: dump from a clone of its files"),
+)
+
 
 class Driver(StrEnum):
     """How a volume is cloned; ``auto`` finds out."""

@@ -6,6 +6,8 @@ import typer
 
 from voltool.cli.invocation import begin
 
+EXAMPLES = (("voltool volume list", "all of them"),)
+
 
 def volume_list(context: typer.Context) -> int:
     """All volumes that this machine knows."""

@@ -7,6 +7,8 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
+EXAMPLES = (("voltool volume remove mail", "the tree and its dumps stay"),)
+
 
 def volume_remove(context: typer.Context, name: VolumeName) -> int:
     """Forget a volume, here and on its host. Its data and its dumps stay."""

@@ -14,6 +14,11 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import Exclude, VolumeName
 from voltool.errors import UsageError
 
+EXAMPLES = (
+    ("voltool volume set mail --name post", "call it otherwise"),
+    ("voltool volume set mail --host mail.example.org", "its host has a new name"),
+)
+
 
 def volume_set(
     context: typer.Context,

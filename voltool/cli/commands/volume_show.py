@@ -8,6 +8,8 @@ from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.showing import shown
 
+EXAMPLES = (("voltool volume show mail", "what is known here, and what its host says"),)
+
 
 def volume_show(context: typer.Context, name: VolumeName) -> int:
     """A volume: what is known here, and what its host's own record says."""

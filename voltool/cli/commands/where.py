@@ -7,6 +7,8 @@ import typer
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 
+EXAMPLES = (("voltool where mail", "HOST:/path, for a script or an automounter"),)
+
 
 def where(context: typer.Context, name: VolumeName) -> int:
     """Where a volume lives, as its host confirms: HOST:/path and nothing else."""
