@@ -139,8 +139,12 @@ class Notifier:
         retrying(self._call, request)
 
     def _call(self, request: urllib.request.Request) -> None:
-        with urllib.request.urlopen(request, timeout=self.settings.notify.timeout) as answer:  # noqa: S310 - see above
-            answer.read(1)
+        try:
+            with urllib.request.urlopen(request, timeout=self.settings.notify.timeout) as answer:  # noqa: S310 - see above
+                answer.read(1)
+        except urllib.error.HTTPError as error:  # it is the answer too
+            error.close()
+            raise
 
     # --------------------------------------------------------------------------------------------- metrics and syslog
 

@@ -64,7 +64,7 @@ class MoveRecord:
         return (self.ended_ns - self.started_ns) / 1e9
 
     @property
-    def bytes(self) -> int:
+    def sent_bytes(self) -> int:
         """Content that was sent."""
         return sum(step.bytes or 0 for step in self.steps)
 
