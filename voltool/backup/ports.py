@@ -10,6 +10,7 @@ from typing import Protocol
 from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.due import DumpFact
 from voltool.policy.latest import LatestDump
 from voltool.policy.moves import MoveRecord
 from voltool.policy.runs import VolumeRun
@@ -68,6 +69,9 @@ class Catalog(Protocol):
 
     def latest(self) -> list[LatestDump]:
         """For each volume and level that has dumps the newest one, and the sums of all."""
+
+    def newest_facts(self) -> list[tuple[str, str, str, DumpFact]]:
+        """For each volume and level the newest dump: the volume's uuid, store, file and what the schedule must know of it."""
 
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps, ordered as `dumps` are."""

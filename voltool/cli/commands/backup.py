@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voltool.nightly.ports import Announcer, Learner, Upkeep
     from voltool.policy.runs import RunReport
 
-EXAMPLES: tuple[tuple[str, str], ...] = (
+EXAMPLES = (
     ("voltool backup", "dump everything that the schedule says is due"),
     ("voltool backup --dry-run", "what would be dumped now, at which level, and why; nothing is connected to"),
     ("voltool backup home mail", "these two now: what they are due, else once more at the level of the day"),
@@ -44,18 +44,18 @@ def backup(
 # ------------------------------------------------------------------------------------------------------------ wiring
 
 
-def _upkeep(_invocation: Invocation) -> Upkeep:
+def _upkeep(invocation: Invocation) -> Upkeep:
     """What is done for a volume after its dump."""
-    from voltool.nightly.ports import no_upkeep
+    from voltool.backup.upkeep import VolumeUpkeep
 
-    return no_upkeep
+    return VolumeUpkeep(invocation.world, invocation.settings)
 
 
-def _announcer(_invocation: Invocation) -> Announcer:
+def _announcer(invocation: Invocation) -> Announcer:
     """Who is told of the run."""
-    from voltool.nightly.ports import NoAnnouncer
+    from voltool.nightly.notify import Notifier
 
-    return NoAnnouncer()
+    return Notifier(invocation.settings, invocation.world.catalog, invocation.environment)
 
 
 def _learner(_invocation: Invocation) -> Learner:
