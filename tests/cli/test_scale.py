@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.many import fill, name_of
+from tests.catalog.many import CYCLE, DAY, fill, name_of
 from tests.cli.fakes import Console, Result
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.config.paths import catalog_path
@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     catalog_file = Path(catalog_path(str(state)))
     store = state / "store"
     url = f"file://{store}"
-    fill(catalog_file, VOLUMES, DUMPS, store=url, now_ns=time.time_ns())
+    fill(catalog_file, VOLUMES, DUMPS, store=url, now_ns=time.time_ns() - 3 * DAY)  # nothing since: all are due
     catalog = SqliteCatalog(str(catalog_file))
     marks: dict[str, int | None] = {}
     for volume in range(VOLUMES):
@@ -95,3 +95,10 @@ def test_one_dump_by_its_id(large: Console) -> None:
         return Result(0, "", "")
 
     answers_at_once(find)
+
+
+def test_what_is_due(large: Console) -> None:
+    (large.state / "voltool.toml").write_text(f'schedule = "{CYCLE}"\nstagger = false\ntimezone = "UTC"\n')
+    done = answers_at_once(lambda: large("backup", "--dry-run", "--config", str(large.state / "voltool.toml")))
+    assert done.code == 0
+    assert len(done.out.splitlines()) == VOLUMES

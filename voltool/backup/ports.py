@@ -69,6 +69,9 @@ class Catalog(Protocol):
     def latest(self) -> list[LatestDump]:
         """For each volume and level that has dumps the newest one, and the sums of all."""
 
+    def newest_of_levels(self) -> list[StoredDump]:
+        """For each volume, level and store the newest dump, ordered as `dumps` are."""
+
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps, ordered as `dumps` are."""
 

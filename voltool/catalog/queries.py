@@ -52,6 +52,17 @@ class DumpQueries(ABC):
         # Two dumps of one sequence (a clone that was dumped twice): the later one stands for both.
         return [LatestDump(*values) for values in {(values[0], values[2]): values for values in found}.values()]
 
+    def newest_of_levels(self) -> list[StoredDump]:
+        """For each volume, level and store the newest dump, ordered as `dumps` are."""
+        keys = ("volume_uuid", "level", "store")
+        newest = (
+            sa.select(*(DUMPS.c[name] for name in keys), sa.func.max(DUMPS.c.sequence).label("sequence"))
+            .group_by(*(DUMPS.c[name] for name in keys))
+            .subquery()
+        )
+        is_newest = sa.and_(*(newest.c[name] == DUMPS.c[name] for name in (*keys, "sequence")))
+        return in_order(self._some_dumps(sa.select(DUMPS).join_from(newest, DUMPS, is_newest)))
+
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps (highest sequences), ordered as `dumps` are."""
         of_volume = DUMPS.alias("of_volume")

@@ -10,6 +10,7 @@ import typer
 
 from voltool import __version__
 from voltool.cli.commands import (
+    backup,
     cat,
     clone,
     clones,
@@ -27,6 +28,7 @@ from voltool.cli.commands import (
     prune,
     restore,
     retired,
+    schedule,
     undelete,
     unlock,
     verify,
@@ -58,6 +60,12 @@ _host = typer.Typer(
     help="What voltool can do on a host, and what it left there.", no_args_is_help=True, rich_markup_mode=None
 )
 
+_schedule = typer.Typer(
+    help="What will be dumped when, and what calls `voltool backup` every day.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
 _volume.command("add")(volume_add.volume_add)
 _volume.command("list")(volume_list.volume_list)
 _volume.command("show")(volume_show.volume_show)
@@ -69,6 +77,11 @@ app.command("dumps")(dumps.dumps)
 app.command("merge")(merge.merge)
 app.command("prune")(prune.prune)
 app.command("undelete")(undelete.undelete)
+app.command("backup")(backup.backup)
+_schedule.command("show")(schedule.schedule_show)
+_schedule.command("install")(schedule.schedule_install)
+_schedule.command("uninstall")(schedule.schedule_uninstall)
+app.add_typer(_schedule, name="schedule")
 app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)

@@ -117,7 +117,9 @@ class Planner:
         catalog = self.world.catalog
         last = {run.volume_uuid: run for run in catalog.last_runs(self.now_ns)}
         few = self.names or len(wanted) == 1
-        dumps = [dump for volume in wanted for dump in catalog.dumps(volume.uuid)] if few else catalog.dumps()
+        dumps = (
+            [dump for volume in wanted for dump in catalog.dumps(volume.uuid)] if few else catalog.newest_of_levels()
+        )
         by_volume: dict[str, list[StoredDump]] = {}
         for dump in dumps:
             by_volume.setdefault(dump.header.volume_uuid, []).append(dump)

@@ -26,16 +26,25 @@ class DeadHosts:
 
     def __init__(self) -> None:
         self._errors: dict[str, UnreachableError] = {}
+        self._doors: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
 
-    def add(self, host: str, error: UnreachableError) -> None:
-        """Nobody shall try ``host`` again."""
-        self._errors.setdefault(host, error)
+    @contextlib.contextmanager
+    def knocking(self, host: str) -> Iterator[None]:
+        """Inside, a connection to ``host`` is made: one at a time, so that of several volumes only the first waits in vain.
 
-    def check(self, host: str) -> None:
-        """Raise the error of a host that is dead."""
-        error = self._errors.get(host)
-        if error is not None:
-            raise error
+        Raises the error of a host that is dead.
+        """
+        with self._lock:
+            door = self._doors.setdefault(host, threading.Lock())
+        with door:
+            if host in self._errors:
+                raise self._errors[host]
+            try:
+                yield
+            except UnreachableError as error:
+                self._errors[host] = error
+                raise
 
 
 class Watch:
@@ -57,13 +66,9 @@ class Watch:
     @contextlib.contextmanager
     def connect(self, host: str) -> Iterator[IntroducedConversation]:
         """See `backup.ports.Hosts`."""
-        self._dead.check(host)
         with contextlib.ExitStack() as stack:
-            try:
+            with self._dead.knocking(host):
                 session = stack.enter_context(self._hosts.connect(host))
-            except UnreachableError as error:
-                self._dead.add(host, error)
-                raise
             with self._lock:
                 self._sessions.append(session)
                 if self.ended_by is not None:
