@@ -102,3 +102,10 @@ def test_what_is_due(large: Console) -> None:
     done = answers_at_once(lambda: large("backup", "--dry-run", "--config", str(large.state / "voltool.toml")))
     assert done.code == 0
     assert len(done.out.splitlines()) == VOLUMES
+
+
+def test_status(large: Console) -> None:
+    (large.state / "voltool.toml").write_text(f'schedule = "{CYCLE}"\n')
+    done = answers_at_once(lambda: large("status", "--config", str(large.state / "voltool.toml")))
+    assert done.code == 3
+    assert done.out.count(" overdue: ") == VOLUMES

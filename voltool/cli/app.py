@@ -29,6 +29,7 @@ from voltool.cli.commands import (
     restore,
     retired,
     schedule,
+    status,
     undelete,
     unlock,
     verify,
@@ -74,6 +75,7 @@ _volume.command("remove")(volume_remove.volume_remove)
 app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
+app.command("status")(status.status)
 app.command("merge")(merge.merge)
 app.command("prune")(prune.prune)
 app.command("undelete")(undelete.undelete)
