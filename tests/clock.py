@@ -1,8 +1,8 @@
 """Days that pass in seconds: libfaketime gives programs another clock, also those that sshd starts. The kernel's clock stays,
 so what files say of their times is real.
 
-Source: libfaketime's README. The multi-threaded variant is the one that waits (select, condition variables) survive; the monotonic clock
-goes with the other, since an absolute clock_nanosleep (time.sleep of Python 3.11) fails otherwise.
+Source: libfaketime's README. The multi-threaded variant is the one that waits (select, condition variables) survive; the
+monotonic clock goes with the other, since an absolute clock_nanosleep (time.sleep of Python 3.11) fails otherwise.
 """
 
 from __future__ import annotations

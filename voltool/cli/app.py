@@ -29,6 +29,7 @@ from voltool.cli.commands import (
     restore,
     retired,
     schedule,
+    status,
     undelete,
     unlock,
     verify,
@@ -74,14 +75,15 @@ _volume.command("remove")(volume_remove.volume_remove)
 app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
+app.command("status")(status.status)
+app.command("merge")(merge.merge)
+app.command("prune")(prune.prune)
+app.command("undelete")(undelete.undelete)
 app.command("backup")(backup.backup)
 _schedule.command("show")(schedule.schedule_show)
 _schedule.command("install")(schedule.schedule_install)
 _schedule.command("uninstall")(schedule.schedule_uninstall)
 app.add_typer(_schedule, name="schedule")
-app.command("merge")(merge.merge)
-app.command("prune")(prune.prune)
-app.command("undelete")(undelete.undelete)
 app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
