@@ -1,9 +1,9 @@
 """How tests/dumpfile/golden was made: dumps whose bytes are fixed, each below a text header that says what must come of it.
 
 `golden/1` are dumps of format 1, which is frozen: its files never change, and only new ones come. `golden/0` are dumps from
-before the freeze; nothing makes such any more. `python -m tests.dumpfile.make_golden` writes the files of the present format that are
-not there yet. test_golden.py reads all files as they are, and holds what this makes against those of the present format, so that
-neither reader nor writer drifts unnoticed.
+before the freeze; nothing makes such any more. `python -m tests.dumpfile.make_golden` writes the files of the present format
+that are not there yet. test_golden.py reads all files as they are, and holds what this makes against those of the present
+format, so that neither reader nor writer drifts unnoticed.
 The frames are not compressed, for compressors differ between versions; ``lz4`` and ``zlib`` alone have others and are only read.
 """
 
