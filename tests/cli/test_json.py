@@ -190,7 +190,8 @@ def test_verify(filled: Console) -> None:
 
 
 def test_prune(voltool: Console) -> None:
-    config = voltool.state / "keep.toml"
+    config = voltool.state.parent / "keep.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("[keep]\nlast = 1\nmin_age = 0\n[volumes.vol1.keep]\ngrace = '2d'\n")
     zero = make_dump(1, store=voltool.store.url)
     one = make_dump(2, level=1, base=zero, store=voltool.store.url)
