@@ -158,6 +158,8 @@ def live_with(site: Site, volume: Path, target: Path, driver: str) -> None:
     site.voltool("verify", "vol1")
     site.voltool("ls", "vol1")
     site.voltool("restore", "vol1", f"hostb:{target}/vol1")
+    merged = site.result("merge", "vol1", "--replace")
+    site.voltool("dumps", "--accept", merged["dump"]["id"])
 
 
 def assert_nothing_else(site: Site, volume: Path, target: Path) -> None:

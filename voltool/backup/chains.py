@@ -45,7 +45,8 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
             f"the dump {dump.header.dump_id[:12]} cannot be read without its base",
             where=_name(world, dumps[0]),
             why=f"no dump of the state {dumps[0].header.base_state_id[:12]} is known in {dump.store}",
-            remedy="bring the base back into the store, or choose another point in time (--at)",
+            remedy="voltool dumps --deleted shows whether it was dropped, and voltool undelete brings it back; or choose another"
+            " point in time (--at)",
         )
     with contextlib.ExitStack() as stack:
         readers = []

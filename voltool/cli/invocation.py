@@ -32,6 +32,8 @@ class Invocation:
     command: str = ""
     config: str | None = None
     ask_become_pass: bool = False
+    #: Nothing is lost when the catalog does not keep what the command writes: it works on a full disk too.
+    catalog_is_read: bool = False
     #: The fields of the result as far as they are known: an interrupted command still says what it has done.
     fields: dict[str, Any] = field(default_factory=dict)
     errors: list[VoltoolError] = field(default_factory=list)

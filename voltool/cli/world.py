@@ -8,10 +8,12 @@ import os
 import socket
 
 from voltool.backup.ports import World
+from voltool.catalog.spare import is_full, spare_catalog
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.cli.invocation import Invocation
 from voltool.cli.prompt import asker
 from voltool.config.paths import catalog_path
+from voltool.errors import VoltoolError
 from voltool.machine import this_machine
 from voltool.remote.connect import HostSettings, RemoteHosts
 from voltool.ssh.secrets import Secrets
@@ -33,8 +35,7 @@ def build_world(invocation: Invocation) -> World:
             ssh_config=section.ssh_config,
         )
 
-    catalog = SqliteCatalog(catalog_path(invocation.state), this_machine())
-    invocation.closing.callback(catalog.close)
+    catalog = _open_catalog(invocation)
     caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
     hosts = RemoteHosts(
         host_settings,
@@ -51,6 +52,21 @@ def build_world(invocation: Invocation) -> World:
         caller=caller,
         machine=this_machine(),
     )
+
+
+def _open_catalog(invocation: Invocation) -> SqliteCatalog:
+    """The catalog; where its disk is full and the command only reads it (`Invocation.catalog_is_read`), a copy of it."""
+    path = catalog_path(invocation.state)
+    try:
+        catalog = SqliteCatalog(path, this_machine())
+    except VoltoolError:
+        if not (invocation.catalog_is_read and is_full(path)):
+            raise
+        message = f"the disk of {path} is full: a copy in memory is used, and what is done now the catalog learns later"
+        invocation.output.notice("warning", message)
+        return invocation.closing.enter_context(spare_catalog(path, this_machine()))
+    invocation.closing.callback(catalog.close)
+    return catalog
 
 
 def _user() -> str:

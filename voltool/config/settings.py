@@ -89,8 +89,8 @@ class HostSection(_Strict):
 
 class KeepSection(_Strict):
     """Which points in time `voltool prune` and `voltool backup` keep; the rest is dropped. Nothing is ever dropped where all
-    counts are 0, nor what a kept dump rests on, nor the last good full dump. A volume's own section replaces the general one as
-    a whole."""
+    counts are 0, nor what a kept dump rests on, nor the last good full dump. A volume's own section changes the keys that it has;
+    the others are as for all."""
 
     last: int = Field(default=0, ge=0)
     """The newest so many dumps."""
