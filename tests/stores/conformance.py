@@ -132,6 +132,8 @@ class StoreConformance:
         store.discard("vol/a.voltool")
         assert [file.name for file in store.list()] == ["vol/b.voltool"]
         assert [(file.name, file.size) for file in store.discarded()] == [("vol/a.voltool", len(DATA))]
+        assert [file.name for file in store.discarded("vol/")] == ["vol/a.voltool"]
+        assert list(store.discarded("other/")) == []
         with pytest.raises(NotFoundError):
             store.open("vol/a.voltool")
         store.recover("vol/a.voltool")

@@ -304,7 +304,16 @@ def test_notes_that_nobody_of_us_wrote(server: Server, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sftp://host", "sftp:///x", "sftp://user:secret@host/x", "sftp://@host/x", "sftp://host/x?y", "sftp:host/x"]
+    "url",
+    [
+        "sftp://host",
+        "sftp:///x",
+        "sftp://user:secret@host/x",
+        "sftp://@host/x",
+        "sftp://host/x?y",
+        "sftp:host/x",
+        "sftp://host/",
+    ],
 )
 def test_urls_of_no_store(url: str) -> None:
     with pytest.raises(UsageError, match="not a store"):

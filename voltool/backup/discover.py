@@ -55,6 +55,9 @@ def _read(world: World, store: Store, file: StoredFile) -> StoredDump | None:
         source = store.open(file.name)
     except NotFoundError:
         return None
+    except VoltoolError as error:
+        world.reporter.report(Notice("warning", f"{where} is passed over: {error.what}: {error.why}"))
+        return None
     try:
         reader = DumpReader(source, where)
     except IntegrityError as error:

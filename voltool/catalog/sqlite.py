@@ -35,6 +35,10 @@ _LOCAL = "local"
 _UNKNOWN = Machine()
 
 
+class DamagedCatalogError(VoltoolError):
+    """The file is no catalog any more, or parts of it are lost."""
+
+
 class SqliteCatalog:
     """The catalog in the file ``path``, made on first use with the directories above it (0700).
 
@@ -173,6 +177,14 @@ class SqliteCatalog:
         with self._transaction() as connection:
             return frozenset(row.dump_id for row in connection.execute(sa.select(ACCEPTED.c.dump_id)))
 
+    def check(self) -> None:
+        """Read all of it; DamagedCatalogError where something is lost."""
+        with self._transaction() as connection:
+            answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if answer != "ok":
+                raise self._damaged(str(answer))
+        self.volumes(), self.dumps(), self.runs(), self.accepted()
+
     def _migrate(self) -> None:
         with self._transaction(immediate=True) as connection:
             connection.exec_driver_sql(
@@ -231,12 +243,11 @@ class SqliteCatalog:
         return VoltoolError("the catalog cannot be used", where=self.path, why=str(error), remedy=remedy)
 
     def _damaged(self, why: str) -> VoltoolError:
-        return VoltoolError(
+        return DamagedCatalogError(
             "the catalog is damaged",
             where=self.path,
             why=why,
-            remedy=f"move it away (mv {self.path} {self.path}.damaged) and add the volumes again with `voltool volume add`;"
-            " their dumps are found again in their store",
+            remedy="voltool catalog rebuild --store URL: it puts the file aside and gets everything back from stores and hosts",
         )
 
 

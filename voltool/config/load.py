@@ -21,18 +21,24 @@ _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)")
 
 
 def load_settings(environment: Mapping[str, str], explicit: str | None = None) -> Settings:
-    """The settings of ``explicit`` (``--config``), else of the first file of `config_candidates`, else the defaults."""
+    """The settings of the file that `find_settings` finds, else the defaults."""
+    path = find_settings(environment, explicit)
+    return Settings() if path is None else read_settings(path)
+
+
+def find_settings(environment: Mapping[str, str], explicit: str | None = None) -> str | None:
+    """``explicit`` (``--config``), else the first file of `config_candidates`; None where there is none."""
     if explicit is not None:
-        return read_settings(os.path.abspath(explicit))
+        return os.path.abspath(explicit)
     for path in config_candidates(environment):
         if environment.get("VOLTOOL_CONFIG") or os.path.lexists(path):
-            return read_settings(path)
-    return Settings()
+            return path
+    return None
 
 
 def read_settings(path: str) -> Settings:
     """The settings in the file at ``path``; raises UsageError."""
-    text = _read(path)
+    text = read_text(path)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -43,7 +49,8 @@ def read_settings(path: str) -> Settings:
         raise _first_fault(path, text, error) from None
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The file as it is; UsageError."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()

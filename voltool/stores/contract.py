@@ -85,8 +85,8 @@ class Store(Protocol):
         is not there is no error). ``mtime_ns`` of the discarded file is the moment it was discarded, by the store's clock.
         """
 
-    def discarded(self) -> Iterator[StoredFile]:
-        """What lies in the bin, by the names the files had, sorted."""
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
+        """What lies in the bin of files whose name began with ``prefix``, by the names they had, sorted."""
 
     def recover(self, name: str) -> None:
         """Bring a discarded file back under its name. NotFoundError where it is not in the bin, RefusedError where the name

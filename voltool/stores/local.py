@@ -110,10 +110,11 @@ class LocalStore:
             fsync_directory(os.path.dirname(binned))
             fsync_directory(os.path.dirname(path))
 
-    def discarded(self) -> Iterator[StoredFile]:
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
         """Discarded files, sorted by the names they had."""
         with translated("the store's bin cannot be listed", self.root):
-            return iter(sorted(self._walk(os.path.join(self.root, _BIN), ""), key=lambda file: file.name))
+            found = sorted(self._walk(os.path.join(self.root, _BIN), ""), key=lambda file: file.name)
+        return (file for file in found if file.name.startswith(prefix))
 
     def recover(self, name: str) -> None:
         """Rename back, durably; NotFoundError, RefusedError where the name exists."""

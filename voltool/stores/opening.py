@@ -69,7 +69,10 @@ def _sftp_parts(url: str) -> tuple[str, str]:
     user, at, _rest = match["host"].rpartition("@")
     if ":" in user or (at and not user):
         raise _unknown(url, "a password has no place in it: keys, or the agent, let us in")
-    return match["host"], posixpath.normpath("/" + path.lstrip("/"))
+    path = posixpath.normpath("/" + path.lstrip("/"))
+    if path == "/":
+        raise _unknown(url, "a store has a directory of its own")
+    return match["host"], path
 
 
 def _local_path(url: str) -> str:

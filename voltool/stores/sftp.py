@@ -1,8 +1,9 @@
 """A store that is a directory on another machine, reached by SFTP. Knows nothing of what is in the files.
 
 Under the store's root: ``.unfinished/`` has files that are being written, ``.pins/`` says which files are in use, ``.leases/``
-who is alive (sftp_leases.py), ``.discarded/`` is the bin. A file appears by link(2), which never replaces, after fsync; both are
-OpenSSH's extensions. Where a server lacks them the next best is done, and said.
+who is alive (sftp_leases.py). A discarded file is ``.discarded-<name>`` in its directory, as in a local store. A file appears by
+link(2), which never replaces, after fsync; both are OpenSSH's extensions. Where a server lacks them the next best is done, and
+said.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from voltool.errors import NotFoundError, UsageError, VoltoolError
+from voltool.errors import NotFoundError, RefusedError, UsageError, VoltoolError
 from voltool.events import Notice
 from voltool.stores.access import StoreAccess
 from voltool.stores.contract import ASIDE_MOST, Space, StoredFile
 from voltool.stores.local_files import exists, pinned, too_large
-from voltool.stores.sftp_client import DENIED, FSYNC, NO_SUCH_FILE, UNSUPPORTED, Entry, SftpClient
+from voltool.stores.sftp_client import DENIED, FSYNC, NO_SUCH_FILE, Entry, SftpClient
 from voltool.stores.sftp_files import SftpReader, SftpWriter
 from voltool.stores.sftp_leases import Leases
 from voltool.stores.sftp_link import SftpLink, translated
@@ -31,7 +32,7 @@ from voltool.stores.sftp_wire import SftpStatus
 
 _UNFINISHED = b"/.unfinished"
 _PINS = b"/.pins"
-_BIN = b"/.discarded"
+_DISCARDED = b".discarded-"
 
 #: In the class below, `list` is the listing.
 Files = list[StoredFile]
@@ -59,7 +60,7 @@ class SftpStore:
 
     def __init__(self, place: SftpPlace, access: StoreAccess, *, min_free_percent: float = 0.0) -> None:
         self.url = place.url
-        self._root = place.path.rstrip(b"/")
+        self._root = place.path
         self._min_free_percent = min_free_percent
         self._reporter = access.reporter
         self._link = SftpLink(place.host, access)
@@ -97,11 +98,7 @@ class SftpStore:
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files, sorted by name; other things (hidden files, links) are passed over."""
-        below = os.fsencode(prefix.rpartition("/")[0])
-        if any(part.startswith(b".") for part in below.split(b"/")):
-            return iter(())
-        found = self._walk(self._root, below)
-        return (file for file in found if file.name.startswith(prefix))
+        return iter(self._found(prefix, b""))
 
     def remove(self, name: str) -> None:
         """Remove a published file; idempotent."""
@@ -112,7 +109,7 @@ class SftpStore:
     # ------------------------------------------------------------------------------------------------------ the bin
 
     def discard(self, name: str) -> None:
-        """Rename into the bin; RefusedError while it is pinned, idempotent."""
+        """Rename into the bin; RefusedError while it is pinned, idempotent. Whoever pins it meanwhile has it back."""
         path, binned = self._path(name), self._binned(name)
         if self.is_pinned(name):
             raise pinned(self._shown(path))
@@ -120,25 +117,26 @@ class SftpStore:
             now = self._leases.now()
 
             def move(client: SftpClient) -> None:
-                if client.entry(path) is None:
-                    return
-                client.make_directory(posixpath.dirname(binned))
-                client.set_mtime(
-                    path, now
-                )  # before the rename: the grace period must never have begun with the dump's age
-                _rename(client, path, binned)
+                entry = client.entry(path)
+                if entry is not None and not stat.S_ISREG(entry.mode):
+                    raise RefusedError("what is no file cannot be discarded", where=self._shown(path))
+                if entry is not None:
+                    client.set_mtime(path, now)  # first: the grace period must never have begun with the dump's age
+                    client.rename_over(path, binned)
 
             self._link.run(move)
+        if self.is_pinned(name):
+            self.recover(name)
+            raise pinned(self._shown(path))
 
-    def discarded(self) -> Iterator[StoredFile]:
+    def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
         """Discarded files, sorted by the names they had."""
-        return iter(self._walk(self._root + _BIN, b""))
+        return iter(self._found(prefix, _DISCARDED))
 
     def recover(self, name: str) -> None:
         """Rename back; NotFoundError, RefusedError where the name exists."""
         path, binned = self._path(name), self._binned(name)
         with self._translated("the dump cannot be brought back", path):
-            self._link.run(lambda client: client.make_directory(posixpath.dirname(path)))
             self._link.run(lambda client: self._rename_new(client, binned, path), again=False)
 
     def purge(self, name: str) -> None:
@@ -161,9 +159,9 @@ class SftpStore:
         client.remove_file(fresh)  # of a first try whose connection broke
         handle = client.create(fresh)
         client.write_now(handle, data)
-        _fsync(client, handle)
+        client.fsync(handle)
         client.close_handle(handle)
-        _rename(client, fresh, path)
+        client.rename_over(fresh, path)
 
     def get_aside(self, name: str) -> bytes | None:
         """The small file ``name`` at the top; None where there is none."""
@@ -273,11 +271,11 @@ class SftpStore:
 
     def _naming(self, partial: bytes, path: bytes) -> Callable[[SftpClient, bytes], None]:
         def name_it(client: SftpClient, handle: bytes) -> None:
-            _fsync(client, handle)
+            client.fsync(handle)
             client.make_directory(posixpath.dirname(path))
             self._rename_new(client, partial, path, keep=True)
             # There is no fsync of a directory; but a file's own log entry follows the one that gave it its name.
-            _fsync(client, handle)
+            client.fsync(handle)
 
         return name_it
 
@@ -306,24 +304,35 @@ class SftpStore:
             )
             self._reporter.report(Notice("warning", message))
 
-    def _walk(self, top: bytes, below: bytes) -> Files:
-        """Regular files below ``top``/``below``, by their names relative to ``top``. A level of directories at a time."""
+    def _found(self, prefix: str, mark: bytes) -> Files:
+        """Regular files whose names are ``mark`` and a name that a file here may have (given without the mark), sorted.
+
+        A level of directories at a time; of a volume's dumps only its directory is read.
+        """
         found: Files = []
-        with self._translated("the store cannot be listed", top):
-            waiting = [below]
+        below = os.fsencode(prefix.rpartition("/")[0])
+        waiting = [self._path(os.fsdecode(below)) if below else self._root]
+        with self._translated("the store cannot be listed", self._root):
+            if below and not all(self._is_own_directory(path) for path in _parents(self._root, waiting[0])):
+                return []
             while waiting:
-                names = {(top + b"/" + name if name else top): name for name in waiting}
+                listed = self._link.run(lambda client, paths=tuple(waiting): client.directories(paths))  # type: ignore[misc]
                 waiting = []
-                for path, entries in self._link.run(lambda client, names=names: client.directories(list(names))):  # type: ignore[misc]
+                for path, entries in listed:
                     for entry in entries:
-                        name = names[path] + b"/" + entry.name if names[path] else entry.name
-                        if entry.name.startswith(b"."):
-                            continue
-                        if stat.S_ISDIR(entry.mode):
-                            waiting.append(name)
-                        elif stat.S_ISREG(entry.mode):
-                            found.append(StoredFile(os.fsdecode(name), entry.size, entry.mtime * 1_000_000_000))
-        return sorted(found, key=lambda file: file.name)
+                        name = entry.name.removeprefix(mark)
+                        whole = path + b"/" + entry.name
+                        if stat.S_ISDIR(entry.mode) and not entry.name.startswith(b"."):
+                            waiting.append(whole)
+                        elif stat.S_ISREG(entry.mode) and entry.name.startswith(mark) and name[:1] not in (b".", b""):
+                            shown = os.fsdecode((path + b"/" + name)[len(self._root) + 1 :])
+                            found.append(StoredFile(shown, entry.size, entry.mtime * 1_000_000_000))
+        return sorted((file for file in found if file.name.startswith(prefix)), key=lambda file: file.name)
+
+    def _is_own_directory(self, path: bytes) -> bool:
+        """Whether it is a directory, and not behind a link."""
+        entry = self._link.run(lambda client: client.entry(path))
+        return entry is not None and stat.S_ISDIR(entry.mode)
 
     def _entries(self, where: bytes) -> Entries:
         found = self._link.run(lambda client: client.directories([self._root + where]))
@@ -334,7 +343,8 @@ class SftpStore:
         return b"%s%s/%s-%s-%s" % (self._root, where, self._leases.token, secrets.token_hex(6).encode(), digest)
 
     def _binned(self, name: str) -> bytes:
-        return self._root + _BIN + self._path(name)[len(self._root) :]
+        directory, base = posixpath.split(self._path(name))
+        return directory + b"/" + _DISCARDED + base
 
     def _aside(self, name: str) -> bytes:
         if "/" in name:
@@ -360,20 +370,11 @@ class _Unwritable(Exception):  # noqa: N818 - a fact, not an error
     """Nothing can be written into the store."""
 
 
-def _rename(client: SftpClient, old: bytes, new: bytes) -> None:
-    """Rename and replace. A server without that: what is in the way is removed first."""
-    try:
-        client.rename_over(old, new)
-    except SftpStatus as status:
-        if status.code != UNSUPPORTED:
-            raise
-        client.remove_file(new)
-        client.rename_plain(old, new)
-
-
-def _fsync(client: SftpClient, handle: bytes) -> None:
-    if FSYNC in client.extensions:  # else `SftpStore` has said so
-        client.fsync(handle)
+def _parents(root: bytes, path: bytes) -> Iterator[bytes]:
+    """``path`` and what is above it, up to the root."""
+    while path != root:
+        yield path
+        path = posixpath.dirname(path)
 
 
 def _digest(name: str) -> bytes:

@@ -181,8 +181,9 @@ class SftpClient(SftpWire):
             self._convert_status(message)
 
     def fsync(self, handle: bytes) -> None:
-        """Make a file durable on the server; SftpStatus `UNSUPPORTED` where it is not offered."""
-        self._extended(FSYNC, handle)
+        """Make a file durable on the server, where that is offered (`extensions`): whoever needs to know asks before."""
+        if FSYNC in self.extensions:
+            self._extended(FSYNC, handle)
 
     # ------------------------------------------------------------------------------------------------------- names
 
@@ -235,8 +236,14 @@ class SftpClient(SftpWire):
         self._ask(sftp.CMD_SETSTAT, path, attributes)
 
     def rename_over(self, old: bytes, new: bytes) -> None:
-        """rename(2), which replaces; SftpStatus `UNSUPPORTED` where it is not offered."""
-        self._extended(POSIX_RENAME, old, new)
+        """Rename and replace, atomically. A server without that: what is in the way is removed first."""
+        try:
+            self._extended(POSIX_RENAME, old, new)
+        except SftpStatus as status:
+            if status.code != UNSUPPORTED:
+                raise
+            self.remove_file(new)
+            self.rename_plain(old, new)
 
     def rename_plain(self, old: bytes, new: bytes) -> None:
         """The protocol's own rename: an error where ``new`` exists (draft, section 6.5; not every server keeps to it)."""
