@@ -105,7 +105,8 @@ def _restore(options: argparse.Namespace, shelf: DumpShelf) -> int:
     applied = restore(chain, target, _Teller(), numeric_owner=options.numeric_owner)
     for problem in applied.problems:
         _say(f"warning: {problem.problem.value}: {shown(problem.path)}: {problem.why}")
-    print(f"restored to {shown(target)}: {applied.entries:,} entries, {applied.bytes:,} bytes, as of {_time(newest)}")
+    entries = _count(applied.entries, "entry", "entries")
+    print(f"restored to {shown(target)}: {entries}, {_count(applied.bytes, 'byte')}, as of {_time(newest)}")
     return EXIT_PARTIAL if applied.problems else EXIT_DONE
 
 
@@ -126,8 +127,8 @@ def _verify(options: argparse.Namespace, shelf: DumpShelf) -> int:
             codes.append(_failed(error))
             continue
         bases.update(chain)
-        totals = dump.reader.totals
-        print(f"{shown(dump.path)} is whole: {totals.entries:,} entries, with {len(chain) - 1} dumps below it")
+        entries = _count(dump.reader.totals.entries, "entry", "entries")
+        print(f"{shown(dump.path)} is whole: {entries}, in {_count(len(chain), 'dump')}")
     return combined_exit_code(codes)
 
 
@@ -148,8 +149,8 @@ def _list(options: argparse.Namespace, shelf: DumpShelf) -> int:
             header = dump.reader.header
             missing = "" if shelf.has_base(dump, named) else f"  (the dump {header.base_dump_id} below it is missing)"
             print(
-                f"  level {header.level}  {_time(dump)}  {dump.reader.totals.entries:>9,} entries"
-                f"  {dump.source.size:>15,} bytes  {shown(dump.path)}{missing}"
+                f"  level {header.level}  {_time(dump)}  {_count(dump.reader.totals.entries, 'entry', 'entries'):>15}"
+                f"  {_count(dump.source.size, 'byte'):>20}  {shown(dump.path)}{missing}"
             )
     return EXIT_DONE
 
@@ -208,6 +209,10 @@ def _say(text: str) -> None:
 def _time(dump: DumpFile) -> str:
     seconds = dump.reader.header.clone_time_ns // 1_000_000_000
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _paths(words: Optional[Sequence[str]]) -> List[bytes]:
