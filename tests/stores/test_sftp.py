@@ -20,6 +20,7 @@ from voltool.events import Event, Notice
 from voltool.stores.access import StoreAccess
 from voltool.stores.contract import ASIDE_MOST, Store
 from voltool.stores.opening import StoreOpener, normalize_url
+from voltool.stores.sftp_wire import SftpWire
 
 #: A line of sshd_config for a server that knows nothing but the protocol.
 WITHOUT_EXTENSIONS = "ForceCommand internal-sftp -P fsync,hardlink,posix-rename,statvfs,limits"
@@ -160,6 +161,31 @@ def test_a_server_that_falls_silent_is_given_up(server: Server) -> None:
     finally:
         opener.close()
         server.sshd.kill_sessions()
+
+
+def test_an_interruption_in_the_middle_of_a_reply_costs_the_connection_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = server.store()
+    put(store, "vol/a.voltool", os.urandom(1 << 20))
+    writer = store.create("vol/b.voltool")
+    writer.write(DATA)
+    reader = store.open("vol/a.voltool")
+    real = SftpWire._read_all
+
+    def interrupted(client: SftpWire, n: int) -> bytes:
+        data = real(client, n)
+        if n > 1000:
+            raise KeyboardInterrupt
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SftpWire, "_read_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader.read_at(0, 1 << 20)
+    writer.abandon()
+    assert files(server.root) == ["vol/a.voltool"]
+    assert len(reader.read_at(0, 1 << 20)) == 1 << 20
 
 
 def test_an_unknown_key_and_a_closed_port_are_not_reached(server: Server, tmp_path: Path) -> None:

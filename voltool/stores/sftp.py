@@ -275,7 +275,11 @@ class SftpStore:
             client.make_directory(posixpath.dirname(path))
             self._rename_new(client, partial, path, keep=True)
             # There is no fsync of a directory; but a file's own log entry follows the one that gave it its name.
-            client.fsync(handle)
+            try:
+                client.fsync(handle)
+            except SftpStatus:
+                client.remove_file(path)
+                raise
 
         return name_it
 

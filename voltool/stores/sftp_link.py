@@ -45,10 +45,15 @@ class SftpLink:
             for last in (not again, True):
                 try:
                     return act(self._connected())
+                except (SftpStatus, VoltoolError):
+                    raise
                 except (paramiko.SSHException, EOFError, OSError) as error:
                     self._drop()
                     if last:
                         raise self._broken(error) from None
+                except BaseException:  # Ctrl-C in the middle of a reply: nobody could tell where the next one begins
+                    self._drop()
+                    raise
             raise AssertionError("unreachable")
 
     def close(self) -> None:
