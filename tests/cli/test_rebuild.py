@@ -114,12 +114,30 @@ def test_it_is_written_when_it_has_changed_and_not_else(voltool: Console, world:
 
 def test_what_other_catalogs_said_stays_and_what_was_removed_is_marked(voltool: Console, world: World) -> None:
     foreign = ListedVolume(make_volume("theirs"), 1, by="2" * 32)
-    ours = ListedVolume(make_volume("gone"), 1, by="1" * 32)
+    ours = ListedVolume(make_volume("gone"), 1, by=world.catalog.identity())
     voltool.store.put_aside(volume_list.NAME, volume_list.encode([foreign, ours], "0.1"))
     keep_copies(world, voltool.store.url, None)
     assert set(kept(voltool).volumes) == {foreign, replace(ours, removed=True)}
     rebuild(world, [voltool.store.url], [])
     assert [volume.name for volume in world.catalog.volumes()] == ["theirs"]
+
+
+def test_a_catalog_that_was_lost_takes_nothing_out_of_the_list(voltool: Console, world: World) -> None:
+    """Whoever adds one volume again and dumps it, before anything is rebuilt, has removed none of the others."""
+    for volume in (WEB, MAIL):
+        world.catalog.put_volume(volume)
+    put_dump(voltool, WEB, 1)
+    put_dump(voltool, MAIL, 2)
+    rebuild(world, [voltool.store.url], [])
+    keep_copies(world, voltool.store.url, None)
+    catalog = SqliteCatalog(str(voltool.state / "anew.sqlite"))
+    anew = replace(world, catalog=catalog)
+    catalog.put_volume(WEB)
+    rebuild(anew, [], [])
+    keep_copies(anew, voltool.store.url, None)
+    rebuild(anew, [voltool.store.url], [])
+    assert set(catalog.volumes()) == {WEB, MAIL}
+    catalog.close()
 
 
 def test_a_newer_voltools_reader_and_list_stay(voltool: Console, world: World) -> None:
@@ -251,6 +269,7 @@ def test_a_hostile_store(voltool: Console, world: World) -> None:
     said = heard(world)
     assert f"-L0-{'d' * 32}.voltool is passed over" in said
     assert "volumes.json is passed over: it is" in said
+    assert "/evil\\x0a\\x1b[2J.voltool is passed over" in said
     assert all(line.isprintable() for line in said.splitlines())
 
 

@@ -15,11 +15,14 @@ import pytest
 from tests.filesystems import LoopFilesystem
 from tests.sshd import Sshd, generate_key, throwaway_user
 from tests.stores.conformance import DATA, get, put
+from tests.writer import wait_until
 from voltool.errors import EXIT_UNREACHABLE, SpaceError, UnreachableError, UsageError, VoltoolError
 from voltool.events import Event, Notice
+from voltool.stores import sftp_leases
 from voltool.stores.access import StoreAccess
 from voltool.stores.contract import ASIDE_MOST, Store
 from voltool.stores.opening import StoreOpener, normalize_url
+from voltool.stores.sftp_files import SftpWriter
 from voltool.stores.sftp_wire import SftpWire
 
 #: A line of sshd_config for a server that knows nothing but the protocol.
@@ -27,6 +30,7 @@ WITHOUT_EXTENSIONS = "ForceCommand internal-sftp -P fsync,hardlink,posix-rename,
 
 WRITER = """
 import sys
+from voltool.stores import sftp_leases
 from voltool.stores.access import StoreAccess
 from voltool.stores.opening import StoreOpener
 store = StoreOpener(0.0, lambda host: StoreAccess(ssh_config=sys.argv[2])).open(sys.argv[1])
@@ -111,6 +115,53 @@ def test_what_the_dead_left_is_kept_until_their_lease_is_old_and_then_swept(serv
     (swept,) = store.sweep()
     assert swept.startswith(".unfinished/")
     assert files(server.root) == ["vol/there.voltool"]
+
+
+def test_a_dump_whose_writer_died_just_after_it_was_named_stays(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = server.store()
+    with monkeypatch.context() as patch:
+        patch.setattr(SftpWriter, "_leave", lambda _self: None)
+        put(store, "vol/a.voltool")
+    for lease in (server.root / ".leases").iterdir():
+        os.utime(lease, (0, 0))
+    other = server.store()
+    assert len(other.sweep()) == 1
+    assert get(other, "vol/a.voltool") == DATA
+
+
+def test_who_is_alive_says_so_again_and_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_leases, "BEAT", 0.05)
+    store = server.store()
+    writer = store.create("vol/a.voltool")
+    (lease,) = (server.root / ".leases").iterdir()
+    os.utime(lease, (0, 0))
+    server.sshd.kill_sessions()  # it also survives its connection
+    wait_until(lambda: lease.stat().st_mtime > 0)
+    assert server.store().sweep() == ()
+    writer.abandon()
+    assert list((server.root / ".leases").iterdir()) == []
+
+
+def test_sweeping_while_others_begin_and_publish(server: Server) -> None:
+    stop = threading.Event()
+    sweeping = server.store()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            sweeping.sweep()
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    store = server.store()
+    try:
+        for number in range(25):
+            put(store, f"vol/{number}.voltool", b"x")
+    finally:
+        stop.set()
+        sweeper.join()
+    assert len(list(store.list())) == 25
 
 
 def test_a_reader_goes_on_over_a_new_connection(server: Server) -> None:

@@ -19,7 +19,7 @@ from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump, VolumeRecord
 from voltool.showing import shown
 from voltool.stores.contract import Store
-from voltool.stores.naming import check_volume_name
+from voltool.stores.naming import SUFFIX, check_volume_name, parse_name
 from voltool.wire import messages
 
 LOCAL = "local"
@@ -73,12 +73,16 @@ def rebuild(world: World, urls: Sequence[str], hosts: Sequence[str]) -> RebuildO
 
 def _can_be_listed(world: World, url: str, outcome: RebuildOutcome) -> bool:
     try:
-        empty = next(iter(world.stores.open(url).list()), None) is None
+        files = list(world.stores.open(url).list())
     except VoltoolError as error:
         outcome.failed.append((url, error))
         return False
-    if empty:
+    if not files:
         world.reporter.report(Notice("warning", f"nothing lies in {url} (is it mounted?)"))
+    for file in files:
+        if file.name.endswith(SUFFIX) and parse_name(file.name) is None:
+            message = f"{url}/{shown(os.fsencode(file.name))} is passed over: no dump is called so"
+            world.reporter.report(Notice("warning", message))
     return True
 
 

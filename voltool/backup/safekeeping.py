@@ -92,7 +92,7 @@ def _volumes(world: World, url: str, listed: VolumeList) -> bytes | None:
     """
     if listed.newer:
         return None
-    here = world.machine.machine_id
+    here = world.catalog.identity()
     dumps: dict[str, list[StoredDump]] = {}
     for dump in world.catalog.dumps():
         if dump.store == url:

@@ -27,8 +27,8 @@ _LOCAL = "local"
 
 @dataclass(frozen=True)
 class ListedVolume:
-    """A volume as a store has it. ``epoch``: of its newest dump when that was written. ``by``: the machine-id of the catalog
-    that said so. ``removed``: that catalog has removed the volume since; its dumps are still there."""
+    """A volume as a store has it. ``epoch``: of its newest dump when that was written. ``by``: the identity of the
+    catalog that said so. ``removed``: that catalog has removed the volume since; its dumps are still there."""
 
     volume: KnownVolume
     epoch: int = 0

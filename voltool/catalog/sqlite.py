@@ -177,6 +177,11 @@ class SqliteCatalog:
         with self._transaction() as connection:
             return frozenset(row.dump_id for row in connection.execute(sa.select(ACCEPTED.c.dump_id)))
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place: the moment it was made."""
+        with self._transaction() as connection:
+            return str(connection.exec_driver_sql("SELECT applied_ns FROM migrations WHERE version = 1").scalar_one())
+
     def check(self) -> None:
         """Read all of it; DamagedCatalogError where something is lost."""
         with self._transaction() as connection:
