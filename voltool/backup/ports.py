@@ -43,6 +43,9 @@ class Stores(Protocol):
 class Catalog(Protocol):
     """The memory of volumes and dumps; never the only place of a fact."""
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place."""
+
     def volume(self, name: str) -> KnownVolume:
         """NotFoundError with the names that are known; RefusedError where it is `local` to another machine."""
 

@@ -38,6 +38,10 @@ _LOCAL = "local"
 _UNKNOWN = Machine()
 
 
+class DamagedCatalogError(VoltoolError):
+    """The file is no catalog any more, or parts of it are lost."""
+
+
 class SqliteCatalog(DumpQueries, Memories):
     """The catalog in the file ``path``, made on first use with the directories above it (0700).
 
@@ -175,6 +179,19 @@ class SqliteCatalog(DumpQueries, Memories):
         with self._transaction() as connection:
             return frozenset(row.dump_id for row in connection.execute(sa.select(ACCEPTED.c.dump_id)))
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place: the moment it was made."""
+        with self._transaction() as connection:
+            return str(connection.exec_driver_sql("SELECT applied_ns FROM migrations WHERE version = 1").scalar_one())
+
+    def check(self) -> None:
+        """Read all of it; DamagedCatalogError where something is lost."""
+        with self._transaction() as connection:
+            answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if answer != "ok":
+                raise self._damaged(str(answer))
+        self.volumes(), self.dumps(), self.runs(), self.accepted()
+
     def _migrate(self) -> None:
         with self._transaction(immediate=True) as connection:
             connection.exec_driver_sql(
@@ -233,12 +250,11 @@ class SqliteCatalog(DumpQueries, Memories):
         return VoltoolError("the catalog cannot be used", where=self.path, why=str(error), remedy=remedy)
 
     def _damaged(self, why: str) -> VoltoolError:
-        return VoltoolError(
+        return DamagedCatalogError(
             "the catalog is damaged",
             where=self.path,
             why=why,
-            remedy=f"move it away (mv {self.path} {self.path}.damaged) and add the volumes again with `voltool volume add`;"
-            " their dumps are found again in their store",
+            remedy="voltool catalog rebuild --store URL: it puts the file aside and gets everything back from stores and hosts",
         )
 
 

@@ -12,8 +12,10 @@ from voltool import __version__
 from voltool.cli.commands import (
     backup,
     cat,
+    catalog_rebuild,
     clone,
     clones,
+    config_show,
     copy,
     doctor,
     dump,
@@ -66,6 +68,8 @@ _schedule = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+_catalog = typer.Typer(help="The memory of volumes and dumps.", no_args_is_help=True, rich_markup_mode=None)
+_config = typer.Typer(help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
 
 _volume.command("add")(volume_add.volume_add)
 _volume.command("list")(volume_list.volume_list)
@@ -103,6 +107,10 @@ app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)
 _host.command("clean")(host_clean.host_clean)
 app.add_typer(_host, name="host")
+_catalog.command("rebuild")(catalog_rebuild.catalog_rebuild)
+app.add_typer(_catalog, name="catalog")
+_config.command("show")(config_show.config_show)
+app.add_typer(_config, name="config")
 
 
 def _print_version(wanted: bool) -> None:

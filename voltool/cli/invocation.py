@@ -59,6 +59,13 @@ class Invocation:
         return lenient
 
     @property
+    def settings_file(self) -> str | None:
+        """Where the configuration comes from; None where there is no file."""
+        from voltool.config.load import settings_path
+
+        return settings_path(self.environment, self.config)
+
+    @property
     def state(self) -> str:
         """The state directory of this machine."""
         return state_directory(self.environment, os.geteuid())
@@ -74,6 +81,14 @@ class Invocation:
 
         chosen = explicit or (volume and self.settings.volume(volume).store) or self.settings.store
         return normalize_url(chosen or paths.default_store_url(self.state))
+
+    def keep_copies(self, url: str) -> None:
+        """Let the store have what makes it enough by itself; what goes wrong is a warning."""
+        from voltool.backup.safekeeping import keep_copies
+        from voltool.config.load import read_text
+
+        path = self.settings_file
+        keep_copies(self.world, url, None if path is None else read_text(path).encode())
 
     def failed(self, error: VoltoolError, subject: str) -> None:
         """One of several things has failed; the others go on."""

@@ -5,6 +5,7 @@ Imports pydantic, so it is imported late. Knows nothing of files.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -38,9 +39,12 @@ def _relative_or_bare(pattern: str) -> str:
     return pattern
 
 
+_SFTP_URL = re.compile(r"sftp://(?:[^/?#@:]+@)?[^/?#@]+/[^?#]*")
+
+
 def _store_url(url: str) -> str:
-    if not url.startswith(("/", "file:///")):
-        raise ValueError("a store is an absolute path or a file:///path URL")
+    if not url.startswith(("/", "file:///")) and not _SFTP_URL.fullmatch(url):
+        raise ValueError("a store is an absolute path, a file:///path URL, or sftp://[user@]host[:port]/path")
     return url
 
 
@@ -185,6 +189,8 @@ class VolumeSection(_Strict):
 class Settings(_Strict):
     """The whole configuration; every key is optional."""
 
+    #: Where dumps go: an absolute path or ``file:///path`` on the machine that voltool runs on, or
+    #: ``sftp://[user@]host[:port]/path`` (HOST may be a name of ~/.ssh/config); none: ``store`` in the state directory.
     store: StoreUrl | None = None
     """Where dumps go; ``--store`` wins. Without it: ``store`` in the state directory."""
     min_free: float = Field(default=5.0, ge=0, le=90)

@@ -28,6 +28,7 @@ from voltool.stores.local_files import (
     make_locked,
     names_in,
     pinned,
+    read_small,
     remove_if_unlocked,
     remove_quietly,
     space_of,
@@ -197,8 +198,7 @@ class LocalStore:
         path = self._aside(name)
         with translated("a note in the store cannot be read", path):
             try:
-                with open(path, "rb") as file:
-                    return file.read()
+                return read_small(path)
             except FileNotFoundError:
                 return None
 

@@ -61,6 +61,8 @@ def dump(
     first = not dry_run and not invocation.world.catalog.stores_of()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
+    for url in dict.fromkeys(dumped["store"] for dumped in invocation.fields["dumps"]):
+        invocation.keep_copies(url)
     return invocation.finish()
 
 
