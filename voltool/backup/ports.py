@@ -60,6 +60,9 @@ class Catalog(Protocol):
     def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
         """Oldest first (by sequence within a volume)."""
 
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
+
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent."""
 

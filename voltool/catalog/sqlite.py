@@ -132,6 +132,11 @@ class SqliteCatalog:
         dumps.sort(key=lambda dump: (oldest[dump.header.volume_uuid], dump.header.volume_uuid))
         return dumps
 
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
+        with self._transaction() as connection:
+            return connection.execute(sa.select(DUMPS.c.dump_id).limit(1)).first() is not None
+
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent (the later call wins)."""
         values = {

@@ -7,6 +7,7 @@ import stat
 from datetime import UTC, datetime
 from typing import Any
 
+from voltool.browse.history import Found, Version
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
 from voltool.events import (
@@ -129,6 +130,33 @@ def entry_object(name: bytes, record: ObjectRecord, target: bytes) -> JsonObject
         "size": record.size,
         "mtime": time_value(record.mtime_s * 1_000_000_000 + record.mtime_ns),
         "target": name_value(target) if stat.S_ISLNK(record.mode) else None,
+    }
+
+
+def found_object(found: Found) -> JsonObject:
+    """A path that `find` found."""
+    return {
+        "event": "found",
+        "volume": found.volume,
+        "path": name_value(found.path),
+        "versions": [version_object(version) for version in found.versions],
+        "gone": None if found.gone is None else found.gone.dump_id,
+        "gone_time": None if found.gone is None else time_value(found.gone.time_ns),
+    }
+
+
+def version_object(version: Version) -> JsonObject:
+    """One version of a path."""
+    return {
+        "type": _TYPES.get(stat.S_IFMT(version.mode), "unknown"),
+        "mode": f"{stat.S_IMODE(version.mode):04o}",
+        "size": version.size,
+        "mtime": None if version.mtime_ns is None else time_value(version.mtime_ns),
+        "first": version.first.dump_id,
+        "first_time": time_value(version.first.time_ns),
+        "last": version.last.dump_id,
+        "last_time": time_value(version.last.time_ns),
+        "dumps": version.dumps,
     }
 
 

@@ -152,6 +152,9 @@ class Settings(_Strict):
     nice: int = Field(default=0, ge=0, le=19)
     idle_io: bool = False
     workers: int = Field(default=0, ge=0, le=64)
+    #: Whether `voltool find`'s index of names is filled after each dump. It takes seconds a million names in a full dump, little
+    #: otherwise; without it `find` reads what it lacks when it is called.
+    index: bool = True
     #: The cycle of levels, one a day: digits, or ``weekly``, ``monthly``, ``hanoi``; empty: in no schedule. Not checked here: a
     #: volume whose schedule is malformed must not keep the others from being dumped.
     schedule: str = ""

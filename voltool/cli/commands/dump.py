@@ -47,7 +47,7 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    first = not dry_run and not invocation.world.catalog.dumps()
+    first = not dry_run and not invocation.world.catalog.has_dumps()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
     return invocation.finish()
@@ -69,6 +69,8 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
         invocation.failed(error, name)
     else:
         _show(invocation, name, options, outcome)
+        if outcome.dump is not None:
+            invocation.learn(outcome.dump)
 
 
 def _options(invocation: Invocation, name: str, store: str | None, given: dict[str, object]) -> DumpOptions:
