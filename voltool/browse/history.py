@@ -6,6 +6,7 @@ down again. Hostile rows (loops, absurd depth, a directory in two places) cost a
 
 from __future__ import annotations
 
+import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,24 +16,25 @@ from typing import Any, NamedTuple
 from voltool.browse.index_schema import OPEN
 from voltool.model import ROOT_OBJECT
 
-#: Deeper, or longer than so many bytes, no path is put together.
-MAX_DEPTH = 4096
+#: A longer path of a directory, in bytes, is not put together: PATH_MAX is 4096, but who goes down step by step gets deeper.
 MAX_PATH = 1 << 16
 #: Bytes and paths that are remembered, roughly.
 _KEPT_BYTES = 16 << 20
 _KEPT_DEPTH = 64
+#: So many steps upwards that led nowhere are more than a sound dump has: then it is only climbed a little.
+_LOST_STEPS = 200_000
+_PARENT = """SELECT e.directory, n.name, e.first, e.last FROM entries e JOIN names n ON n.id = e.name
+    WHERE e.volume = ? AND e.child = ? AND e.is_directory AND ? BETWEEN e.first AND e.last LIMIT 1"""
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A dump, as a point in time."""
 
     dump_id: str
     time_ns: int
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(NamedTuple):
     """One state of a path, in one or more dumps in a row. ``mtime_ns`` is None for a directory: its times are not kept here."""
 
     mode: int
@@ -127,6 +129,8 @@ class VolumeHistory:
         self._cursor = cursor
         self._volume = volume
         self._places: dict[int, list[_Place]] = {}
+        self._lost: set[tuple[int, int]] = set()
+        self._lost_steps = 0
         self._walks: dict[bytes, list[Span]] = {}
         self._names: dict[bytes, int | None] = {}
         self._kept = 0
@@ -146,30 +150,31 @@ class VolumeHistory:
     def _place(self, directory: int, ordinal: int) -> _Place | None:
         """Where a directory was in a dump; the path ends with a slash, that of the root is empty."""
         climbed: list[tuple[int, int, int, bytes]] = []
-        length, first, last = 0, 0, OPEN
-        place = self._known_place(directory, ordinal)
-        while place is None:
-            row = self._cursor.execute(
-                "SELECT e.directory, n.name, e.first, e.last FROM entries e JOIN names n ON n.id = e.name"
-                " WHERE e.volume = ? AND e.child = ? AND e.is_directory AND ? BETWEEN e.first AND e.last LIMIT 1",
-                (self._volume, directory, ordinal),
-            ).fetchone()
+        length, above = 0, directory
+        deepest = MAX_PATH if self._lost_steps < _LOST_STEPS else _KEPT_DEPTH
+        while (place := self._known_place(above, ordinal)) is None:
+            row = None
+            if (above, ordinal) not in self._lost and len(climbed) < deepest and length <= MAX_PATH:
+                row = self._cursor.execute(_PARENT, (self._volume, above, ordinal)).fetchone()
             if row is None:
-                return None
-            climbed.append((directory, row[2], row[3], row[1] + b"/"))
+                return self._lose(directory, ordinal, len(climbed))
+            climbed.append((above, row[2], row[3], row[1] + b"/"))
             length += len(row[1]) + 1
-            if len(climbed) > MAX_DEPTH or length > MAX_PATH:
-                return None
-            directory = row[0]
-            place = self._known_place(directory, ordinal)
-        path, first, last = place.path, place.first, place.last
-        for depth, (number, row_first, row_last, name) in enumerate(reversed(climbed), 1):
-            path, first, last = path + name, max(first, row_first), min(last, row_last)
-            place = _Place(first, last, path)
-            if depth <= _KEPT_DEPTH or depth == len(climbed):
-                self._keep(len(path))
+            above = row[0]
+        if len(place.path) + length > MAX_PATH:
+            return self._lose(directory, ordinal, len(climbed))
+        for depth, (number, first, last, name) in enumerate(reversed(climbed), 1):
+            place = _Place(max(place.first, first), min(place.last, last), place.path + name)
+            if depth <= _KEPT_DEPTH or depth % _KEPT_DEPTH == 0 or depth == len(climbed):
+                self._keep(len(place.path))
                 self._places.setdefault(number, []).append(place)
         return place
+
+    def _lose(self, directory: int, ordinal: int, steps: int) -> None:
+        """A directory that hangs on no root, in a loop, or too deep; whatever is looked for below it is lost at once."""
+        self._lost_steps += steps
+        self._keep(0)
+        self._lost.add((directory, ordinal))
 
     def _known_place(self, directory: int, ordinal: int) -> _Place | None:
         if directory == ROOT_OBJECT:
@@ -181,6 +186,7 @@ class VolumeHistory:
         if self._kept > _KEPT_BYTES:
             self._kept = 0
             self._places.clear()
+            self._lost.clear()
             self._walks.clear()
             self._names.clear()
 
@@ -239,23 +245,16 @@ class VolumeHistory:
         timeline = self.timeline
         versions: list[Version] = []
         gone = None
-        for state, run in groupby(range(len(seen)), seen.__getitem__):
-            positions = list(run)
+        end = 0
+        for state, run in groupby(seen):
+            start, end = end, end + sum(1 for _ in run)
             if state is None:
-                gone = timeline.point(positions[0]) if versions else None
+                gone = timeline.point(start) if versions else None
                 continue
             gone = None
-            if timeline.asked.isdisjoint(positions):
+            if timeline.asked.isdisjoint(range(start, end)):
                 continue
             mode, size, mtime_s, mtime_ns, _digest = state
-            versions.append(
-                Version(
-                    mode=mode,
-                    size=size,
-                    mtime_ns=None if mode & 0o170000 == 0o040000 else mtime_s * 1_000_000_000 + mtime_ns,
-                    first=timeline.point(positions[0]),
-                    last=timeline.point(positions[-1]),
-                    dumps=len(positions),
-                )
-            )
+            mtime = None if stat.S_ISDIR(mode) else mtime_s * 1_000_000_000 + mtime_ns
+            versions.append(Version(mode, size, mtime, timeline.point(start), timeline.point(end - 1), end - start))
         return tuple(versions), gone

@@ -35,6 +35,7 @@ class Records(Protocol):
 
 def load(cursor: Any, records: Records | None) -> None:
     """Read a dump's records (None: none) into the temporary tables; touches nothing else. Raises IntegrityError."""
+    cursor.execute("PRAGMA cache_size = -65536")
     for statement in SCRATCH:
         cursor.execute(statement)
     if records is None:
