@@ -20,7 +20,7 @@ VOLUMES, DUMPS = 1000, 400
 #: In each volume: directories below the root, files in each.
 DIRECTORIES, FILES = 10, 10
 #: Names that only one volume has, in all: what is distinct in sixty servers' home directories.
-OWN_NAMES = 200_000
+OWN_NAMES = 100_000
 _DAY = 86_400
 
 

@@ -29,12 +29,13 @@ _PATIENCE = 600.0
 _CLOSING_PATIENCE = 10.0
 #: Rows of dumps that are gone are removed when they are more than one in so many.
 _SWEEP_SHARE = 16
-#: Both look into the keys of the two tables of dumps alone, not into their rows.
+#: Both look into the keys of the two tables of dumps alone, not into their rows. `main.` is needed: where another voltool has just
+#: made the table, `dumps` alone would be the catalog's.
 _UNLEARNED = (
     "FROM remembered.dumps WHERE rowid IN (SELECT c.rowid FROM remembered.dumps c"
-    " WHERE NOT EXISTS (SELECT 1 FROM dumps d WHERE d.dump_id = c.dump_id)"
+    " WHERE NOT EXISTS (SELECT 1 FROM main.dumps d WHERE d.dump_id = c.dump_id)"
 )
-_GONE = "FROM dumps d WHERE NOT EXISTS (SELECT 1 FROM remembered.dumps c WHERE c.dump_id = d.dump_id)"
+_GONE = "FROM main.dumps d WHERE NOT EXISTS (SELECT 1 FROM remembered.dumps c WHERE c.dump_id = d.dump_id)"
 #: The newest state is what the next dump is compared with: its rows are open, and stay, also when their dump is gone.
 _UNUSED = (
     "t.last <> :open AND NOT EXISTS"
@@ -136,7 +137,7 @@ class NameIndex:
         of_catalog, of_index, values = "", "", {"uuid": volume_uuid}
         if volume_uuid is not None:
             of_catalog = " AND c.volume_uuid = :uuid"
-            of_index = " AND d.volume = (SELECT id FROM volumes WHERE uuid = :uuid)"
+            of_index = " AND d.volume = (SELECT id FROM main.volumes WHERE uuid = :uuid)"
         unlearned = self._beside_catalog(f"SELECT DISTINCT volume_uuid {_UNLEARNED}{of_catalog})", values)
         gone: dict[int, set[int]] = {}
         if unlearned or volume_uuid is not None or not self._has_as_many():
@@ -145,7 +146,7 @@ class NameIndex:
         return Comparison(tuple(row[0] for row in unlearned), gone)
 
     def _has_as_many(self) -> bool:
-        counts = "SELECT (SELECT count(*) FROM dumps) = (SELECT count(*) FROM remembered.dumps)"
+        counts = "SELECT (SELECT count(*) FROM main.dumps) = (SELECT count(*) FROM remembered.dumps)"
         return bool(self._beside_catalog(counts, {})[0][0])
 
     def _beside_catalog(self, query: str, values: dict[str, str | None]) -> list[Any]:
