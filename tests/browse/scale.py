@@ -93,9 +93,11 @@ def _fill_index(connection: sqlite3.Connection) -> None:
     for volume in range(1, VOLUMES + 1):
         own = OWN_NAMES // VOLUMES
         first = len(names) - OWN_NAMES + (volume - 1) * own + 1
-        mine = [(2, first + at, 1, OPEN, 1_000_000 + at, 0) for at in range(own)]
+        mine: list[tuple[int, ...]] = [(2, first + at, 1, OPEN, 1_000_000 + at, 0) for at in range(own)]
         connection.executemany(f"INSERT INTO entries VALUES ({volume}, ?, ?, ?, ?, ?, ?)", entries + mine)  # noqa: S608
-        things = [(1_000_000 + at, 1, OPEN, stat.S_IFREG | 0o644, at, at, 0, at) for at in range(own)]
+        things: list[tuple[int, ...]] = [
+            (1_000_000 + at, 1, OPEN, stat.S_IFREG | 0o644, at, at, 0, at) for at in range(own)
+        ]
         connection.executemany(f"INSERT INTO objects VALUES ({volume}, ?, ?, ?, ?, ?, ?, ?, ?)", objects + things)  # noqa: S608
 
 

@@ -14,7 +14,6 @@ from tests.browse.truth import Tree, check, walk
 from tests.core.harness import Rig
 from tests.core.operations import NAMES, Operation, apply, operations
 from voltool.browse.find import Query, find
-from voltool.browse.history import Window
 from voltool.browse.learner import NameLearner
 from voltool.browse.patterns import parse_pattern
 from voltool.model import StoredDump
@@ -82,7 +81,7 @@ class History:
             self.rig.catalog.remove_dump(end.header.dump_id)
             self.rig.world.stores.open(end.store).remove(end.file)
 
-    def check(self, pattern: str, wanted: object = None, window: Window = Window()) -> None:  # noqa: B008
+    def check(self, pattern: str, wanted: bytes | None = None) -> None:
         """Compare what ``pattern`` finds with what has ``wanted`` in its last name (None: everything)."""
         ids = [dump.header.dump_id for dump in self.dumps()]
         trees = [
@@ -93,7 +92,7 @@ class History:
             }  # type: ignore[operator]
             for dump_id in ids
         ]
-        query = Query(parse_pattern(pattern), None, window, limit=0)
+        query = Query(parse_pattern(pattern), limit=0)
         check(list(find(self.rig.world, self.learner, query)), ids, trees)
 
 

@@ -157,12 +157,14 @@ class VolumeHistory:
             if (above, ordinal) not in self._lost and len(climbed) < deepest and length <= MAX_PATH:
                 row = self._cursor.execute(_PARENT, (self._volume, above, ordinal)).fetchone()
             if row is None:
-                return self._lose(directory, ordinal, len(climbed))
+                self._lose(directory, ordinal, len(climbed))
+                return None
             climbed.append((above, row[2], row[3], row[1] + b"/"))
             length += len(row[1]) + 1
             above = row[0]
         if len(place.path) + length > MAX_PATH:
-            return self._lose(directory, ordinal, len(climbed))
+            self._lose(directory, ordinal, len(climbed))
+            return None
         for depth, (number, first, last, name) in enumerate(reversed(climbed), 1):
             place = _Place(max(place.first, first), min(place.last, last), place.path + name)
             if depth <= _KEPT_DEPTH or depth % _KEPT_DEPTH == 0 or depth == len(climbed):

@@ -29,8 +29,8 @@ _PATIENCE = 600.0
 _CLOSING_PATIENCE = 10.0
 #: Rows of dumps that are gone are removed when they are more than one in so many.
 _SWEEP_SHARE = 16
-#: Both look into the keys of the two tables of dumps alone, not into their rows. `main.` is needed: where another voltool has just
-#: made the table, `dumps` alone would be the catalog's.
+#: Both look into the keys of the two tables of dumps alone, not into their rows. `main.` is needed: where another voltool has
+#: just made the table, `dumps` alone would be the catalog's.
 _UNLEARNED = (
     "FROM remembered.dumps WHERE rowid IN (SELECT c.rowid FROM remembered.dumps c"
     " WHERE NOT EXISTS (SELECT 1 FROM main.dumps d WHERE d.dump_id = c.dump_id)"

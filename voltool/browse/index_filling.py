@@ -24,7 +24,9 @@ _MTIME_AT, _MTIME_END = 28, 40
 class Records(Protocol):
     """A dump's own records; `dumpfile.reader.DumpReader` is one. Those of level 0 are a complete state."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How errors call it."""
 
     def objects(self) -> Iterator[bytes]:
         """The final object records, tombstones too, by number."""

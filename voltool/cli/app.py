@@ -14,6 +14,7 @@ from voltool.cli.commands import (
     clone,
     clones,
     copy,
+    diff,
     doctor,
     dump,
     dumps,
@@ -69,6 +70,7 @@ app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
 app.command("find")(find.find)
+app.command("diff")(diff.diff)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)

@@ -7,8 +7,9 @@ import stat
 from datetime import UTC, datetime
 from typing import Any
 
+from voltool.browse.diff_records import Outcome
 from voltool.browse.history import Found, Version
-from voltool.dumpfile.format import ObjectRecord
+from voltool.dumpfile.format import ObjectRecord, decode_object
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
 from voltool.events import (
     Event,
@@ -157,6 +158,23 @@ def version_object(version: Version) -> JsonObject:
         "last": version.last.dump_id,
         "last_time": time_value(version.last.time_ns),
         "dumps": version.dumps,
+    }
+
+
+def difference_object(outcome: Outcome) -> JsonObject:
+    """One difference between two points in time."""
+    old, new = (decode_object(record) if record else None for record in (outcome.old, outcome.new))
+    shown = new or old
+    assert shown is not None
+    return {
+        "event": "difference",
+        "kind": outcome.kind,
+        "path": name_value(outcome.path),
+        "old_path": None if outcome.old_path is None else name_value(outcome.old_path),
+        "type": _TYPES.get(stat.S_IFMT(shown.mode), "unknown"),
+        "changes": [change.value for change in outcome.changes],
+        "old_size": None if old is None else old.size,
+        "size": None if new is None else new.size,
     }
 
 
