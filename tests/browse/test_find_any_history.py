@@ -1,18 +1,22 @@
-"""Whatever happens to a tree, whenever it is dumped at whatever level: `find` says of each name what each dump holds."""
+"""Whatever happens to a tree, whenever it is dumped at whatever level: `find` says of each name what each dump
+holds, and `diff` what happened between two."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.browse.truth import Tree, check, walk
+from tests.browse.diff_truth import check_diff
+from tests.browse.truth import Tree, check, contents, walk
 from tests.core.harness import Rig
 from tests.core.operations import NAMES, Operation, apply, operations
+from voltool.browse.diff import diff
 from voltool.browse.find import Query, find
 from voltool.browse.learner import NameLearner
 from voltool.browse.patterns import parse_pattern
@@ -56,6 +60,7 @@ class History:
         self.rig = rig
         self.learner = NameLearner(rig.world, str(ground / "names.sqlite"), rig.catalog.path)
         self.trees: dict[str, Tree] = {}
+        self.contents: dict[str, dict[bytes, bytes]] = {}
 
     def take(self, step: list[Operation] | DumpNow | Prune) -> None:
         if isinstance(step, DumpNow):
@@ -63,6 +68,7 @@ class History:
                 self.rig.forget_states()
             dump = self.rig.dump(step.level)
             self.trees[dump.header.dump_id] = walk(os.fsencode(self.rig.path))
+            self.contents[dump.header.dump_id] = contents(os.fsencode(self.rig.path))
             if step.learn:
                 self.learner(dump)
         elif isinstance(step, Prune):
@@ -95,6 +101,17 @@ class History:
         query = Query(parse_pattern(pattern), limit=0)
         check(list(find(self.rig.world, self.learner, query)), ids, trees)
 
+    def check_diff(self, old: StoredDump, new: StoredDump) -> None:
+        """Compare what `diff` tells with the trees."""
+        before, after = [
+            {
+                path: (seen, self.contents[dump.header.dump_id].get(path))
+                for path, seen in self.trees[dump.header.dump_id].items()
+            }
+            for dump in (old, new)
+        ]
+        check_diff(diff(self.rig.world, old, new), before, after)
+
 
 @settings(
     max_examples=EXAMPLES,
@@ -116,3 +133,5 @@ def test_find_agrees_with_every_state_of_any_history(
             history.check(os.fsdecode(name), name)
         assert not [notice for notice in rig.reporter.notices() if "search" in notice or "damaged" in notice]
         history.learner.close()
+        for old, new in [*pairwise(history.dumps()), (history.dumps()[-1], history.dumps()[0])]:
+            history.check_diff(old, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -22,6 +23,21 @@ def walk(root: bytes) -> Tree:
             status = os.lstat(path)
             tree[os.path.relpath(path, root)] = seen_of(status.st_mode, _size(status), status.st_mtime_ns)
     return tree
+
+
+def contents(root: bytes) -> dict[bytes, bytes]:
+    """Of every path below ``root`` that has one: a hash of its content, or where it points to."""
+    found = {}
+    for directory, directories, files in os.walk(root):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                found[os.path.relpath(path, root)] = os.readlink(path)
+            elif stat.S_ISREG(mode):
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, root)] = hashlib.file_digest(file, "sha1").digest()
+    return found
 
 
 def _size(status: os.stat_result) -> int:

@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from voltool.backup.chains import OpenedChain, open_chain
 from voltool.backup.ports import World
-from voltool.browse.diff_records import Change, Outcome, changes_between, encode_outcome, outcomes_in_order
+from voltool.browse.diff_records import Anchor, Change, Outcome, changes_between, encode_outcome, outcomes_in_order
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.chain import Chain
+from voltool.events import Notice
 from voltool.model import ROOT_OBJECT, StoredDump
 from voltool.spool import SortedSpool
 
@@ -72,15 +73,23 @@ def diff(world: World, old: StoredDump, new: StoredDump, only: Sequence[bytes] =
     with contextlib.ExitStack() as stack:
         before = stack.enter_context(open_chain(world, old, "comparing it"))
         after = stack.enter_context(open_chain(world, new, "comparing it"))
-        directory = os.fsencode(tempfile.gettempdir())
-        spools = [stack.enter_context(SortedSpool(directory)) for _ in range(4)]
+        spools = [stack.enter_context(SortedSpool(_spool_directory())) for _ in range(4)]
         comparison = _Comparison(
             Side(before.chain, spools[0]), Side(after.chain, spools[1]), spools[2], spools[3], only
         )
         comparison.pair_objects(_shared_numbers(before, after))
         comparison.pair_entries()
         comparison.judge()
+        if comparison.lost:
+            message = f"{comparison.lost} names hang on no directory or too deep, and are left out: is a dump damaged?"
+            world.reporter.report(Notice("warning", message))
         yield from outcomes_in_order(comparison.outcomes)
+
+
+def _spool_directory() -> bytes:
+    """Not in memory, which the usual place is on many machines."""
+    chosen = tempfile.gettempdir()
+    return os.fsencode("/var/tmp" if chosen == "/tmp" and os.access("/var/tmp", os.W_OK) else chosen)  # noqa: S108
 
 
 def _shared_numbers(one: OpenedChain, other: OpenedChain) -> int:
@@ -108,6 +117,11 @@ class _Comparison:
         self._only = only
         self._common = Bitmap()
         self._changed = Bitmap()
+
+    @property
+    def lost(self) -> int:
+        """How many names have no path."""
+        return self._old.lost + self._new.lost
 
     def pair_objects(self, shared: int) -> None:
         """Which objects are in both, which of these changed, which are directories."""
@@ -168,14 +182,23 @@ class _Comparison:
         old_path = self._old.path(old_place) if old_place else None
         new_path = self._new.path(new_place) if new_place else None
         if new_path is None:
-            if old_path is not None:
-                self._put(Outcome(old_path, None, old_record, b""))
+            if old_path is not None and old_place is not None:
+                self._put(Outcome(old_path, None, old_record, b"", self._anchor(self._old, old_place)))
         elif old_path is None:
-            self._put(Outcome(new_path, None, b"", new_record))
+            if new_place is not None:
+                self._put(Outcome(new_path, None, b"", new_record, self._anchor(self._new, new_place)))
         elif old_place == new_place:
             self._put(Outcome(new_path, None, old_record, new_record))
         else:
             self._put(Outcome(new_path, old_path, old_record, new_record))
+
+    def _anchor(self, side: Side, place: Place) -> Anchor:
+        """The nearest directory above that is in both; the place has a path, so there is one."""
+        directory, depth = place.directory, 0
+        while directory not in self._common and directory != ROOT_OBJECT:
+            directory = side.parents[directory].directory
+            depth += 1
+        return Anchor(directory, depth)
 
     def _put(self, outcome: Outcome) -> None:
         paths = [path for path in (outcome.path, outcome.old_path) if path is not None]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from voltool.dumpfile import format as fmt
 
-_LENGTHS = struct.Struct(">III")
+#: Lengths of the old path and of the two records; the anchor.
+_LENGTHS = struct.Struct(">IIIQI")
 
 
 class Change(enum.Enum):
@@ -26,14 +27,23 @@ class Change(enum.Enum):
     FLAGS = "flags"
 
 
+class Anchor(NamedTuple):
+    """A directory's object number, and how many names lie between."""
+
+    directory: int
+    depth: int
+
+
 class Outcome(NamedTuple):
     """One difference at ``path``. ``old`` and ``new`` are object records, empty where it was not, or is not any more;
-    ``old_path`` where it was, if elsewhere."""
+    ``old_path`` where it was, if elsewhere. ``anchor``, of what is in one alone: the directory it hangs on that is in both, and
+    how far below."""
 
     path: bytes
     old_path: bytes | None
     old: bytes
     new: bytes
+    anchor: Anchor = Anchor(0, 0)
 
     @property
     def kind(self) -> str:
@@ -76,36 +86,36 @@ def encode_outcome(outcome: Outcome) -> bytes:
     """Bytes that sort by path, name by name: no name holds a NUL or is empty."""
     key = outcome.path.replace(b"/", b"\0") + b"\0\0"
     old_path = outcome.old_path or b""
-    lengths = _LENGTHS.pack(len(old_path), len(outcome.old), len(outcome.new))
+    lengths = _LENGTHS.pack(len(old_path), len(outcome.old), len(outcome.new), *outcome.anchor)
     return key + lengths + old_path + outcome.old + outcome.new
 
 
 def _decode(data: bytes) -> Outcome:
     end = data.index(b"\0\0")
     at = end + 2 + _LENGTHS.size
-    old_path, old, new = _LENGTHS.unpack_from(data, end + 2)
+    old_path, old, new, directory, depth = _LENGTHS.unpack_from(data, end + 2)
     return Outcome(
         data[:end].replace(b"\0", b"/"),
         data[at : at + old_path] or None,
         data[at + old_path : at + old_path + old],
         data[at + old_path + old : at + old_path + old + new],
+        Anchor(directory, depth),
     )
 
 
 def outcomes_in_order(encoded: Iterable[bytes]) -> Iterator[Outcome]:
-    """Sorted outcomes; what is gone at a path where something else now stands is one change, and none where they are alike."""
-    for path, group in groupby(map(_decode, encoded), lambda outcome: outcome.path):
-        gone: Outcome | None = None
-        come: Outcome | None = None
+    """Sorted outcomes. Where something is gone from a place and something else has come to the same place, that is one change,
+    and none where they are alike. The same path is not the same place where a directory above was renamed and another made."""
+    for _path, group in groupby(map(_decode, encoded), lambda outcome: outcome.path):
+        gone: dict[Anchor, Outcome] = {}
+        come: dict[Anchor, Outcome] = {}
         for outcome in group:
             if outcome.old and outcome.new:
                 yield outcome
-            elif outcome.old:
-                gone = outcome
             else:
-                come = outcome
-        if gone is not None and come is not None:
-            if changes_between(gone.old, come.new):
-                yield Outcome(path, None, gone.old, come.new)
-        elif gone is not None or come is not None:
-            yield gone or come  # type: ignore[misc]
+                (gone if outcome.old else come)[outcome.anchor] = outcome
+        for anchor in [*gone, *(anchor for anchor in come if anchor not in gone)]:
+            if anchor not in come or anchor not in gone:
+                yield gone.get(anchor) or come[anchor]
+            elif changes_between(gone[anchor].old, come[anchor].new):
+                yield gone[anchor]._replace(new=come[anchor].new)

@@ -44,8 +44,8 @@ def diff(
     """Show what changed between two points in time.
 
     A and B are each a volume (its newest dump), NAME@TIME (its newest dump not later than TIME, which is understood as by --at),
-    or a dump's id; B is the later one. Without B, what A's dump brought: against the dump of the volume before it. Two volumes can
-    be compared too.
+    or a dump's id; B is the later one. Without B, what A's dump brought: against the dump of the volume before it. They may be
+    of two volumes.
 
     One line for each difference, sorted by path: + added, - removed, M other content, U other attributes only, T another type of
     file, R renamed (old -> new). What lies below a renamed directory is not told again. A renamed file is known where both dumps
