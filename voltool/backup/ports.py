@@ -112,6 +112,9 @@ class Catalog(Protocol):
     def put_listed(self, store: str, directories: Mapping[str, int | None]) -> None:
         """Remember (None: forget) when directories of a store were last changed before they were listed."""
 
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
+
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent."""
 

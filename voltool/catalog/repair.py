@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from voltool.catalog.sqlite import DamagedCatalogError, SqliteCatalog
+from voltool.catalog.database import DamagedError
+from voltool.catalog.sqlite import SqliteCatalog
 from voltool.durable import fsync_directory, rename_new
 
 #: SQLite's own, beside the database. They go first: a log that stays behind would be played into the next catalog.
@@ -25,7 +26,7 @@ def put_aside_if_damaged(path: str) -> str | None:
             catalog.check()
         finally:
             catalog.close()
-    except DamagedCatalogError:
+    except DamagedError:
         return _put_aside(path)
     return None
 

@@ -17,9 +17,11 @@ from voltool.cli.commands import (
     clones,
     config_show,
     copy,
+    diff,
     doctor,
     dump,
     dumps,
+    find,
     history,
     host_check,
     host_clean,
@@ -92,6 +94,8 @@ app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
+app.command("find")(find.find)
+app.command("diff")(diff.diff)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)

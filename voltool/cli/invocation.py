@@ -17,9 +17,11 @@ from voltool.statedir import state_directory
 
 if TYPE_CHECKING:
     from voltool.backup.ports import World
+    from voltool.browse.learner import NameLearner
     from voltool.cli.output import Output
     from voltool.config.lenient import LenientSettings
     from voltool.config.settings import Settings
+    from voltool.model import StoredDump
 
 
 @dataclass
@@ -74,6 +76,27 @@ class Invocation:
     def world(self) -> World:
         """Hosts, stores, catalog."""
         return self.make_world(self)
+
+    @functools.cached_property
+    def names(self) -> NameLearner:
+        """Takes dumps into the index of names; one a command, for it is alone with the index where that must be replaced."""
+        from voltool.browse.learner import NameLearner
+
+        learner = NameLearner(self.world, paths.index_path(self.state), paths.catalog_path(self.state))
+        self.closing.callback(learner.close)
+        return learner
+
+    def learn(self, dump: StoredDump) -> None:
+        """After a dump, where the configuration wants it. What fails is a warning: the dump is safe, `find` makes up for it."""
+        if not self.settings.index:
+            return
+        try:
+            self.names(dump)
+        except VoltoolError as error:
+            message = (
+                f"{dump.header.volume_name}: its names are not in the index yet, find will see to that: {error.what}"
+            )
+            self.output.notice("warning", f"{message}: {error.why}" if error.why else message)
 
     def store_url(self, volume: str = "", explicit: str | None = None) -> str:
         """The store for a volume: ``--store``, else its own, else the configured one, else that in the state directory."""

@@ -205,6 +205,9 @@ class Settings(_Strict):
     """The agent reads only when the disk is idle (ionice class 3)."""
     workers: int = Field(default=0, ge=0, le=64)
     """Worker processes of the agent; 0: as many as are useful."""
+    index: bool = True
+    """Whether `voltool find`'s index of names is filled after each dump. It takes seconds a million names in a full dump, little
+    otherwise; without it `find` reads what it lacks when it is called."""
     # Not checked here: a volume whose schedule is malformed must not keep the others from being dumped.
     schedule: str = ""
     """The cycle of levels of `voltool backup`, one character a day: digits (``-``: no dump that day), or ``weekly`` (0325476),
