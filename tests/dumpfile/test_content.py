@@ -8,7 +8,6 @@ import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.dumpfile import model
 from tests.dumpfile.model import CHUNK, State, Thing

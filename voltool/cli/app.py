@@ -17,6 +17,7 @@ from voltool.cli.commands import (
     doctor,
     dump,
     dumps,
+    export,
     history,
     host_check,
     host_clean,
@@ -67,6 +68,7 @@ app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
+app.command("export")(export.export)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)

@@ -16,7 +16,7 @@ VALUE_OPTIONS = frozenset(
     {
         "--abort", "--at", "--bandwidth", "--codec", "--downtime", "--driver", "--drop", "--exclude", "--for",
         "--host", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice",
-        "--only", "--path", "--resume", "--store", "--workers",
+        "--only", "--output", "-o", "--path", "--resume", "--store", "--workers",
     }
 )  # fmt: skip
 
