@@ -41,7 +41,7 @@ def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
             name = parse_name(file.name)
             if name is None or name.dump_id in known:
                 continue
-            dump = _read(world, store, file)
+            dump = read_dump(world, store, file)
             if dump is not None:
                 world.catalog.add_dump(dump)
                 known.add(name.dump_id)
@@ -49,7 +49,8 @@ def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
     return _without_missing(world, world.catalog.dumps() if learned else remembered, present, known)
 
 
-def _read(world: World, store: Store, file: StoredFile) -> StoredDump | None:
+def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None:
+    """What the dump in a store's file says of itself; None, with a notice, where it is none, or gone by now."""
     where = f"{store.url}/{file.name}"
     try:
         source = store.open(file.name)

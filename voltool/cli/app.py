@@ -23,9 +23,11 @@ from voltool.cli.commands import (
     host_clean,
     lock,
     ls,
+    mount,
     move,
     restore,
     retired,
+    umount,
     unlock,
     verify,
     volume_add,
@@ -68,6 +70,8 @@ app.command("restore")(restore.restore)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
+app.command("mount")(mount.mount)
+app.command("umount")(umount.umount)
 app.command("export")(export.export)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)

@@ -70,13 +70,22 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files, sorted by name; other things in the directory (hidden files, links) are passed over."""
         with translated("the store cannot be listed", self.root):
-            found = sorted(self._walk(self.root, ""), key=lambda file: file.name)
+            found = sorted(self._below(prefix), key=lambda file: file.name)
         return (file for file in found if file.name.startswith(prefix))
+
+    def _below(self, prefix: str) -> Iterator[StoredFile]:
+        """What may begin with ``prefix``: where it names a directory, nothing else is walked through."""
+        parts = prefix.split("/")[:-1]
+        above = [os.path.join(self.root, *parts[: depth + 1]) for depth in range(len(parts))]
+        if any(not part or part.startswith(".") for part in parts) or any(os.path.islink(path) for path in above):
+            return iter(())
+        inside = "/".join([*parts, ""]) if parts else ""
+        return self._walk(os.path.join(self.root, *parts), inside)
 
     def _walk(self, directory: str, prefix: str) -> Iterator[StoredFile]:
         try:
             entries = list(os.scandir(directory))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             if entry.name.startswith("."):
