@@ -45,8 +45,7 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
     """Mount ``files`` at ``mountpoint`` and answer until it is unmounted, or SIGTERM, SIGINT or SIGHUP comes.
 
     Blocks. ``on_ready`` is called when the kernel has mounted it. ``name`` is what /proc/mounts shows as its source.
-    Raises HostError where it cannot be mounted. To be called in the
-    main thread: libfuse handles the signals.
+    Raises HostError where it cannot be mounted. To be called in the main thread: libfuse handles the signals.
     """
     mfusepy = load()
     if allow_other and mfusepy.fuse_version_major < 3:
@@ -75,6 +74,8 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
     try:
         _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
     except RuntimeError:
+        if messages.ended:  # it was mounted; so libfuse 3 says that a signal has ended it
+            return
         raise HostError(
             "it cannot be mounted",
             where=shown(mountpoint),
@@ -90,13 +91,16 @@ def _remedy(*, allow_other: bool) -> str:
 
 
 class _Messages:
-    """What libfuse writes to stderr before it is mounted: it has no other way to say why it cannot."""
+    """What libfuse writes to stderr before it is mounted: it has no other way to say why it cannot.
+
+    ``ended``: it is mounted, or has failed.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives until `end`
         self._before = os.dup(2)
         os.dup2(self._file.fileno(), 2)
-        self._ended = False
+        self.ended = False
 
     def text(self) -> str:
         """All of it, in one line."""
@@ -105,8 +109,8 @@ class _Messages:
 
     def end(self) -> None:
         """From now on stderr is again what it was; idempotent."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             os.dup2(self._before, 2)
             os.close(self._before)
 

@@ -37,8 +37,9 @@ def folder_name(dump: StoredDump) -> bytes:
 class Points(Protocol):
     """What is at the top of a mount."""
 
-    single: StoredDump | None
-    """The one dump whose tree begins at the top, or None: then each has a folder."""
+    @property
+    def single(self) -> StoredDump | None:
+        """The one dump whose tree begins at the top, or None: then each has a folder."""
 
     def folders(self) -> dict[bytes, StoredDump]:
         """The folders by name, oldest first; empty where there is a single one."""

@@ -88,6 +88,7 @@ def _serve(
     from voltool.browse import mountpoint
     from voltool.browse.background import SyslogReporter
     from voltool.browse.mount import forbidden_places, serve
+    from voltool.cli import display
 
     path = mountpoint.real_path(path)
     switch = _Switch(invocation.output)
@@ -99,7 +100,11 @@ def _serve(
 
     def on_ready() -> None:
         folders = points.folders()
-        what = f"{len(folders):,} points in time" if points.single is None else points.single.header.dump_id
+        what = (
+            display.count(len(folders), "point in time", "points in time")
+            if points.single is None
+            else points.single.header.dump_id
+        )
         if background:
             switch.to = SyslogReporter("voltool-mount")
         ready(f"{name}: mounted at {shown(path)}: {what}")
