@@ -83,7 +83,7 @@ def two_dumps(size: int) -> tuple[Chain, bytes, list[bytearray]]:
     raw = []
     for level, state in enumerate(states):
         base = states[0] if level else None
-        data, _totals = model.write_dump(state, base, model.header_of(f"d{level}", level, base), random.Random(1))
+        data, _totals = model.write_dump(state, base, model.header_of(f"d{level}", level, base), random.Random(9))
         raw.append(bytearray(data))
     sources = [model.Memory(data) for data in raw]  # type: ignore[arg-type]
     return Chain([DumpReader(source, f"d{at}", Lru(2 * CHUNK)) for at, source in enumerate(sources)]), bytes(new), raw

@@ -45,8 +45,13 @@ def in_background(work: Callable[[Callable[[str], None]], None]) -> str:
         os.close(reading)
         _be_the_child(work, writing)
     os.close(writing)
-    with open(reading, "rb") as file:
-        told = file.read()
+    try:
+        with open(reading, "rb") as file:
+            told = file.read()
+    except BaseException:  # interrupted: nobody is told of what would come of it
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
     if not told:
         _pid, status = os.waitpid(pid, 0)
         raise VoltoolError("the background process ended before it was ready", why=f"status {status:#x}")

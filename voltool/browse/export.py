@@ -100,9 +100,10 @@ class Exporter:
                 self._non_directory(below, child.record)
 
     def _children(self, directory: int) -> Iterator[Named]:
-        for name, number in self._tree.chain.entries_of(directory):
-            if self._selection is None or self._selection.has_entry(fmt.encode_entry(directory, name, number)):
-                yield Named(name, self._tree.record(number))
+        for child in self._tree.children(directory):
+            entry = fmt.encode_entry(directory, child.name, child.record.number)
+            if self._selection is None or self._selection.has_entry(entry):
+                yield child
 
     def _non_directory(self, path: bytes, record: fmt.ObjectRecord) -> None:
         if record.number in self._first_paths:

@@ -102,7 +102,7 @@ class VolumeFiles:
             tree = self._opened.hold(place.dump)
             try:
                 record = self._record(tree, place)
-                entries = [_entry(named) for named in tree.listing(record.number)]
+                entries = [_entry(named) for named in tree.children(record.number)]
                 return self._remember(_Handle(place.dump, entries, record))
             except BaseException:
                 self._opened.release(place.dump)

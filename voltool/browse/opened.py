@@ -80,7 +80,9 @@ class OpenPoints:
             point = self._points[dump.header.dump_id]
             point.users -= 1
             point.last_used = self._clock()
-        self.sweep()
+            crowded = len(self._points) > _MOST_IDLE
+        if crowded:
+            self.sweep()
 
     def sweep(self) -> None:
         """Close what nobody has used for a while, and the oldest of too many."""

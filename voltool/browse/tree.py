@@ -6,9 +6,10 @@ archives, or of how the chain was opened.
 
 from __future__ import annotations
 
+import itertools
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from voltool.dumpfile import format as fmt
@@ -24,6 +25,8 @@ _MIB = 1 << 20
 #: What Python's objects around a record and around a name cost, in bytes.
 _RECORD_COST = 700
 _NAME_COST = 250
+#: How many names of a directory are looked up together.
+_BATCH = 10_000
 #: Files whose tables of chunks are kept.
 _CONTENTS = 64
 
@@ -91,13 +94,14 @@ class Tree:
             self._kept.records.put(key, record, _RECORD_COST + len(record.target) + len(record.xattrs))
         return record
 
-    def listing(self, directory: int) -> list[Named]:
+    def children(self, directory: int) -> Iterator[Named]:
         """The names of a directory, sorted. Records are looked up in the order they lie in, whatever the names are."""
-        entries = list(self.chain.entries_of(directory))
-        records = {number: self.record(number) for number in sorted({number for _name, number in entries})}
-        for name, number in entries:
-            self._kept.names.put((self._state, directory, name), number, _NAME_COST + len(name))
-        return [Named(name, records[number]) for name, number in entries]
+        entries = self.chain.entries_of(directory)
+        while batch := list(itertools.islice(entries, _BATCH)):
+            records = {number: self.record(number) for number in sorted({number for _name, number in batch})}
+            for name, number in batch:
+                self._kept.names.put((self._state, directory, name), number, _NAME_COST + len(name))
+                yield Named(name, records[number])
 
     def links(self, number: int) -> int:
         """How many names an object has. The first call reads all names of the tree once."""

@@ -22,8 +22,9 @@ from voltool.dumpfile.header import decode_header
 from voltool.dumpfile.index import Index
 from voltool.dumpfile.lru import Lru
 
-#: How many decoded record frames are kept for look-ups.
-_KEPT_FRAMES = 24
+#: How many bytes of decoded record frames are kept for look-ups, and what Python's object around a record costs.
+_KEPT_RECORDS = 24 << 20
+_RECORD_COST = 60
 #: How much is read at once when a whole dump is read.
 _READ_SIZE = 1 << 20
 
@@ -56,7 +57,7 @@ class DumpReader:
     def __init__(self, source: RandomAccess, name: str, kept_data: Optional[Lru[ObjectExtents]] = None) -> None:
         self.name = name
         self._source = source
-        self._kept: Lru[List[bytes]] = Lru(_KEPT_FRAMES)
+        self._kept: Lru[List[bytes]] = Lru(_KEPT_RECORDS)
         self._kept_data = kept_data
         self._data_objects: Tuple[int, Dict[int, bool]] = (-1, {})
         fmt.check_preamble(source.read_at(0, fmt.PREAMBLE_SIZE), name)
@@ -187,8 +188,9 @@ class DumpReader:
     def _kept_records(self, position: int) -> List[bytes]:
         records = self._kept.get(position)
         if records is None:
-            records = decode_records(self.frame(position), self.name)
-            self._kept.put(position, records, 1)
+            frame = self.frame(position)
+            records = decode_records(frame, self.name)
+            self._kept.put(position, records, frame.header.raw + len(records) * _RECORD_COST)
         return records
 
     def data_frames(self, number: int, offset: int = 0) -> Iterator[int]:
