@@ -15,14 +15,22 @@ import pytest
 from tests import torture
 from tests.cli.test_json import SCHEMA, check_fields
 from tests.core.harness import Rig
+from tests.core.test_unreadable import bad_disk
+from tests.dumpfile import model, test_golden
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.judge import compare
 from voltool.browse.archive import export_dump
-from voltool.browse.export import coarse
+from voltool.browse.export import Exporter, coarse
+from voltool.browse.filesystem import VolumeFiles
+from voltool.browse.opened import OpenPoints
+from voltool.browse.points import OnePoint
+from voltool.browse.tree import Kept, Tree
 from voltool.dumpfile import format as fmt
+from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import IntegrityError, RefusedError
+from voltool.errors import IntegrityError, RefusedError, VoltoolError
+from voltool.model import Problem
 
 GNU_TAR = ["tar", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xpf"]
 
@@ -172,6 +180,43 @@ def test_the_command_in_a_pipe_and_to_a_file(tmp_path: Path) -> None:
         failed = site.voltool("export", "vol1", "-o", f"{tmp_path}/broken.tar", check=False)
         assert failed.returncode == 5
         assert not list(tmp_path.glob("broken*"))
+
+
+# Nothing of "bomb" is ever read: its bad frame has no object.
+@pytest.mark.parametrize("name", [name for name in test_golden.NAMES if name != "bomb"])
+def test_no_hostile_dump_becomes_an_archive(name: str) -> None:
+    golden = test_golden.load(name)
+
+    def export() -> list[bytes]:
+        written: list[bytes] = []
+        sources = test_golden.dumps_of(golden)
+        chain = Chain([model.open_dump(data, f"dump {at}") for at, data in enumerate(sources)])
+        Exporter(Tree(chain, Kept(), numeric_owner=True), written.append).run()
+        return written
+
+    if golden.fields["expect"] == "whole":
+        assert export()[-1] == bytes(len(export()[-1]))
+    else:
+        with pytest.raises(VoltoolError):
+            export()
+
+
+def test_what_could_not_be_read_is_named_and_not_made_up(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "bad").write_bytes(b"nobody knows")
+    (volume / "good").write_bytes(b"good")
+    with Rig(tmp_path / "rig", volume) as rig:
+        dump = rig.dump(inject=bad_disk("bad"))
+        result = export_dump(rig.world, dump, os.fsencode(tmp_path / "out.tar")).exported
+        assert [(problem.problem, problem.path) for problem in result.problems] == [(Problem.UNREADABLE, b"bad")]
+        files = VolumeFiles(OnePoint(dump), OpenPoints(rig.world, numeric_owner=True), rig.reporter)
+        assert files.getattr("/bad")["st_mode"] == (volume / "bad").stat().st_mode
+        with pytest.raises(OSError, match="Input/output"):
+            files.open("/bad", os.O_RDONLY)
+        assert files.read(None, 100, 0, files.open("/good", os.O_RDONLY)) == b"good"
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert sorted(tar.getnames()) == [".", "./good"]
 
 
 def test_a_file_of_countless_holes_has_a_bounded_map() -> None:

@@ -96,8 +96,9 @@ def test_a_dead_daemon_is_cleaned_up_after(small: tuple[Site, Path], tmp_path: P
         kill_daemon(top)
         with pytest.raises(OSError, match="not connected"):
             os.listdir(top)
-        again = site.voltool("mount", "vol1", str(top))
-        assert "has been taken off" in again.stderr
+        *events, last = map(json.loads, site.voltool("--json", "mount", "vol1", str(top)).stdout.splitlines())
+        check_fields(last, {**SCHEMA["result"], **SCHEMA["mount"]}, "mount")
+        assert "has been taken off" in str(events)
         assert (top / "latest" / "small").read_bytes() == b"small"
         kill_daemon(top)
         site.voltool("umount", str(top))

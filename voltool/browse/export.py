@@ -17,6 +17,7 @@ from voltool.browse.tree import Named, Tree, is_unreadable
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.content import Content
 from voltool.dumpfile.selection import Selection
+from voltool.dumpfile.verify import verify_manifest
 from voltool.model import ROOT_OBJECT, FileProblem, Problem
 
 Write = Callable[[bytes], object]
@@ -70,6 +71,7 @@ class Exporter:
 
     def run(self) -> Exported:
         """Write everything and the end of the archive. IntegrityError, or what ``write`` raises: then the archive is spoiled."""
+        verify_manifest(self._tree.chain)  # a circle of directories would never end
         try:
             self._all_members()
         except BaseException:

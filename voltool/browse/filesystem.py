@@ -200,10 +200,9 @@ class VolumeFiles:
             return _Place(self._points.single, parts)
         if not parts:
             return _Place(None, ())
-        folders = self._points.folders()
-        if parts == (LATEST,) and folders:
+        if parts == (LATEST,) and self._points.folders():
             return _Place(None, parts)
-        dump = folders.get(parts[0])
+        dump = self._points.find(parts[0])
         if dump is None:
             raise OSError(errno.ENOENT, path)
         return _Place(dump, parts[1:])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -28,7 +29,8 @@ def load() -> Any:
     """The module mfusepy on the best library there is; HostError where there is none, or no /dev/fuse."""
     if not os.path.exists(_DEVICE):
         raise HostError("nothing can be mounted here", where=_DEVICE, why="it does not exist", remedy="modprobe fuse")
-    if not os.environ.get("FUSE_LIBRARY_NAME") and ctypes.util.find_library("fuse3"):
+    may_mount = os.geteuid() == 0 or shutil.which("fusermount3")  # whoever is not root mounts through that program
+    if not os.environ.get("FUSE_LIBRARY_NAME") and may_mount and ctypes.util.find_library("fuse3"):
         os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
     try:
         import mfusepy

@@ -23,8 +23,9 @@ from voltool.stores.naming import parse_name
 #: The symlink to the newest point in time.
 LATEST = b"latest"
 _ID_DIGITS = 12
-#: How long a list is good, seconds.
+#: How long a list is good, seconds; one that took long is good for so many times as long.
 _FRESH = 2.0
+_SHARE = 20
 
 
 def folder_name(dump: StoredDump) -> bytes:
@@ -44,6 +45,9 @@ class Points(Protocol):
     def folders(self) -> dict[bytes, StoredDump]:
         """The folders by name, oldest first; empty where there is a single one."""
 
+    def find(self, name: bytes) -> StoredDump | None:
+        """The dump of one folder, without looking whether there are others now; None where there is none."""
+
 
 @dataclass(frozen=True)
 class OnePoint:
@@ -54,6 +58,10 @@ class OnePoint:
     def folders(self) -> dict[bytes, StoredDump]:
         """None."""
         return {}
+
+    def find(self, _name: bytes) -> StoredDump | None:
+        """None."""
+        return None
 
 
 class AllPoints:
@@ -70,22 +78,28 @@ class AllPoints:
         self._urls = tuple(urls)
         self._clock = clock
         self._lock = threading.Lock()
-        self._made = -_FRESH
+        self._good_until = clock()
         self._folders: dict[bytes, StoredDump] = {}
         self._passed_over: set[tuple[str, str]] = set()
 
     def folders(self) -> dict[bytes, StoredDump]:
         """The folders as they are now, or were a moment ago. A store that cannot be reached leaves them as they were."""
         with self._lock:
-            if self._clock() - self._made >= _FRESH:
+            began = self._clock()
+            if began >= self._good_until:
                 try:
                     self._folders = self._listed()
                 except VoltoolError as error:
                     self._world.reporter.report(
                         Notice("warning", f"the dumps of {self._name} cannot be listed: {error}")
                     )
-                self._made = self._clock()
+                ended = self._clock()
+                self._good_until = ended + max(_FRESH, _SHARE * (ended - began))
             return self._folders
+
+    def find(self, name: bytes) -> StoredDump | None:
+        """The dump of a folder that is known, or has appeared by now."""
+        return self._folders.get(name) or self.folders().get(name)
 
     def _listed(self) -> dict[bytes, StoredDump]:
         dumps = {dump.header.dump_id: dump for dump in self._world.catalog.dumps(self._uuid)}
