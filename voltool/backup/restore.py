@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voltool.backup.chains import OpenedChain, open_chain
-from voltool.backup.paths import parts_below, parts_of
+from voltool.backup.paths import resolve_paths
 from voltool.backup.ports import World
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import Merge
@@ -60,7 +60,7 @@ def restore(
         raise UsageError("the target must be an absolute path", why=os.fsdecode(target_path))
     began = time.monotonic()
     with open_chain(world, dump, "restoring it") as opened:
-        paths = _resolve(opened.chain, only)
+        paths = resolve_paths(opened.chain, only)
         selection = Selection(opened.chain, paths) if only else None
         merge = Merge(opened.chain, selection=selection)
         request = StartRestore(
@@ -125,18 +125,6 @@ def _send(conversation: Conversation, merge: Merge) -> None:
             conversation.send_data(waiting)
             waiting = bytearray()
     conversation.send_data(waiting)
-
-
-def _resolve(chain: Chain, only: Sequence[bytes]) -> list[list[bytes]]:
-    """The selected paths as names; one that is absolute on the source and not in the volume is taken from its root."""
-    paths = []
-    for path in only:
-        parts = parts_of(path)
-        below = parts_below(path, chain.header.source_path)
-        if below is not None and chain.lookup(parts) is None:
-            parts = below
-        paths.append(parts)
-    return sorted(paths)
 
 
 def _digest(paths: Sequence[Sequence[bytes]]) -> str:

@@ -21,6 +21,7 @@ from voltool.cli.commands import (
     doctor,
     dump,
     dumps,
+    export,
     find,
     history,
     host_check,
@@ -28,12 +29,14 @@ from voltool.cli.commands import (
     lock,
     ls,
     merge,
+    mount,
     move,
     prune,
     restore,
     retired,
     schedule,
     status,
+    umount,
     undelete,
     unlock,
     verify,
@@ -96,6 +99,9 @@ app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
 app.command("find")(find.find)
 app.command("diff")(diff.diff)
+app.command("mount")(mount.mount)
+app.command("umount")(umount.umount)
+app.command("export")(export.export)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)

@@ -16,8 +16,8 @@ VALUE_OPTIONS = frozenset(
     {
         "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop",
         "--exclude", "--for", "--host", "--html", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock",
-        "--max-rounds", "--name", "--nice", "--only", "--path", "--resume", "--since", "--store", "--until",
-        "--workers",
+        "--max-rounds", "--name", "--nice", "--only", "--output", "--path", "--resume", "--since", "--store",
+        "--until", "--workers", "-o",
     }
 )  # fmt: skip
 

@@ -108,7 +108,7 @@ class LocalStore:
         """Regular files whose names are ``mark`` and a name that a file here may have; their names are given without it."""
         try:
             entries = list(os.scandir(directory))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             try:
