@@ -27,6 +27,7 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.LockVolume: ("voltool.agent.lock", "lock_volume"),
     messages.UnlockVolume: ("voltool.agent.lock", "unlock_volume"),
     messages.StartRestore: ("voltool.agent.restore", "restore"),
+    messages.StartInPlace: ("voltool.agent.inplace", "restore_in_place"),
     messages.MakeClone: ("voltool.agent.clones", "make_clone"),
     messages.ListClones: ("voltool.agent.clones", "list_clones"),
     moving.MoveOut: ("voltool.agent.moving.out", "move_out"),
