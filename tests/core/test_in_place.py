@@ -63,7 +63,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
 @settings(
     max_examples=EXAMPLES,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(steps=STEPS)
 def test_any_state_becomes_any_point(

@@ -244,10 +244,11 @@ class _InPlace:
         return problems
 
     def _verify(self, state: BaseState, known: set[bytes]) -> List[FileProblem]:
-        """Look once more: names, links, sizes and attributes are the dump's, but for what is known."""
+        """Look once more: names, links, sizes and attributes are the dump's, but for what is known, and the root, whose turn
+        comes last."""
         with contextlib.closing(self._plan(state, light=True)) as plan:
             vague = {CHANGE, WRITE} if self._losses.attributes else set()
-            wrong = [(kind, path) for kind, path in plan.names if kind not in vague | {LEAVE}]
+            wrong = [(kind, path) for kind, path in plan.names if kind not in vague | {LEAVE} and path]
             # What could not be touched takes others with it, above and below.
             wrong = [(kind, path) for kind, path in wrong if not _touches(path, known)]
         why = "it is not as the dump has it after the restore: somebody changes it, or the target cannot hold it"

@@ -111,7 +111,10 @@ class Attributes:
             self._losses.attribute(_TIME_FRACTION, record.number)
 
     def strip(self, descriptor: int, record: ObjectRecord) -> None:
-        """Take off what a directory that was there before has and ``record`` lacks: xattrs, ACLs, flags."""
+        """Take off what an object that was there before has and ``record`` lacks: its owner, xattrs, ACLs, flags, project."""
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (self._uid, self._gid):
+            self._owner(descriptor, record, always=True)
         wanted = {name for name, _value in fmt.decode_xattrs(record.xattrs)}
         for listed in inodes.list_xattrs(descriptor):
             name = os.fsencode(listed)
@@ -119,6 +122,8 @@ class Attributes:
                 os.removexattr(descriptor, name)
         if not record.flags:
             inodes.set_flags(descriptor, 0, fmt.PORTABLE_FLAGS)
+        if not record.project:
+            inodes.set_project(descriptor, 0)
 
     def times(self, descriptor: int, record: ObjectRecord) -> None:
         """Set the times again, after names in the directory have changed."""
@@ -173,9 +178,10 @@ class Attributes:
         except OSError:
             self._losses.attribute("fs-verity", record.number)
 
-    def _owner(self, descriptor: int, record: ObjectRecord) -> None:
+    def _owner(self, descriptor: int, record: ObjectRecord, *, always: bool = False) -> None:
+        """``always``: also where that is who we are, and what we make is anyway."""
         uid, gid = self._owners.user(record.uid), self._owners.group(record.gid)
-        if uid == self._uid and gid == self._gid:
+        if uid == self._uid and gid == self._gid and not always:
             return
         try:
             os.chown(descriptor, uid, gid)
