@@ -97,12 +97,19 @@ def test_any_state_becomes_any_point(
 
 def bring_back(rig: Rig, point: StoredDump, **wish: object) -> InPlaceOutcome:
     return restore_in_place(
-        rig.world, point, "local", os.fsencode(rig.path), InPlaceWish(**wish), lambda _plan: True  # type: ignore[arg-type]
+        rig.world,
+        point,
+        "local",
+        os.fsencode(rig.path),
+        InPlaceWish(**wish),
+        lambda _plan: True,  # type: ignore[arg-type]
     )
 
 
 def _bring_back(rig: Rig, point: StoredDump, copy: Path, *, delete: bool) -> None:
-    others = {path: os.lstat(path) for path in _paths(rig.path) if not os.path.lexists(copy / path.relative_to(rig.path))}
+    others = {
+        path: os.lstat(path) for path in _paths(rig.path) if not os.path.lexists(copy / path.relative_to(rig.path))
+    }
     blocked = [path for path in _paths(rig.path) if _blocks(path, copy / path.relative_to(rig.path))]
     try:
         outcome = bring_back(rig, point, delete=delete)

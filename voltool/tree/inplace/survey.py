@@ -155,7 +155,7 @@ class Survey:
         if not is_directory:
             if stat.S_ISDIR(status.st_mode):
                 self._in_the_way(below)
-            self._note(self.files, child, seen, below)
+            self._note(self.files, child, None if stat.S_ISDIR(status.st_mode) else seen, below)
         elif stat.S_ISDIR(status.st_mode):
             if self._scope.inside(below) and self._is_ours(below):
                 self._note(self.directories, child, seen, below)
