@@ -95,7 +95,7 @@ def assert_is(rig: Rig, number: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- kill -9
 
 #: From one moment to the next at which the agent is killed; odd, so that both points and both sides of a change have theirs.
-STRIDE = int(os.environ.get("VOLTOOL_STRIDE", "3"))
+STRIDE = int(os.environ.get("VOLTOOL_STRIDE", "7"))
 _CHANGES = ("rename", "link", "unlink", "mkdir", "rmdir", "chown", "chmod", "utime", "setxattr", "fsync", "pwrite")
 
 

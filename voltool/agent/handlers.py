@@ -23,6 +23,7 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.ListVolumes: ("voltool.agent.adopt", "list_volumes"),
     messages.ForgetVolume: ("voltool.agent.adopt", "forget_volume"),
     messages.StartDump: ("voltool.agent.dump", "dump"),
+    messages.EstimateDump: ("voltool.agent.estimate", "estimate"),
     messages.KeepState: ("voltool.agent.keep", "keep_state"),
     messages.LockVolume: ("voltool.agent.lock", "lock_volume"),
     messages.UnlockVolume: ("voltool.agent.lock", "unlock_volume"),

@@ -97,7 +97,7 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     candidates = [dump for dump in dumps if dump.header.level < level]
     for base in sorted(candidates, key=lambda dump: dump.header.sequence, reverse=True):
         chain = chain_of(base, dumps)
-        if chain[0].header.level == 0 and all(_is_there(store, dump) for dump in chain):
+        if chain[0].header.level == 0 and all(is_there(store, dump) for dump in chain):
             return chain
         message = f"{volume.name}: dump {base.header.dump_id[:12]} cannot be a base: part of its chain is missing"
         world.reporter.report(Notice("warning", message))
@@ -106,7 +106,8 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     return ()
 
 
-def _is_there(store: Store, dump: StoredDump) -> bool:
+def is_there(store: Store, dump: StoredDump) -> bool:
+    """Whether the dump's file is in the store, at its full length."""
     try:
         reader = store.open(dump.file)
     except NotFoundError:
@@ -238,7 +239,7 @@ class _Job:
         totals = decoder.totals
         if totals is None or totals.state_id != result.totals.state_id:
             raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
-        if self._base is not None and not _is_there(self._store, self._base):
+        if self._base is not None and not is_there(self._store, self._base):
             raise VoltoolError(
                 "the base of the dump has gone meanwhile",
                 where=f"{self._store.url}/{self._base.file}",

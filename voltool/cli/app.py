@@ -25,6 +25,7 @@ from voltool.cli.commands import (
     move,
     restore,
     retired,
+    size,
     unlock,
     verify,
     volume_add,
@@ -64,6 +65,7 @@ app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
 app.command("restore")(restore.restore)
+app.command("size")(size.size)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)

@@ -23,7 +23,7 @@ _TITLES = {
     "delete": "deleted",
     "write": "written",
     "create": "created",
-    "change": "attributes changed",
+    "change": "changed in attributes",
     "link": "linked anew",
     "leave": "left alone",
 }

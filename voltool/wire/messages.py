@@ -267,6 +267,35 @@ class DumpReply:
 
 
 @dataclass(frozen=True)
+class EstimateDump:
+    """What would a dump read now, against each of these states, and in full? Answered by `EstimateReply`; nothing is changed."""
+
+    uuid: str
+    path: bytes
+    base_state_ids: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Objects that are new or not as they were, files among them, their bytes. Not ``known``: the host has no home stamps of the
+    state, and the figures are those of a full dump."""
+
+    objects: int
+    files: int
+    bytes: int
+    known: bool
+
+
+@dataclass(frozen=True)
+class EstimateReply:
+    """``entries``: names in the tree; ``against``: one for each state asked about, in that order."""
+
+    entries: int
+    full: Estimate
+    against: Tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
 class KeepState:
     """The store has published the dump: keep clone and home stamps as the base for later levels (at most one a level).
 
@@ -553,7 +582,8 @@ Message = Union[
     ActsReply, Examine, ExamineReply, Progress, MoveOut, SourceStatus,
     PrepareLock, HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus,
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
-    RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply,
+    RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply, EstimateDump,
+    EstimateReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]
