@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -95,15 +96,9 @@ def test_any_state_becomes_any_point(
         assert compare(volume, ground / "restored") == []
 
 
-def bring_back(rig: Rig, point: StoredDump, **wish: object) -> InPlaceOutcome:
-    return restore_in_place(
-        rig.world,
-        point,
-        "local",
-        os.fsencode(rig.path),
-        InPlaceWish(**wish),
-        lambda _plan: True,  # type: ignore[arg-type]
-    )
+def bring_back(rig: Rig, point: StoredDump, **wish: Any) -> InPlaceOutcome:
+    path = os.fsencode(rig.path)
+    return restore_in_place(rig.world, point, "local", path, InPlaceWish(**wish), lambda _plan: True)
 
 
 def _bring_back(rig: Rig, point: StoredDump, copy: Path, *, delete: bool) -> None:

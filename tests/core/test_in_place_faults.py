@@ -159,7 +159,12 @@ def test_killed_anywhere_it_goes_on(rig: Rig, two: tuple[StoredDump, StoredDump]
 
 def test_called_off_and_cut_off_nothing_has_happened(rig: Rig, two: tuple[StoredDump, StoredDump]) -> None:
     shown: list[PlannedRestore] = []
-    outcome = bring_back(rig, two[0], lambda plan: bool(shown.append(plan)), delete=True)
+
+    def no(plan: PlannedRestore) -> bool:
+        shown.append(plan)
+        return False
+
+    outcome = bring_back(rig, two[0], no, delete=True)
     assert (outcome.done, outcome.exit_code) == (False, 0)
     assert b"large" in shown[0].names["write"]
     assert b"link1" in shown[0].names["delete"]
