@@ -67,7 +67,7 @@ def restore(
             target=target_path,
             volume_uuid=dump.header.volume_uuid,
             state_id=opened.chain.totals.state_id,
-            selection=_digest(paths) if only else "",
+            selection=digest_of(paths) if only else "",
             into_existing=bool(only),
             numeric_owner=numeric_owner,
             workers=workers,
@@ -103,7 +103,7 @@ def _converse(
         raise AgentError("the agent does not follow the protocol", where=os.fsdecode(request.target))
     if ready.resume_after:
         merge = Merge(opened.chain, resume_after=ready.resume_after, selection=selection)
-    _send(conversation, merge)
+    send_stream(conversation, merge)
     conversation.send(EndOfData())
     reply = conversation.receive()
     if not isinstance(reply, RestoreReply):
@@ -116,7 +116,7 @@ def _least_bytes(chain: Chain) -> int:
     return chain.totals.data_bytes if len(chain.readers) == 1 else 0
 
 
-def _send(conversation: Conversation, merge: Merge) -> None:
+def send_stream(conversation: Conversation, merge: Merge) -> None:
     """Send the stream; the agent takes it no faster than it was told to."""
     waiting = bytearray()
     for piece in merge.stream():
@@ -127,6 +127,7 @@ def _send(conversation: Conversation, merge: Merge) -> None:
     conversation.send_data(waiting)
 
 
-def _digest(paths: Sequence[Sequence[bytes]]) -> str:
+def digest_of(paths: Sequence[Sequence[bytes]]) -> str:
+    """What stands for a selection of paths."""
     joined = b"\0\0".join(b"\0".join(path) for path in paths)
     return hashlib.sha256(b"voltool selection\0" + joined).hexdigest()

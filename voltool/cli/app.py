@@ -35,6 +35,7 @@ from voltool.cli.commands import (
     restore,
     retired,
     schedule,
+    size,
     status,
     umount,
     undelete,
@@ -94,6 +95,7 @@ _schedule.command("install")(schedule.schedule_install)
 _schedule.command("uninstall")(schedule.schedule_uninstall)
 app.add_typer(_schedule, name="schedule")
 app.command("restore")(restore.restore)
+app.command("size")(size.size)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
