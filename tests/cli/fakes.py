@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import sys
@@ -154,6 +155,10 @@ class Result:
         return last
 
 
+#: The jobs' own modules.
+_REAL: dict[str, types.ModuleType] = {}
+
+
 class Console:
     """Runs voltool in this process with a world that a test can set up; ``jobs`` replaces functions of jobs."""
 
@@ -168,9 +173,10 @@ class Console:
     def job(self, module: str, **functions: Any) -> None:
         """Replace the module of a job."""
         fake = types.ModuleType(f"voltool.backup.{module}")
-        vars(fake).update(functions)
+        real = _REAL.setdefault(module, importlib.import_module(fake.__name__))  # others need its types
+        vars(fake).update({**vars(real), **functions})
         if module == "dump":
-            vars(fake).setdefault("DumpOptions", DumpOptions)
+            vars(fake)["DumpOptions"] = DumpOptions
         self._monkeypatch.setitem(sys.modules, fake.__name__, fake)
 
     @contextlib.contextmanager
