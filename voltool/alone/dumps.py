@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
@@ -67,7 +67,9 @@ class DumpShelf:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._known: Dict[Tuple[int, int], DumpFile] = {}
-        self._looked_into: Dict[bytes, List[DumpFile]] = {}
+        #: By volume and state; those that were named come first.
+        self._by_state: Dict[Tuple[str, str], List[DumpFile]] = {}
+        self._looked_into: Set[bytes] = set()
 
     def named(self, paths: Sequence[bytes]) -> List[DumpFile]:
         """The dumps at ``paths``; of a directory all in it and below. NotFoundError, IntegrityError for one that is none."""
@@ -81,29 +83,47 @@ class DumpShelf:
             raise NotFoundError("there is no dump", where=", ".join(shown(path) for path in paths))
         return list(dict.fromkeys(dumps))
 
-    def chain(self, newest: DumpFile, named: Sequence[DumpFile]) -> List[DumpFile]:
+    def chain(self, newest: DumpFile) -> List[DumpFile]:
         """What ``newest`` rests on, level 0 first: of the dumps that were named, else of those that lie beside it.
 
         IntegrityError that says which dump is missing.
         """
         chain = [newest]
         while chain[0].header.base_state_id is not None:
-            base = _base_of(chain[0], named) or _base_of(chain[0], self._beside(chain[0]))
+            base = self._base_of(chain[0])
             if base is None:
                 raise _missing(chain[0])
             chain.insert(0, base)
         return chain
 
-    def has_base(self, dump: DumpFile, named: Sequence[DumpFile]) -> bool:
+    def has_base(self, dump: DumpFile) -> bool:
         """Whether the dump stands alone, or its base is at hand."""
-        return dump.header.base_state_id is None or bool(_base_of(dump, named) or _base_of(dump, self._beside(dump)))
+        return dump.header.base_state_id is None or self._base_of(dump) is not None
 
-    def _beside(self, dump: DumpFile) -> List[DumpFile]:
+    def _base_of(self, dump: DumpFile) -> Optional[DumpFile]:
+        found = self._known_base(dump)
+        if found is None and self._look_beside(dump):
+            found = self._known_base(dump)
+        return found
+
+    def _known_base(self, dump: DumpFile) -> Optional[DumpFile]:
+        """The dump of the base's state, by preference the very dump that was the base; its level is lower, so a chain ends."""
+        header = dump.header
+        fitting = [
+            other
+            for other in self._by_state.get((header.volume_uuid, header.base_state_id or ""), ())
+            if other.header.level < header.level
+        ]
+        return max(fitting, key=lambda other: other.header.dump_id == header.base_dump_id, default=None)
+
+    def _look_beside(self, dump: DumpFile) -> bool:
+        """Read the other dumps in its directory, once."""
         directory = os.path.dirname(os.path.abspath(dump.path))
-        if directory not in self._looked_into:
-            paths = [os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(SUFFIX)]
-            self._looked_into[directory] = self._sound(paths)
-        return self._looked_into[directory]
+        if directory in self._looked_into:
+            return False
+        self._looked_into.add(directory)
+        self._sound(os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(SUFFIX))
+        return True
 
     def _sound(self, paths: Iterable[bytes]) -> List[DumpFile]:
         dumps = []
@@ -125,7 +145,8 @@ class DumpShelf:
                 source = FileSource(path)
                 try:
                     reader = DumpReader(source, shown(path))
-                    self._known[key] = DumpFile(path, reader.header, reader.totals)
+                    dump = self._known[key] = DumpFile(path, reader.header, reader.totals)
+                    self._by_state.setdefault((dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
                 finally:
                     source.close()
             return self._known[key]
@@ -173,19 +194,6 @@ def newest_of(dumps: Sequence[DumpFile]) -> DumpFile:
             remedy="the dumps of one of them",
         )
     return max(dumps, key=lambda dump: dump.order)
-
-
-def _base_of(dump: DumpFile, candidates: Iterable[DumpFile]) -> Optional[DumpFile]:
-    """The dump of the base's state, by preference the very dump that was the base; its level is lower, so this ends."""
-    header = dump.header
-    fitting = [
-        other
-        for other in candidates
-        if other.totals.state_id == header.base_state_id
-        and other.header.volume_uuid == header.volume_uuid
-        and other.header.level < header.level
-    ]
-    return max(fitting, key=lambda other: other.header.dump_id == header.base_dump_id, default=None)
 
 
 def _missing(dump: DumpFile) -> IntegrityError:

@@ -93,7 +93,7 @@ def _restore(options: argparse.Namespace, shelf: DumpShelf) -> int:
 
     named = shelf.named(_paths(options.dumps))
     newest = newest_of(named)
-    chain = shelf.chain(newest, named)
+    chain = shelf.chain(newest)
     for dump in chain:
         _say(f"level {dump.header.level}: {shown(dump.path)}")
     for dump in named:
@@ -121,7 +121,7 @@ def _verify(options: argparse.Namespace, shelf: DumpShelf) -> int:
         if dump in bases:  # it was checked with what rests on it
             continue
         try:
-            chain = shelf.chain(dump, named)
+            chain = shelf.chain(dump)
             with opened(chain) as whole:
                 verify_chain(whole)
         except VoltoolError as error:
@@ -136,7 +136,7 @@ def _verify(options: argparse.Namespace, shelf: DumpShelf) -> int:
 def _list(options: argparse.Namespace, shelf: DumpShelf) -> int:
     named = shelf.named(_paths(options.dumps))
     if options.files:
-        with opened(shelf.chain(newest_of(named), named)) as chain:
+        with opened(shelf.chain(newest_of(named))) as chain:
             _print_tree(chain)
         return EXIT_DONE
     volumes = sorted({(dump.header.volume_name, dump.header.volume_uuid) for dump in named})
@@ -145,7 +145,7 @@ def _list(options: argparse.Namespace, shelf: DumpShelf) -> int:
         of_volume = [dump for dump in named if dump.header.volume_uuid == uuid]
         for dump in sorted(of_volume, key=lambda dump: dump.order):
             header = dump.header
-            missing = "" if shelf.has_base(dump, named) else f"  (the dump {header.base_dump_id} below it is missing)"
+            missing = "" if shelf.has_base(dump) else f"  (the dump {header.base_dump_id} below it is missing)"
             print(
                 f"  level {header.level}  {_time(dump)}  {_count(dump.totals.entries, 'entry', 'entries'):>15}"
                 f"  {_count(dump.totals.stored_bytes, 'byte'):>20}  {shown(dump.path)}{missing}"
