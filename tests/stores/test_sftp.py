@@ -389,6 +389,7 @@ def test_foreign_and_hostile_entries_are_passed_over(server: Server) -> None:
     os.mkfifo(root / "vol/fifo")
     Path(os.fsdecode(os.fsencode(root) + b"/\xff\n")).write_bytes(b"x")
     assert [os.fsencode(file.name) for file in store.list()] == [b"vol/a.voltool", b"\xff\n"]
+    assert list(store.oddities()) == ["vol/fifo", "vol/link"]
     assert get(store, os.fsdecode(b"\xff\n")) == b"x"
     assert store.sweep() == (".unfinished/not ours",)
     for name in ("vol/link", "vol/fifo"):

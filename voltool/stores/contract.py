@@ -75,6 +75,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Published files whose name begins with ``prefix``, sorted by name."""
 
+    def oddities(self) -> Iterator[str]:
+        """The names of what is neither a file nor a directory (a link, a pipe) and not hidden, sorted: `list` passes it over."""
+
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
 

@@ -71,8 +71,6 @@ class SftpStore:
         """Hang up."""
         self._link.close()
 
-    # ------------------------------------------------------------------------------------------------ what it holds
-
     def create(self, name: str) -> SftpWriter:
         """Begin a file; RefusedError at once where the name exists already."""
         path = self._path(name)
@@ -100,13 +98,15 @@ class SftpStore:
         """Published files, sorted by name; other things (hidden files, links) are passed over."""
         return iter(self._found(prefix, b""))
 
+    def oddities(self) -> Iterator[str]:
+        """Names of links, pipes and the like, sorted."""
+        return (file.name for file in self._found("", b"", wanted=_is_odd))
+
     def remove(self, name: str) -> None:
         """Remove a published file; idempotent."""
         path = self._path(name)
         with self._translated("the dump cannot be removed", path):
             self._link.run(lambda client: client.remove_file(path))
-
-    # ------------------------------------------------------------------------------------------------------ the bin
 
     def discard(self, name: str) -> None:
         """Rename into the bin; RefusedError while it is pinned, idempotent. Whoever pins it meanwhile has it back."""
@@ -155,8 +155,6 @@ class SftpStore:
         with self._translated("the dump cannot be removed", binned):
             self._link.run(lambda client: client.remove_file(binned))
 
-    # ---------------------------------------------------------------------------------------------------- the notes
-
     def put_aside(self, name: str, data: bytes) -> None:
         """Replace the small file ``name`` at the top, atomically."""
         path = self._aside(name)
@@ -197,8 +195,6 @@ class SftpStore:
 
         with self._translated("the store's file system cannot be looked at", self._root):
             return self._link.run(look)
-
-    # ----------------------------------------------------------------------------------------------------- the living
 
     @contextlib.contextmanager
     def pin(self, name: str, purpose: str) -> Iterator[None]:
@@ -277,8 +273,6 @@ class SftpStore:
         """Nowhere."""
         return None
 
-    # ---------------------------------------------------------------------------------------------------- inner parts
-
     def _naming(self, partial: bytes, path: bytes) -> Callable[[SftpClient, bytes], None]:
         def name_it(client: SftpClient, handle: bytes) -> None:
             client.fsync(handle)
@@ -318,8 +312,8 @@ class SftpStore:
             )
             self._reporter.report(Notice("warning", message))
 
-    def _found(self, prefix: str, mark: bytes) -> Files:
-        """Regular files whose names are ``mark`` and a name that a file here may have (given without the mark), sorted.
+    def _found(self, prefix: str, mark: bytes, wanted: Callable[[int], bool] = stat.S_ISREG) -> Files:
+        """Files (``wanted`` by mode) whose names are ``mark`` and a name that is not hidden (given without the mark), sorted.
 
         A level of directories at a time; of a volume's dumps only its directory is read.
         """
@@ -338,7 +332,7 @@ class SftpStore:
                         whole = path + b"/" + entry.name
                         if stat.S_ISDIR(entry.mode) and not entry.name.startswith(b"."):
                             waiting.append(whole)
-                        elif stat.S_ISREG(entry.mode) and entry.name.startswith(mark) and name[:1] not in (b".", b""):
+                        elif wanted(entry.mode) and entry.name.startswith(mark) and name[:1] not in (b".", b""):
                             shown = os.fsdecode((path + b"/" + name)[len(self._root) + 1 :])
                             found.append(StoredFile(shown, entry.size, entry.mtime * 1_000_000_000))
         return sorted((file for file in found if file.name.startswith(prefix)), key=lambda file: file.name)
@@ -382,6 +376,10 @@ class SftpStore:
 
 class _Unwritable(Exception):  # noqa: N818 - a fact, not an error
     """Nothing can be written into the store."""
+
+
+def _is_odd(mode: int) -> bool:
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _parents(root: bytes, path: bytes) -> Iterator[bytes]:
