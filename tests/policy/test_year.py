@@ -97,9 +97,9 @@ class Household:
 
     def check(self, day: int) -> None:
         lineage = Lineage(self.dumps)
-        restorable = {point_of(dump) for dump in self.dumps if lineage.is_whole(dump)}
-        assert self.books.promised(START + day * DAY + SECOND) <= restorable, (self.volume.name, day)
         assert all(lineage.is_whole(dump) for dump in self.dumps)
+        restorable = {point_of(dump) for dump in self.dumps}
+        assert self.books.promised(START + day * DAY + SECOND) <= restorable, (self.volume.name, day)
         assert not self.number or any(dump.header.level == 0 for dump in self.dumps)
 
 
