@@ -28,6 +28,21 @@ def this_machine() -> Machine:
     return Machine(socket.gethostname(), first_line("/etc/machine-id"))
 
 
+def process_mark(pid: int) -> str:
+    """What tells the process from every other that this machine ever runs: boot, number, time of start; empty where there is no
+    such process. See proc(5), /proc/pid/stat, field 22."""
+    fields = first_line(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < 20:
+        return ""
+    return f"{first_line('/proc/sys/kernel/random/boot_id')}:{pid}:{fields[19]}"
+
+
+def is_alive(mark: str) -> bool:
+    """Whether the process of a `process_mark` runs, here and now."""
+    pid = mark.split(":")[1] if mark.count(":") == 2 else ""
+    return pid.isdigit() and process_mark(int(pid)) == mark
+
+
 def first_line(path: str) -> str:
     """The first line of a small file of the system; empty where it cannot be read."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.catalog.samples import make_dump, make_volume
+from tests.catalog.samples import UUID, make_dump, make_volume
 from tests.filesystems import LoopFilesystem
 from voltool.catalog import sqlite
 from voltool.catalog.schema import METADATA, MIGRATIONS
@@ -23,6 +24,9 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.errors import BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
 from voltool.machine import Machine
 from voltool.model import FileProblem, KnownVolume, Problem
+from voltool.policy.moves import DONE, RUNNING, LockWindow, MoveRecord, MoveStep
+from voltool.policy.runs import VolumeRun
+from voltool.wire import codec
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_a_damaged_catalog_is_named_with_its_remedy(
         SqliteCatalog(str(path))
     assert "damaged" in caught.value.what
     assert str(path) in caught.value.where
-    assert "voltool volume add" in caught.value.remedy
+    assert "voltool catalog rebuild" in caught.value.remedy
 
 
 def test_a_damaged_page_in_the_middle(catalog: SqliteCatalog) -> None:
@@ -149,7 +153,7 @@ def test_a_damaged_page_in_the_middle(catalog: SqliteCatalog) -> None:
 def test_a_row_that_makes_no_sense(catalog: SqliteCatalog) -> None:
     catalog.add_dump(make_dump(1))
     with sqlite3.connect(catalog.path) as connection:
-        connection.execute("UPDATE dumps SET body = '{}'")
+        connection.execute("UPDATE dumps SET origin = '{}'")
     connection.close()
     with pytest.raises(VoltoolError, match="damaged"):
         catalog.dumps()
@@ -197,7 +201,7 @@ def add_many(catalog: SqliteCatalog, acknowledged: list[int]) -> None:
 
 HAMMER = """
 import sys
-from tests.catalog.samples import make_dump, make_volume
+from tests.catalog.samples import UUID, make_dump, make_volume
 from voltool.catalog.sqlite import SqliteCatalog
 who, count = sys.argv[2], int(sys.argv[3])
 catalog = SqliteCatalog(sys.argv[1])
@@ -279,3 +283,104 @@ def test_a_catalog_of_the_first_schema_is_taken_along(tmp_path: Path) -> None:
     catalog = SqliteCatalog(str(path), Machine("here", "1" * 32))
     assert catalog.volume("old") == KnownVolume("ab", "old", "local", b"/srv/old", "directory")
     catalog.close()
+
+
+def test_dumps_of_an_older_catalog_are_kept(tmp_path: Path) -> None:
+    """They were one JSON text each. What is none is left behind: the dump lies in its store."""
+    problems = (FileProblem(Problem.UNSTABLE, b"a/\xff", "why"),)
+    base = dataclasses.replace(make_dump(1, problems=problems), seconds=2.0)
+    dumps = [base, make_dump(2, level=1, base=base)]
+    path = tmp_path / "catalog.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied_ns INTEGER NOT NULL)")
+        for number, statements in enumerate(MIGRATIONS[:3], 1):
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("INSERT INTO migrations VALUES (?, 0)", (number,))
+        for dump in dumps:
+            header = dump.header
+            body = json.dumps(codec.to_plain(dump))
+            values = (header.dump_id, header.volume_uuid, header.sequence, header.clone_time_ns, body)
+            connection.execute("INSERT INTO dumps VALUES (?, ?, ?, ?, ?)", values)
+        connection.execute("INSERT INTO dumps VALUES ('x', 'u', 1, 1, 'no JSON')")
+        connection.execute("INSERT INTO dumps VALUES ('y', 'u', 1, 1, '{}')")
+    connection.close()
+    catalog = SqliteCatalog(str(path))
+    assert catalog.dumps() == dumps
+    catalog.close()
+
+
+def test_narrow_questions(catalog: SqliteCatalog) -> None:
+    other = make_volume("other")
+    full = make_dump(1)
+    dumps = [full, make_dump(2, level=1, base=full), make_dump(3, level=1, base=full), make_dump(4, volume=other)]
+    elsewhere = dataclasses.replace(make_dump(5, volume=other), store="file:///b", file="a.b/x.voltool")
+    for dump in (*dumps, elsewhere):
+        catalog.add_dump(dump)
+    newest = {(each.volume_name, each.level): each for each in catalog.latest()}
+    assert set(newest) == {("vol1", 0), ("vol1", 1), ("other", 0)}
+    one = newest["vol1", 1]
+    assert (one.dump_id, one.dumps, one.all_stored_bytes) == (dumps[2].header.dump_id, 2, 1400)
+    assert catalog.newest_dumps(1) == [dumps[2], elsewhere]
+    assert catalog.newest_dumps(2) == [dumps[1], dumps[2], dumps[3], elsewhere]
+    assert catalog.dumps_by_prefix("0" * 31, 9) == [*dumps, elsewhere]
+    assert catalog.dumps_by_prefix(f"{3:032x}", 9) == [dumps[2]]
+    assert catalog.dumps_by_prefix("0", 2) == dumps[:2]
+    assert catalog.dumps_named("other") == [dumps[3], elsewhere]
+    assert (catalog.dump_count(), catalog.dump_count("file:///b"), catalog.volume_count()) == (5, 1, 2)
+    assert catalog.stores_of() == ["file:///b", full.store]
+    assert catalog.stores_of(full.header.volume_uuid) == [full.store]
+    assert catalog.directories_of(full.store) == ["other", "vol1"]
+    assert catalog.directories_of("file:///b") == ["a.b"]
+    assert catalog.files_in("file:///b", "a.b") == {elsewhere.file: elsewhere.header.dump_id}
+    assert catalog.files_in("file:///b", "a") == {}
+    assert catalog.known_ids([full.header.dump_id, "x"]) == {full.header.dump_id}
+    assert catalog.bases_of(dumps) == dict.fromkeys(
+        (dumps[1].header.dump_id, dumps[2].header.dump_id), full.header.dump_id
+    )
+    merged = dataclasses.replace(full, header=dataclasses.replace(full.header, dump_id="f" * 32))
+    catalog.remove_dump(full.header.dump_id)
+    assert catalog.bases_of(dumps) == {}
+    catalog.add_dump(merged)
+    assert set(catalog.bases_of(dumps).values()) == {"f" * 32}
+
+
+def test_marks_of_directories(catalog: SqliteCatalog) -> None:
+    catalog.put_listed("a", {"x": 1, "y": 2})
+    catalog.put_listed("b", {"x": 3})
+    catalog.put_listed("a", {"x": None, "y": 5, "z": None})
+    assert catalog.listed("a") == {"y": 5}
+    assert catalog.listed("b") == {"x": 3}
+
+
+def test_moves_and_what_is_suspicious(catalog: SqliteCatalog) -> None:
+    move = MoveRecord("m1", UUID, "vol1", "hostA", b"/a/\xff", "hostB", b"/b", 1, 5, RUNNING)
+    catalog.put_move(move)
+    done = dataclasses.replace(
+        move,
+        ended_ns=9,
+        outcome=DONE,
+        steps=(MoveStep("copy", 1, 2.5, bytes=7, entries=3), MoveStep("lock", 4, 0.5, ok=False)),
+        locks=(LockWindow(4, 1.0, 30, switched=True),),
+    )
+    catalog.put_move(done)
+    other = dataclasses.replace(move, record_id="m2", volume_uuid="f" * 32, ended_ns=7)
+    catalog.put_move(other)
+    assert catalog.moves() == [other, done]
+    assert catalog.moves(UUID) == [done]
+    assert catalog.moves(since_ns=8) == [done]
+    earlier = dataclasses.replace(move, record_id="m3", ended_ns=2)
+    catalog.put_move(earlier)
+    assert sorted(catalog.last_moves(), key=lambda each: each.ended_ns) == [other, done]
+    catalog.put_suspicious(UUID, {"d1": "much", "d2": "more"})
+    catalog.put_suspicious("f" * 32, {"d3": "x"})
+    catalog.put_suspicious(UUID, {"d2": "most"})
+    assert catalog.suspicious() == {UUID: {"d2": "most"}, "f" * 32: {"d3": "x"}}
+
+
+def test_the_last_run(catalog: SqliteCatalog) -> None:
+    assert catalog.run_of() == []
+    for run_id, volume, ended_ns in (("r1", "a", 1), ("r2", "b", 2), ("r2", "a", 3), ("r1", "c", 2)):
+        catalog.add_run(VolumeRun(run_id, volume, volume * 32, "host", 0, 0, ended_ns, 0))
+    assert [run.volume for run in catalog.run_of()] == ["b", "a"]
+    assert [run.volume for run in catalog.run_of("r1")] == ["a", "c"]

@@ -22,6 +22,7 @@ from voltool.cli.main import main
 from voltool.config.paths import catalog_path
 from voltool.dumpfile.format import NO_HASH, ObjectRecord
 from voltool.errors import UnreachableError
+from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, Hooks, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
@@ -127,6 +128,9 @@ class FakeHosts:
         if host in self.dead:
             raise UnreachableError("the host cannot be reached", where=host, why="no route", remedy="turn it on")
         yield FakeAgent(self)
+
+    def apart(self, _reporter: Reporter) -> FakeHosts:
+        return self
 
 
 @dataclass

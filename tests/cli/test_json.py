@@ -280,6 +280,27 @@ def test_an_unreachable_host(filled: Console) -> None:
     assert (last["ok"], last["reached"], last["left"]) == (True, False, [])
 
 
+def test_backup_and_its_schedule(filled: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('schedule = "weekly"\n[volumes.malformed]\nschedule = "x"\n[volumes.idle]\nschedule = ""\n')
+    monkeypatch.setenv("VOLTOOL_CONFIG", str(config))
+    filled.add_volume(make_volume("new"))
+    filled.add_volume(make_volume("idle"))
+    last = check_lines(filled("backup", "--dry-run", "--json"))
+    assert [(due["volume"], due["level"]) for due in last["planned"] if due["volume"] == "new"] == [("new", 0)]
+    assert (last["unscheduled"], last["exit"], last["errors"][0]["subject"]) == (["idle"], 1, "malformed")
+    last = check_lines(filled("schedule", "show", "--days", "7", "--json"))
+    assert len(last["planned"]) == 14
+    assert last["exit"] == 1
+    # A host that is dead: the turn is an event, and in the result.
+    filled.hosts.dead.add("hostA")
+    config.write_text('schedule = "weekly"\nretries = 0\n')
+    result = filled("backup", "new", "--json")
+    last = check_lines(result)
+    assert (last["exit"], last["turns"][0]["exit"], last["turns"][0]["volume"]) == (6, 6, "new")
+    assert [line["volume"] for line in result.lines if line["event"] == "turn"] == ["new"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -29,7 +29,7 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import merge
 from voltool.dumpfile.reader import DumpReader
-from voltool.events import Event, Notice, PhaseEnded, Silent
+from voltool.events import Event, Notice, PhaseEnded, Reporter, Silent
 from voltool.model import FileProblem, KnownVolume, StoredDump
 from voltool.policy.chain import chain_of
 from voltool.remote.session import AgentSession
@@ -161,6 +161,9 @@ class ForkHosts:
         finally:
             stream.close()
             self.peak = max(self.peak, stream.peak)
+
+    def apart(self, reporter: Reporter) -> ForkHosts:
+        raise NotImplementedError  # a fork of a process with threads would not do
 
 
 @dataclass

@@ -125,6 +125,29 @@ class StoreConformance:
             with pytest.raises(UsageError):
                 act(name)
 
+    def test_a_prefix_is_where_to_look(self, store: Store) -> None:
+        for name in ("a/0.voltool", "a/1.voltool", "ab/2.voltool"):
+            put(store, name)
+        assert [file.name for file in store.list("a/1")] == ["a/1.voltool"]
+        assert [file.name for file in store.list("a")] == ["a/0.voltool", "a/1.voltool", "ab/2.voltool"]
+        for nothing in ("c/", "a/0.voltool/", "../", "a/../ab/", "//", ".discarded/"):
+            assert list(store.list(nothing)) == []
+
+    def test_a_directory_says_that_files_came_and_went(self, store: Store) -> None:
+        assert list(store.directories()) == []
+        put(store, "b/0.voltool")
+        put(store, "a/0.voltool")
+        store.put_aside("config.toml", b"x")
+        store.discard("b/0.voltool")
+        before = list(store.directories())
+        assert [directory.name for directory in before] == ["a", "b"]
+        assert list(store.directories()) == before
+        time.sleep(1.1)  # some stores keep whole seconds
+        put(store, "a/1.voltool")
+        store.recover("b/0.voltool")
+        after = list(store.directories())
+        assert all(one.mtime_ns < other.mtime_ns for one, other in zip(before, after, strict=True))
+
     def test_what_was_discarded_can_be_brought_back(self, store: Store) -> None:
         put(store, "vol/a.voltool")
         put(store, "vol/b.voltool", b"b")

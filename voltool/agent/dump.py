@@ -98,8 +98,13 @@ class _Dump:
 
     def run(self) -> messages.Message:
         """The whole conversation."""
-        self._begin()
-        clone = self._clone()
+        try:
+            self._begin()
+            return self._dump(self._clone())
+        finally:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+
+    def _dump(self, clone: Clone) -> messages.Message:
         try:
             root_fd = self._driver.open(clone)
             try:
@@ -111,8 +116,6 @@ class _Dump:
         except BaseException:
             self._driver.drop(self._record, clone)
             raise
-        finally:
-            shutil.rmtree(self._tmp, ignore_errors=True)
         return reply
 
     def _read(self, clone: Clone, root_fd: int) -> messages.Message:

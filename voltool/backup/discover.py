@@ -1,66 +1,115 @@
 """Dumps that lie in a store and that the catalog does not know: it is never the only place of a fact.
 
-Reads the names of a store's files, and of those it does not know the header and trailer. The catalog learns them.
+Reads the names of a store's files, and of those it does not know the header and trailer. The catalog learns them. Directories
+that have not changed since they were listed are not listed again, unless they are asked for by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from voltool.backup.ports import World
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import IntegrityError, NotFoundError, SpaceError, VoltoolError
+from voltool.errors import IntegrityError, NotFoundError, SpaceError, UsageError, VoltoolError
 from voltool.events import Notice
-from voltool.model import StoredDump
+from voltool.model import KnownVolume, StoredDump
+from voltool.policy.chain import Lineage
 from voltool.showing import shown
 from voltool.stores.contract import Store, StoredFile
 from voltool.stores.naming import parse_name
 
+#: A directory that changed less than this (ns) before it was listed is listed again next time: some file systems keep whole
+#: seconds, so that a file may have appeared after the listing without a trace.
+_SETTLED = 2_000_000_000
+#: The same of a store on another machine, whose clock may go wrong by less than this.
+_SETTLED_ELSEWHERE = 3600 * 1_000_000_000
+#: How many ids a notice names.
+_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at stores showed that the catalog does not tell: ``away``, the stores that seem not to be mounted, whose dumps
+    are not there now; ``unremembered``, dumps that the catalog could not take, as on a full disk: that keeps nobody from reading.
+    """
+
+    away: frozenset[str] = frozenset()
+    unremembered: tuple[StoredDump, ...] = ()
+
+    def there(self, dumps: Iterable[StoredDump], uuid: str | None = None) -> list[StoredDump]:
+        """Those of the catalog's ``dumps`` (of the volume ``uuid``) that are there, and those it does not know."""
+        more = [dump for dump in self.unremembered if uuid is None or dump.header.volume_uuid == uuid]
+        return [dump for dump in dumps if dump.store not in self.away] + more
+
 
 def known_dumps(world: World, urls: Sequence[str]) -> list[StoredDump]:
-    """The dumps of the catalog and of the stores ``urls``, oldest first; what was not known is remembered.
+    """All dumps of the catalog and of the stores ``urls``, oldest first; see `learn`. Slow where there are very many."""
+    return learn(world, urls).there(world.catalog.dumps())
 
-    A dump that the catalog remembers and its store has no more is forgotten, with one notice, where the store has others (with
-    none, where it lies in the store's bin: somebody dropped it); an empty store may only not be mounted: then it is left out
-    and stays in the catalog. A file without a sound header and trailer is no dump: a notice names it. A catalog that cannot
-    be written to, as on a full disk, keeps nobody from reading.
+
+def volume_dumps(world: World, urls: Sequence[str], volume: KnownVolume) -> list[StoredDump]:
+    """The dumps of one volume, oldest first. Looks for them where they should be, and, where there are none or a base is missing,
+    everywhere."""
+    found = _dumps_of(world, urls, volume.uuid, [volume.name])
+    if _is_whole(found):
+        return found
+    return learn(world, urls).there(world.catalog.dumps(volume.uuid), volume.uuid)
+
+
+def dumps_meant(world: World, urls: Sequence[str], word: str) -> list[StoredDump]:
+    """The dumps that a volume's name or the beginning of a dump's id can mean, each with all others of its volume.
+
+    A name wins over an id, as in `select.choose_dump`.
     """
-    remembered = world.catalog.dumps()
-    stores = list(dict.fromkeys([*urls, *(dump.store for dump in remembered)]))
-    present: dict[str, set[str]] = {}
-    known = {dump.header.dump_id for dump in remembered}
-    learned: list[StoredDump] = []
-    for url in stores:
-        store = world.stores.open(url)
+    for volume in world.catalog.volumes():
+        if volume.name == word:
+            return volume_dumps(world, urls, volume)
+    learn(world, _and_known(world, urls), [word])
+    found = [dump for uuid in _uuids_meant(world, word) for dump in _dumps_of(world, urls, uuid, [])]
+    if _is_whole(found):
+        return found
+    seen = learn(world, urls)
+    return seen.there(dump for uuid in _uuids_meant(world, word) for dump in world.catalog.dumps(uuid))
+
+
+def _uuids_meant(world: World, word: str) -> list[str]:
+    dumps = world.catalog.dumps_named(word) or world.catalog.dumps_by_prefix(word.lower(), _NAMED)
+    return list(dict.fromkeys(dump.header.volume_uuid for dump in dumps))
+
+
+def _is_whole(dumps: Sequence[StoredDump]) -> bool:
+    """Whether there are dumps, and all is known that they rest on."""
+    lineage = Lineage(dumps)
+    return bool(dumps) and all(lineage.is_whole(dump) for dump in dumps)
+
+
+def learn(world: World, urls: Sequence[str], names: Collection[str] | None = None) -> Seen:
+    """Bring the catalog up to date with the stores ``urls`` and with those of all known dumps.
+
+    ``names``: look only into these directories (in ``urls`` alone), else into all that have changed. A dump that the catalog
+    remembers and its store has no more is forgotten, with one notice, where the store has others (with none, where it lies in the
+    store's bin: somebody dropped it); an empty store may only not be mounted: then the catalog keeps its dumps. A file without a
+    sound header and trailer is no dump: a notice names it.
+    """
+    away = set()
+    unremembered: list[StoredDump] = []
+    for url in dict.fromkeys(urls) if names is not None else _and_known(world, urls):
         try:
-            files = list(store.list())
+            look = _Look(world, world.stores.open(url))
+            look.at(sorted(set(names)) if names is not None else None)
+        except UsageError:
+            raise
         except VoltoolError as error:
             world.reporter.report(Notice("warning", f"the store {url} cannot be looked at: {error.why or error.what}"))
             continue
-        present[url] = {file.name for file in files}
-        for file in files:
-            name = parse_name(file.name)
-            if name is None or name.dump_id in known:
-                continue
-            dump = read_dump(world, store, file)
-            if dump is not None:
-                known.add(name.dump_id)
-                learned.append(dump)
-    return _without_missing(world, _remembering(world, learned) if learned else remembered, present, known)
-
-
-def _remembering(world: World, learned: Sequence[StoredDump]) -> list[StoredDump]:
-    """All dumps, now that the catalog knows the ``learned`` ones too, if it can."""
-    try:
-        for dump in learned:
-            world.catalog.add_dump(dump)
-    except SpaceError as error:
-        world.reporter.report(Notice("warning", f"the catalog remembers nothing new: {error.what} ({error.where})"))
-    dumps = world.catalog.dumps()
-    ids = {dump.header.dump_id for dump in dumps}
-    return dumps + [dump for dump in learned if dump.header.dump_id not in ids]
+        unremembered += look.unremembered
+        if look.is_away:
+            away.add(url)
+    return Seen(frozenset(away), tuple(unremembered))
 
 
 def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None:
@@ -69,6 +118,9 @@ def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None
     try:
         source = store.open(file.name)
     except NotFoundError:
+        return None
+    except VoltoolError as error:
+        world.reporter.report(Notice("warning", f"{where} is passed over: {error.what}: {error.why}"))
         return None
     try:
         reader = DumpReader(source, where)
@@ -85,42 +137,112 @@ def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None
     return StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
 
 
-def _without_missing(
-    world: World, dumps: Sequence[StoredDump], present: dict[str, set[str]], known: set[str]
-) -> list[StoredDump]:
-    """``known``: ids that were known when the stores were listed; of younger ones the listing says nothing."""
-    there = []
-    missing: dict[str, list[StoredDump]] = {}
-    for dump in dumps:
-        listed = dump.store in present and dump.header.dump_id in known
-        if listed and dump.file not in present[dump.store]:
-            missing.setdefault(dump.store, []).append(dump)
-        else:
-            there.append(dump)
-    for url, all_gone in missing.items():
-        gone = _not_dropped(world, url, all_gone) if present[url] else all_gone
-        if not gone:
-            continue
-        place = os.fsdecode(world.stores.open(url).path_on_this_host() or os.fsencode(url))
-        if present[url]:
-            with contextlib.suppress(SpaceError):
-                for dump in gone:
-                    world.catalog.remove_dump(dump.header.dump_id)
-            ids = ", ".join(dump.header.dump_id[:12] for dump in gone)
-            message = f"no longer in {place!a}, and forgotten: {'dump' if len(gone) == 1 else 'dumps'} {ids}"
-        else:
-            which = "a dump that is" if len(gone) == 1 else f"{len(gone)} dumps that are"
+def _and_known(world: World, urls: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*urls, *world.catalog.stores_of()]))
+
+
+def _dumps_of(world: World, urls: Sequence[str], uuid: str, names: Iterable[str]) -> list[StoredDump]:
+    directories = {*names, *(dump.file.partition("/")[0] for dump in world.catalog.dumps(uuid))}
+    seen = learn(world, list(dict.fromkeys([*urls, *world.catalog.stores_of(uuid)])), directories)
+    return seen.there(world.catalog.dumps(uuid), uuid)
+
+
+class _Look:
+    """One look at one store."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        self._world = world
+        self._catalog = world.catalog
+        self._store = store
+        self._gone: dict[str, str] = {}  # ids of dumps whose file is missing, and that file
+        self._copies: dict[str, StoredFile] = {}  # of dumps that are known at another place
+        self._has_dumps = False
+        self.unremembered: list[StoredDump] = []
+        #: The store is empty, though the catalog knows dumps in it.
+        self.is_away = False
+
+    def at(self, names: Sequence[str] | None) -> None:
+        """Look into the directories ``names``, or into those that have changed."""
+        now, url = time.time_ns(), self._store.url
+        listed = self._catalog.listed(url)
+        found = {directory.name: directory.mtime_ns for directory in self._store.directories()}
+        if names is None:
+            names = sorted({*found, *listed, *self._catalog.directories_of(url)})
+            unchanged = {name for name in names if name in found and listed.get(name) == found[name]}
+            self._has_dumps = bool(unchanged)  # they had some, or they would not be remembered
+            names = [name for name in names if name not in unchanged]
+        marks: dict[str, int | None] = {}
+        margin = _SETTLED_ELSEWHERE if self._store.path_on_this_host() is None else _SETTLED
+        for name in names:
+            mtime_ns = found.get(name, now)
+            settled = self._directory(name) and mtime_ns < now - margin
+            if listed.get(name) != (mtime_ns if settled else None):
+                marks[name] = mtime_ns if settled else None
+        self._forget_what_is_gone()
+        with contextlib.suppress(SpaceError):
+            self._catalog.put_listed(url, marks)
+
+    def _directory(self, name: str) -> bool:
+        """Learn what is new there and note what is gone; whether all that lies there is known now, and something does."""
+        known = self._catalog.files_in(self._store.url, name)  # first: what is published meanwhile is not missing
+        present = {file.name: file for file in self._store.list(f"{name}/")}
+        self._gone |= {known[file]: file for file in known.keys() - present.keys()}
+        new = {}
+        for file in present.keys() - known.keys():
+            parsed = parse_name(file)
+            if parsed is not None:
+                new[parsed.dump_id] = present[file]
+        elsewhere = self._catalog.known_ids(new)
+        self._copies |= {dump_id: new[dump_id] for dump_id in elsewhere}
+        is_sound = not elsewhere
+        for dump_id in sorted(new.keys() - elsewhere, key=lambda dump_id: new[dump_id].name):
+            is_sound &= self._learn(new[dump_id])
+        has_dumps = bool(new) or len(known.keys() & present.keys()) > 0
+        self._has_dumps |= has_dumps
+        return is_sound and has_dumps
+
+    def _learn(self, file: StoredFile) -> bool:
+        """Remember a dump, if it is one; whether it is and could be."""
+        dump = read_dump(self._world, self._store, file)
+        if dump is None:
+            return False
+        try:
+            self._catalog.add_dump(dump)
+        except SpaceError as error:
+            if not self.unremembered:
+                message = f"the catalog remembers nothing new: {error.what} ({error.where})"
+                self._world.reporter.report(Notice("warning", message))
+            self.unremembered.append(dump)
+            return False
+        return True
+
+    def _forget_what_is_gone(self) -> None:
+        if not self._gone:
+            return
+        self.is_away = not self._has_dumps and not any(parse_name(file.name) for file in self._store.list())
+        place = os.fsdecode(self._store.path_on_this_host() or os.fsencode(self._store.url))
+        if self.is_away:
+            which = "a dump that is" if len(self._gone) == 1 else f"{len(self._gone)} dumps that are"
             message = f"the catalog remembers {which} not in {place!a} any more (is it mounted?)"
-        world.reporter.report(Notice("warning", message))
-    return there
+            self._world.reporter.report(Notice("warning", message))
+            return
+        unexpected = self._not_dropped()
+        for dump_id in self._gone:
+            with contextlib.suppress(SpaceError):
+                self._catalog.remove_dump(dump_id)
+            if dump_id in self._copies:  # not gone, but moved
+                self._learn(self._copies[dump_id])
+        if unexpected:
+            ids = ", ".join(dump_id[:12] for dump_id in unexpected[:_NAMED])
+            more = f" and {len(unexpected) - _NAMED} more" if len(unexpected) > _NAMED else ""
+            which = "dump" if len(unexpected) == 1 else "dumps"
+            message = f"no longer in {place!a}, and forgotten: {which} {ids}{more}"
+            self._world.reporter.report(Notice("warning", message))
 
-
-def _not_dropped(world: World, url: str, gone: Sequence[StoredDump]) -> list[StoredDump]:
-    """Those that do not lie in the bin; the others are forgotten, for somebody dropped them."""
-    with contextlib.suppress(VoltoolError):
-        dropped = {file.name for file in world.stores.open(url).discarded()}
-        for dump in gone:
-            if dump.file in dropped:
-                world.catalog.remove_dump(dump.header.dump_id)
-        return [dump for dump in gone if dump.file not in dropped]
-    return list(gone)
+    def _not_dropped(self) -> list[str]:
+        """The ids of those that are gone and do not lie in the bin: nobody dropped them."""
+        with contextlib.suppress(VoltoolError):
+            directories = {file.partition("/")[0] for file in self._gone.values()}
+            dropped = {file.name for name in directories for file in self._store.discarded(f"{name}/")}
+            return [dump_id for dump_id, file in self._gone.items() if file not in dropped]
+        return list(self._gone)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from voltool.backup.discover import known_dumps
+from voltool.backup.discover import volume_dumps
 from voltool.backup.manifest import chain_manifest
 from voltool.backup.ports import World
 from voltool.dumpfile.chain import Chain
@@ -75,7 +75,7 @@ class DumpOutcome:
 def dump_volume(world: World, volume: KnownVolume, options: DumpOptions) -> DumpOutcome:
     """Dump ``volume`` at ``options.level`` into ``options.store``. Raises VoltoolError; nothing half-made stays."""
     store = world.stores.open(options.store)
-    store.sweep()
+    store.sweep(volume.name)
     with contextlib.ExitStack() as stack:
         chain = _choose_base(world, store, volume, options.level)
         for base in chain:
@@ -89,16 +89,12 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     """The chain to build on, base last; empty for a full dump. The base: highest sequence, level below, same store."""
     if level == 0:
         return ()
-    dumps = [
-        dump
-        for dump in known_dumps(world, [store.url])
-        if dump.header.volume_uuid == volume.uuid and dump.store == store.url
-    ]
-    candidates = [dump for dump in dumps if dump.header.level < level]
+    dumps = [dump for dump in volume_dumps(world, [store.url], volume) if dump.store == store.url]
     lineage = Lineage(dumps)
+    candidates = [dump for dump in dumps if dump.header.level < level]
     for base in sorted(candidates, key=recency, reverse=True):
         chain = lineage.chain_of(base)
-        if chain[0].header.level == 0 and all(_is_there(store, dump) for dump in chain):
+        if chain[0].header.level == 0 and all(is_there(store, dump) for dump in chain):
             return chain
         message = f"{volume.name}: dump {base.header.dump_id[:12]} cannot be a base: part of its chain is missing"
         world.reporter.report(Notice("warning", message))
@@ -107,7 +103,8 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     return ()
 
 
-def _is_there(store: Store, dump: StoredDump) -> bool:
+def is_there(store: Store, dump: StoredDump) -> bool:
+    """Whether the dump's file is in the store, at its full length."""
     try:
         reader = store.open(dump.file)
     except NotFoundError:
@@ -240,7 +237,7 @@ class _Job:
         if totals is None or totals.state_id != result.totals.state_id:
             raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
         for base in self._chain:
-            if not _is_there(self._store, base):
+            if not is_there(self._store, base):
                 raise VoltoolError(
                     "the base of the dump has gone meanwhile",
                     where=f"{self._store.url}/{base.file}",

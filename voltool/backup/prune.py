@@ -71,6 +71,10 @@ def find_suspicious(world: World, shelves: Sequence[Shelf], keeping: Keeping) ->
         marks = read_marks(shelf.store)
         judged = marks.judged.get(shelf.dumps[0].header.volume_uuid, -1) if shelf.dumps else -1
         found += suspicious(shelf.dumps, keeping.factor, {*accepted, *marks.accepted}, judged)
+    if shelves:
+        with contextlib.suppress(VoltoolError):  # for `status` alone
+            whys = {suspicion.dump.header.dump_id: suspicion.why for suspicion in found}
+            world.catalog.put_suspicious(shelves[0].uuid, whys)
     return found
 
 

@@ -56,7 +56,7 @@ class Shelf:
     def __init__(self, world: World, store: Store, uuid: str, known: Iterable[StoredDump]) -> None:
         self._world = world
         self.store = store
-        self._uuid = uuid
+        self.uuid = uuid
         self._known = {
             dump.header.dump_id: dump
             for dump in known
@@ -87,7 +87,7 @@ class Shelf:
         if known is not None:
             return known if known.file == file.name else None
         dump = read_dump(self._world, self.store, file)
-        if dump is None or dump.header.volume_uuid != self._uuid:
+        if dump is None or dump.header.volume_uuid != self.uuid:
             self._strange.add(file.name)
             return None
         self._remember(dump)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-from voltool.backup.discover import known_dumps
+from voltool.backup.discover import dumps_meant, known_dumps
 from voltool.backup.select import choose_dump
 from voltool.cli import display, json_lines
 from voltool.cli.invocation import Invocation
@@ -14,21 +14,22 @@ from voltool.model import StoredDump
 
 
 def all_dumps(invocation: Invocation, store: str | None = None) -> list[StoredDump]:
-    """What the catalog knows and what lies in the configured stores besides."""
+    """What the catalog knows and what lies in the configured stores besides. Slow where there is very much."""
     return known_dumps(invocation.world, store_urls(invocation, store))
 
 
 def store_urls(invocation: Invocation, store: str | None = None) -> list[str]:
-    """The configured stores (``store`` instead of the general one): where dumps may lie that nobody knows yet."""
+    """The stores of the configuration, or ``store`` and those of single volumes."""
     sections = invocation.settings.volumes.values()
     own = [invocation.store_url(explicit=section.store) for section in sections if section.store]
-    return [invocation.store_url(explicit=store), *own]
+    return list(dict.fromkeys([invocation.store_url(explicit=store), *own]))
 
 
 def choose(invocation: Invocation, word: str, at: str | None) -> StoredDump:
     """The dump of ``word`` and ``--at``; NotFoundError, UsageError."""
     at_ns = None if at is None else parse_when(at, datetime.now().astimezone())
-    dump = choose_dump(word, at_ns, invocation.world.catalog.volumes(), all_dumps(invocation))
+    dumps = dumps_meant(invocation.world, store_urls(invocation), word)
+    dump = choose_dump(word, at_ns, invocation.world.catalog.volumes(), dumps)
     announce(invocation, dump)
     return dump
 

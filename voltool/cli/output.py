@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ _JSON_INTERVAL = 1.0
 
 @dataclass
 class Output:
-    """The output of one command. ``json``, ``quiet``, ``verbose`` are the global options."""
+    """The output of one command. ``json``, ``quiet``, ``verbose`` are the global options. Several threads may speak: each line
+    stays whole."""
 
     json: bool = False
     quiet: bool = False
@@ -36,11 +38,16 @@ class Output:
     _bars: Any = None
     _last_progress: float = 0.0
     _finished: bool = False
+    _speaking: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     # ------------------------------------------------------------------------------------------------ the Reporter
 
     def report(self, event: Event) -> None:
         """Take one event: a JSON line, a bar, or a notice on stderr."""
+        with self._speaking:
+            self._report(event)
+
+    def _report(self, event: Event) -> None:
         if self.json:
             self._report_json(event)
         elif isinstance(event, Notice):
@@ -116,7 +123,8 @@ class Output:
     def json_line(self, value: JsonObject) -> None:
         """One object on a line of its own."""
         if self.json:
-            print(json.dumps(value, ensure_ascii=True, separators=(",", ":")), file=self.stdout, flush=True)
+            with self._speaking:
+                print(json.dumps(value, ensure_ascii=True, separators=(",", ":")), file=self.stdout, flush=True)
 
     def result(self, command: str, code: int, fields: JsonObject, error: VoltoolError | None = None) -> None:
         """The result: in JSON the last line. Later calls are ignored, so that there is exactly one."""
@@ -138,7 +146,7 @@ class Output:
 
     def _print(self, text: str, stream: IO[str]) -> None:
         """A terminal that is gone takes no more lines; what the command does about that (SIGHUP) must not stumble here."""
-        with self._aside():
+        with self._speaking, self._aside():
             try:
                 print(text, file=stream, flush=True)
             except OSError as error:

@@ -13,40 +13,35 @@ from voltool.catalog.sqlite import SqliteCatalog
 from voltool.cli.invocation import Invocation
 from voltool.cli.prompt import asker
 from voltool.config.paths import catalog_path
+from voltool.config.settings import Settings
 from voltool.errors import VoltoolError
+from voltool.events import Reporter
 from voltool.machine import this_machine
 from voltool.remote.connect import HostSettings, RemoteHosts
+from voltool.ssh.resolve import parse_host
 from voltool.ssh.secrets import Secrets
+from voltool.stores.access import StoreAccess
 from voltool.stores.opening import StoreOpener
 
 
 def build_world(invocation: Invocation) -> World:
     """All collaborators of the jobs, for one call of voltool; UsageError for a bad configuration."""
     settings = invocation.settings
-
-    def host_settings(name: str) -> HostSettings:
-        section = settings.host(name)
-        return HostSettings(
-            transport=section.transport,
-            become=section.become,
-            python=section.python or "",
-            connect_timeout=section.connect_timeout,
-            silence_timeout=section.silence_timeout,
-            ssh_config=section.ssh_config,
-        )
-
+    secrets = Secrets(ask=asker())
+    stores = StoreOpener(settings.min_free, lambda host: _store_access(settings, host, secrets, invocation.output))
+    invocation.closing.callback(stores.close)
     catalog = _open_catalog(invocation)
     caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
     hosts = RemoteHosts(
-        host_settings,
+        lambda name: _host_settings(settings, name),
         invocation.output,
         caller,
-        secrets=Secrets(ask=asker()),
+        secrets=secrets,
         ask_become_password=invocation.ask_become_pass,
     )
     return World(
         hosts=hosts,
-        stores=StoreOpener(settings.min_free),
+        stores=stores,
         catalog=catalog,
         reporter=invocation.output,
         caller=caller,
@@ -67,6 +62,31 @@ def _open_catalog(invocation: Invocation) -> SqliteCatalog:
         return invocation.closing.enter_context(spare_catalog(path, this_machine()))
     invocation.closing.callback(catalog.close)
     return catalog
+
+
+def _host_settings(settings: Settings, name: str) -> HostSettings:
+    section = settings.host(name)
+    return HostSettings(
+        transport=section.transport,
+        become=section.become,
+        python=section.python or "",
+        connect_timeout=section.connect_timeout,
+        silence_timeout=section.silence_timeout,
+        ssh_config=section.ssh_config,
+    )
+
+
+def _store_access(settings: Settings, host: str, secrets: Secrets, reporter: Reporter) -> StoreAccess:
+    """``host`` as it stands in a store's URL: its own section, or that of its name without user and port."""
+    section = settings.host(host if host in settings.hosts else parse_host(host).name)
+    return StoreAccess(
+        transport=section.transport,
+        connect_timeout=section.connect_timeout,
+        silence_timeout=section.silence_timeout,
+        ssh_config=section.ssh_config,
+        secrets=secrets,
+        reporter=reporter,
+    )
 
 
 def _user() -> str:

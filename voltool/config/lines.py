@@ -48,6 +48,12 @@ def find_line(text: str, path: KeyPath) -> int | None:
     return None
 
 
+def header_keys(line: str) -> KeyPath:
+    """The path in a table's header, also of one that is cut off: ``[volumes.vol1``; empty for another line."""
+    match = re.match(r"\s*\[+", line)
+    return _parse_key(line, match.end())[0] if match else ()
+
+
 def _note(lines: dict[KeyPath, int], path: KeyPath, line: int) -> None:
     for length in range(1, len(path) + 1):
         lines.setdefault(path[:length], line)

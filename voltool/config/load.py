@@ -7,9 +7,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from voltool.config.lines import KeyPath, find_line
 from voltool.config.paths import config_candidates
@@ -22,28 +24,35 @@ _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)")
 
 def load_settings(environment: Mapping[str, str], explicit: str | None = None) -> Settings:
     """The settings of ``explicit`` (``--config``), else of the first file of `config_candidates`, else the defaults."""
+    path = settings_path(environment, explicit)
+    return Settings() if path is None else read_settings(path)
+
+
+def settings_path(environment: Mapping[str, str], explicit: str | None = None) -> str | None:
+    """The file that `load_settings` reads; None where there is none."""
     if explicit is not None:
-        return read_settings(os.path.abspath(explicit))
+        return os.path.abspath(explicit)
     for path in config_candidates(environment):
         if environment.get("VOLTOOL_CONFIG") or os.path.lexists(path):
-            return read_settings(path)
-    return Settings()
+            return path
+    return None
 
 
 def read_settings(path: str) -> Settings:
     """The settings in the file at ``path``; raises UsageError."""
-    text = _read(path)
+    text = read_text(path)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(path, text, error) from None
+        raise syntax_error(path, text, error) from None
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise _first_fault(path, text, error) from None
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of the file at ``path``; UsageError."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -60,10 +69,10 @@ def _read(path: str) -> str:
         ) from None
 
 
-def _syntax_error(path: str, text: str, error: tomllib.TOMLDecodeError) -> UsageError:
+def syntax_error(path: str, text: str, error: tomllib.TOMLDecodeError) -> UsageError:
+    """The error of a text that is not TOML."""
     message = str(error)
-    match = _AT_LINE.search(message)
-    line = int(match[1]) if match and match[1] else max(1, len(text.splitlines()))
+    line = error_line(text, error)
     why = _AT_LINE.sub("", message)
     return UsageError(
         "the configuration is not valid TOML",
@@ -73,23 +82,47 @@ def _syntax_error(path: str, text: str, error: tomllib.TOMLDecodeError) -> Usage
     )
 
 
+def error_line(text: str, error: tomllib.TOMLDecodeError) -> int:
+    """The line (from 1) at which the text stops being TOML."""
+    match = _AT_LINE.search(str(error))
+    return int(match[1]) if match and match[1] else max(1, len(text.splitlines()))
+
+
 def _first_fault(path: str, text: str, error: ValidationError) -> UsageError:
     """The fault that stands first in the file."""
-    faults = []
-    for detail in error.errors(include_url=False):
-        keys = tuple(str(part) for part in detail["loc"])
-        faults.append((find_line(text, keys) or 1, keys, detail))
-    line, keys, detail = min(faults, key=lambda fault: fault[0])
+    return min(faults_in(path, text, error), key=lambda fault: fault.line).error
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with the value of a key: the key's path, the line it stands on, the error that says so."""
+
+    keys: KeyPath
+    line: int
+    error: UsageError
+    is_unknown_key: bool = False
+
+
+def faults_in(path: str, text: str, error: ValidationError) -> list[Fault]:
+    """All faults that a validation found in the file at ``path``."""
+    return [_fault(path, text, detail) for detail in error.errors(include_url=False)]
+
+
+def _fault(path: str, text: str, detail: ErrorDetails) -> Fault:
+    keys = tuple(str(part) for part in detail["loc"])
+    line = find_line(text, keys) or 1
     where = f"{path}, line {line}"
     if detail["type"] == "extra_forbidden":
-        return UsageError(f"the configuration has an unknown key {dotted(keys)}", where=where, remedy=_known_key(keys))
+        what = f"the configuration has an unknown key {dotted(keys)}"
+        return Fault(keys, line, UsageError(what, where=where, remedy=_known_key(keys)), is_unknown_key=True)
     why = detail["msg"].removeprefix("Value error, ")
-    return UsageError(
+    error = UsageError(
         f"the configuration has a wrong value for {dotted(keys)}",
         where=where,
         why=f"{why}, not {_shown(detail['input'])}",
         remedy=f"correct {dotted(keys)} or remove it for the default",
     )
+    return Fault(keys, line, error)
 
 
 def dotted(keys: KeyPath) -> str:

@@ -125,14 +125,19 @@ def decode_frame_header(data: bytes, where: str = "") -> FrameHeader:
         raise IntegrityError(
             "the dump is encrypted", where=where, why="this voltool cannot read sealed frames", remedy="a newer voltool"
         )
-    if header.type not in FRAME_NAMES and not header.type & ANCILLARY_BIT:
+    check_frame_type(header.type, where)
+    return header
+
+
+def check_frame_type(kind: int, where: str = "") -> None:
+    """Raise IntegrityError for a type that this version does not know and must not pass over."""
+    if kind not in FRAME_NAMES and not kind & ANCILLARY_BIT:
         raise IntegrityError(
-            f"the dump has a vital frame of unknown type {header.type}",
+            f"the dump has a vital frame of unknown type {kind}",
             where=where,
             why="it was made by a newer voltool",
             remedy="a newer voltool",
         )
-    return header
 
 
 def check_payload(header: FrameHeader, payload: bytes, where: str = "") -> None:

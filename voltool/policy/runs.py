@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class VolumeRun:
     """One volume's turn in a run. ``volume_uuid`` and ``host`` are empty where the catalog knows no volume of that name.
 
-    ``level``: what the schedule wanted; ``made_level``: what was made (0 where a base was missing), None where nothing was.
+    ``level``: what the schedule wanted, on the local date ``day`` (ISO; empty: not known); ``made_level``: what was made (0 where
+    a base was missing), None where nothing was.
     ``why``: why this level at this time, in words. ``error`` is empty when all went well, also with ``exit_code`` 3.
     Times in ns of the CLI's clock; ``stored_bytes`` of the dump; ``attempts`` counts tries, 0: it was never begun.
     """
@@ -29,6 +30,7 @@ class VolumeRun:
     stored_bytes: int = 0
     error: str = ""
     warnings: tuple[str, ...] = ()
+    day: str = ""
 
 
 @dataclass(frozen=True)

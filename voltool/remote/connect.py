@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from voltool.errors import HostError, UnreachableError, UsageError, VoltoolError
 from voltool.events import Reporter
@@ -70,6 +70,10 @@ class RemoteHosts:
                 self._open_now.remove(session)
             session.close()
 
+    def apart(self, reporter: Reporter) -> RemoteHosts:
+        """See `backup.ports.Hosts`. Only what a person was asked for is shared."""
+        return replace(self, reporter=reporter, _open_now=[])
+
     def _end_all(self, error: VoltoolError) -> None:
         for session in tuple(self._open_now):
             session.give_up(error)
@@ -105,15 +109,19 @@ class RemoteHosts:
     def _password_answer(self, host: str, settings: HostSettings) -> bootstrap.PasswordAnswer | None:
         if not settings.become or not self.ask_become_password:
             return None
-        if host not in self.secrets.become:
-            password = self.secrets.question(f"Password for sudo on {host}: ", echo=False)
-            if password is None:
-                raise UsageError(
-                    "a password for sudo is wanted, and there is no terminal to ask on", where=host,
-                    remedy="run it on a terminal, or let sudo work without a password",
-                )  # fmt: skip
-            self.secrets.become[host] = password
-        return bootstrap.PasswordAnswer(self.secrets.become[host])
+        with self.secrets.asking:
+            if host not in self.secrets.become:
+                self.secrets.become[host] = self._ask_become_password(host)
+            return bootstrap.PasswordAnswer(self.secrets.become[host])
+
+    def _ask_become_password(self, host: str) -> str:
+        password = self.secrets.question(f"Password for sudo on {host}: ", echo=False)
+        if password is None:
+            raise UsageError(
+                "a password for sudo is wanted, and there is no terminal to ask on", where=host,
+                remedy="run it on a terminal, or let sudo work without a password",
+            )  # fmt: skip
+        return password
 
     def _open(
         self, host: str, settings: HostSettings, agent: ShippedAgent, answer: bootstrap.PasswordAnswer | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,14 +18,19 @@ class Ask(Protocol):
 class Secrets:
     """What a person told us, so that a second connection does not ask again.
 
-    ``passphrases`` by key file, ``passwords`` by ``user@address:port``, ``become`` (for sudo) by host.
+    ``passphrases`` by key file, ``passwords`` by ``user@address:port``, ``become`` (for sudo) by host. ``asking`` is held while
+    somebody is asked: connections that are made at once ask one after the other.
     """
 
     ask: Ask | None = None
     passphrases: dict[str, str] = field(default_factory=dict, repr=False)
     passwords: dict[str, str] = field(default_factory=dict, repr=False)
     become: dict[str, str] = field(default_factory=dict, repr=False)
+    asking: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def question(self, prompt: str, *, echo: bool) -> str | None:
         """Ask, where somebody can be asked."""
-        return self.ask(prompt, echo=echo) if self.ask is not None else None
+        if self.ask is None:
+            return None
+        with self.asking:
+            return self.ask(prompt, echo=echo)

@@ -190,7 +190,7 @@ class ProcessStream:
     def drop(self) -> None:
         """See `Stream`."""
         self._dropped = True
-        self._process.kill()
+        self._process.terminate()  # an agent cleans up then; one that cannot is killed by `close`
         os.write(self._wake_write, b"x")
 
     def close(self, grace: float = 0.0) -> None:

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+#: The longest small file that `Store.get_aside` reads, in bytes: whoever can write to a store must not fill our memory.
+ASIDE_MOST = 64 << 20
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -18,6 +21,14 @@ class StoredFile:
 
     name: str
     size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class StoredDirectory:
+    """A directory at the top of a store; ``mtime_ns`` (the store's clock) changes when a file appears in it or goes."""
+
+    name: str
     mtime_ns: int
 
 
@@ -70,7 +81,11 @@ class Store(Protocol):
         """Open a published file; NotFoundError."""
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Published files whose name begins with ``prefix``, sorted by name."""
+        """Published files whose name begins with ``prefix``, sorted by name. A prefix with a ``/`` costs no more than that
+        directory does."""
+
+    def directories(self) -> Iterator[StoredDirectory]:
+        """The directories at the top that may have files, sorted by name; cheap: their files are not looked at."""
 
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
@@ -97,7 +112,8 @@ class Store(Protocol):
         appears in ``list``. Not for names that `naming.parse_name` knows."""
 
     def get_aside(self, name: str) -> bytes | None:
-        """What `put_aside` kept under ``name``; None where there is nothing."""
+        """What `put_aside` kept under ``name``; None where there is nothing. VoltoolError where something else lies there (a
+        link, a pipe) or it is longer than `ASIDE_MOST`."""
 
     def space(self) -> Space | None:
         """How much room; None where the store cannot tell."""
@@ -108,8 +124,8 @@ class Store(Protocol):
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``."""
 
-    def sweep(self) -> tuple[str, ...]:
-        """Remove unfinished files of writers that are no longer alive; their names."""
+    def sweep(self, directory: str = "") -> tuple[str, ...]:
+        """Remove unfinished files of writers that are no longer alive; their names. ``directory``: only there (at the top)."""
 
     def path_on_this_host(self) -> bytes | None:
         """Where the store lies in this machine's file system, if it does."""

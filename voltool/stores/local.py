@@ -20,7 +20,7 @@ from urllib.parse import quote
 from voltool.beneath import open_beneath
 from voltool.durable import make_directory, rename_new, write_file
 from voltool.errors import RefusedError, UsageError
-from voltool.stores.contract import Space, StoredFile
+from voltool.stores.contract import Space, StoredDirectory, StoredFile
 from voltool.stores.local_files import (
     LocalReader,
     LocalWriter,
@@ -28,6 +28,7 @@ from voltool.stores.local_files import (
     make_locked,
     names_in,
     pinned,
+    read_small,
     remove_if_unlocked,
     remove_quietly,
     space_of,
@@ -75,18 +76,39 @@ class LocalStore:
 
     def _found(self, prefix: str, mark: str) -> Iterator[StoredFile]:
         """Files by the beginning of their names, sorted; of a volume's dumps only its directory is read."""
-        below = prefix.rpartition("/")[0]
-        start = self._path(below) if below else self.root
-        if below and os.path.realpath(start) != os.path.join(os.path.realpath(self.root), below):
-            return iter(())  # behind a link
-        files = self._walk(start, f"{below}/" if below else "", mark)
+        below, slash, _rest = prefix.rpartition("/")
+        if slash and not self._is_directory(below):
+            return iter(())
+        files = self._walk(os.path.join(self.root, below), below + slash, mark)
         return iter(sorted((file for file in files if file.name.startswith(prefix)), key=lambda file: file.name))
+
+    def _is_directory(self, name: str) -> bool:
+        """Whether the walk of the whole store would come there: by no link, through nothing hidden."""
+        path = self.root
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            try:
+                if not (_is_plain(part) and stat.S_ISDIR(os.lstat(path).st_mode)):
+                    return False
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def directories(self) -> Iterator[StoredDirectory]:
+        """The directories at the top, sorted by name."""
+        found = []
+        with translated("the store cannot be listed", self.root), contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.root):
+                with contextlib.suppress(FileNotFoundError):
+                    if _is_plain(entry.name) and entry.is_dir(follow_symlinks=False):
+                        found.append(StoredDirectory(entry.name, entry.stat(follow_symlinks=False).st_mtime_ns))
+        return iter(sorted(found, key=lambda directory: directory.name))
 
     def _walk(self, directory: str, prefix: str, mark: str) -> Iterator[StoredFile]:
         """Regular files whose names are ``mark`` and a name that a file here may have; their names are given without it."""
         try:
             entries = list(os.scandir(directory))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             try:
@@ -176,8 +198,7 @@ class LocalStore:
         path = self._aside(name)
         with translated("a note in the store cannot be read", path):
             try:
-                with open(path, "rb") as file:
-                    return file.read()
+                return read_small(path)
             except FileNotFoundError:
                 return None
 
@@ -221,18 +242,17 @@ class LocalStore:
             alive = [pin for pin in pins if not remove_if_unlocked(pin)]
             return bool(alive)
 
-    def sweep(self) -> tuple[str, ...]:
+    def sweep(self, directory: str = "") -> tuple[str, ...]:
         """Remove partial files and pins whose owners are dead; the names of the partial files, relative to the store."""
         swept: list[str] = []
         with translated("the store cannot be swept", self.root):
-            for directory, _directories, _files in os.walk(self.root):
-                for path in names_in(directory, _PIN):
-                    remove_if_unlocked(path)
-                swept += [
-                    os.path.relpath(path, self.root)
-                    for path in names_in(directory, _PARTIAL)
-                    if remove_if_unlocked(path)
-                ]
+            for place, _directories, files in os.walk(self._path(directory) if directory else self.root):
+                for name in files:
+                    path = os.path.join(place, name)
+                    if name.startswith(_PIN):
+                        remove_if_unlocked(path)
+                    elif name.startswith(_PARTIAL) and remove_if_unlocked(path):
+                        swept.append(os.path.relpath(path, self.root))
         return tuple(sorted(swept))
 
     def path_on_this_host(self) -> bytes | None:
@@ -246,6 +266,10 @@ class LocalStore:
 
     def _path(self, name: str) -> str:
         parts = name.split("/")
-        if any(not part or part.startswith(".") or "\0" in part for part in parts):
+        if not all(_is_plain(part) for part in parts):
             raise UsageError(f"{name!a} cannot be the name of a file in a store")
         return os.path.join(self.root, *parts)
+
+
+def _is_plain(part: str) -> bool:
+    return bool(part) and not part.startswith(".") and "\0" not in part

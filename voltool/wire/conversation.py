@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Type, TypeVar, Union
 
-from voltool.errors import AgentError
+from voltool.errors import AgentError, VoltoolError
 from voltool.events import Event
 from voltool.wire.messages import HelloReply, Message
 
@@ -40,6 +40,9 @@ class IntroducedConversation(Conversation, Protocol):
     """A conversation at the CLI whose agent has said who it is."""
 
     agent: HelloReply
+
+    def give_up(self, error: VoltoolError) -> None:
+        """End the conversation, from any thread: whoever is in it gets ``error``."""
 
 
 def expect(agent: Conversation, kind: Type[Reply]) -> Reply:

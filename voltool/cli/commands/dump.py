@@ -11,7 +11,7 @@ import typer
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, DryRun, Workers
-from voltool.errors import UsageError, VoltoolError
+from voltool.errors import VoltoolError
 from voltool.showing import shown
 
 if TYPE_CHECKING:
@@ -58,20 +58,23 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    first = not dry_run and not invocation.world.catalog.dumps()
+    first = not dry_run and not invocation.world.catalog.has_dumps()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
+    for url in dict.fromkeys(dumped["store"] for dumped in invocation.fields["dumps"]):
+        invocation.keep_copies(url)
     return invocation.finish()
 
 
 def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[str, object], *, first: bool) -> None:
     """One volume; what fails is noted, and the others go on."""
     from voltool.backup.dump import dump_volume
+    from voltool.backup.options import dump_options
     from voltool.remote.follow import at_home
 
     try:
         volume = invocation.world.catalog.volume(name)
-        options = _options(invocation, name, store, given)
+        options = dump_options(invocation.settings, name, invocation.store_url(name, store), given)
         if first:
             _say_where(invocation, options.store, store)
         _warn_of_excludes(invocation, name, volume.excludes)
@@ -80,37 +83,8 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
         invocation.failed(error, name)
     else:
         _show(invocation, name, options, outcome)
-
-
-def _options(invocation: Invocation, name: str, store: str | None, given: dict[str, object]) -> DumpOptions:
-    """The command line wins over the volume's section, that one over the rest of the configuration."""
-    from voltool.backup.dump import DumpOptions
-    from voltool.config.quantity import parse_bytes
-
-    settings = invocation.settings
-    section = settings.volume(name)
-    codec = given["codec"] or section.codec or settings.codec
-    if codec not in ("lz4", "none"):
-        raise UsageError(f"there is no codec {codec!a}", remedy="--codec lz4 or --codec none")
-    bandwidth = given["bandwidth"]
-    return DumpOptions(
-        level=_int(given["level"]),
-        store=invocation.store_url(name, store),
-        codec=str(codec),
-        bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(str(bandwidth)),
-        nice=settings.nice if given["nice"] is None else _int(given["nice"]),
-        idle_io=settings.idle_io if given["idle_io"] is None else bool(given["idle_io"]),
-        dry_run=bool(given["dry_run"]),
-        workers=settings.workers if given["workers"] is None else _int(given["workers"]),
-        unstable_ok=tuple(glob.encode("utf-8", "surrogateescape") for glob in section.unstable_ok),
-        min_free_percent=settings.min_free,
-        hooks=section.hooks,
-    )
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value
+        if outcome.dump is not None:
+            invocation.learn(outcome.dump)
 
 
 def _say_where(invocation: Invocation, url: str, explicit: str | None) -> None:
