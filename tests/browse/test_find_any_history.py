@@ -95,7 +95,7 @@ class History:
                 path: seen
                 for path, seen in self.trees[dump_id].items()
                 if wanted is None or wanted in path.split(b"/")[-1]
-            }  # type: ignore[operator]
+            }
             for dump_id in ids
         ]
         query = Query(parse_pattern(pattern), limit=0)
