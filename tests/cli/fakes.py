@@ -168,6 +168,9 @@ class Console:
         self.machine = Machine("here", "1" * 32)
         self.store = StoreOpener(0.0).open(str(state / "store"))
         self._monkeypatch = monkeypatch
+        #: Dumps that were given to the index of names: made-up ones have no names.
+        self.learned: list[StoredDump] = []
+        monkeypatch.setattr(Invocation, "learn", lambda _invocation, dump: self.learned.append(dump))
         self.job("dump", dump_volume=lambda *_: pytest.fail("no job"), DumpOptions=DumpOptions)
 
     def job(self, module: str, **functions: Any) -> None:

@@ -396,6 +396,5 @@ def _parents(root: bytes, path: bytes) -> Iterator[bytes]:
         path = posixpath.dirname(path)
 
 
-def _digest(name: str) -> bytes:
-    """A name of a file that may be longer than the name of a pin can be."""
+def _digest(name: str) -> bytes:  # a file's name may be longer than a pin's can be
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32].encode()
