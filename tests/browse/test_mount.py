@@ -209,6 +209,11 @@ def test_reads_anywhere_by_many_at_once(small: tuple[Site, Path], tmp_path: Path
                     if os.pread(file.fileno(), length, at) != data[at : at + length]:
                         wrong.append(at)
 
+        before = [name for name in points_of(top) if name != os.readlink(top / "latest")][-1]
+        differ = subprocess.run(
+            ["diff", "-rq", top / before, top / "latest/"], capture_output=True, text=True, check=False
+        )
+        assert differ.stdout.count("differ") == 1, "two points in time must not pass for one tree"
         threads = [threading.Thread(target=read, args=[seed]) for seed in range(5)]
         for thread in threads:
             thread.start()

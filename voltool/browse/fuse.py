@@ -5,11 +5,13 @@ libfuse 3 is taken where it is, else libfuse 2. Sources: fuse(4), mount.fuse3(8)
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,8 @@ SUBTYPE = "voltool"
 _CACHED_SECONDS = 3600
 #: linux/fuse.h and fuse_common.h: the kernel checks ACLs, not modes alone.
 _CAP_POSIX_ACL = 1 << 19
+#: How many of libfuse 3's threads there are at most; none ends because it is idle.
+_THREADS = 16
 _DEVICE = "/dev/fuse"
 
 
@@ -70,6 +74,10 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
         "entry_timeout": _CACHED_SECONDS,
         "attr_timeout": _CACHED_SECONDS,
     }
+    if mfusepy.fuse_version_major >= 3:
+        options["max_idle_threads"] = _THREADS
+    if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
+        options["max_threads"] = _THREADS
     if allow_other:
         options |= {"allow_other": True, "default_permissions": True}
     messages = _Messages()
@@ -119,9 +127,19 @@ class _Messages:
 
 def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *, allow_other: bool) -> Any:
     """The class of mfusepy with what it lacks: lseek(2), ACLs, and a word when the kernel has mounted it."""
+    threads = threading.local()
+    # Else ctypes makes and destroys a thread state of Python's in each call, which costs nearly as much as the call itself. With
+    # libfuse 2, whose threads come and go, those that are kept would pile up.
+    stay = mfusepy.fuse_version_major >= 3
 
     class Binding(mfusepy.FUSE):  # type: ignore[misc]
         """mfusepy.FUSE and a little more."""
+
+        def _wrapper(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+            """Any operation, in one of libfuse's threads: the first one there lets Python keep what it knows of the thread."""
+            if stay and not hasattr(threads, "known"):
+                threads.known = ctypes.pythonapi.PyGILState_Ensure()
+            return super()._wrapper(func, *args, **kwargs)
 
         def lseek(self, path: bytes | None, offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""

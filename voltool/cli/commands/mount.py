@@ -94,7 +94,9 @@ def _serve(
     switch = _Switch(invocation.output)
     world = dataclasses.replace(invocation.world, reporter=switch)
     points, name = _points(invocation, world, word, at)
-    places = forbidden_places(world, [invocation.store_url()], os.fsencode(invocation.state))
+    own = [section.store for section in invocation.settings.volumes.values() if section.store]
+    urls = [invocation.store_url(), *(invocation.store_url(explicit=url) for url in own)]
+    places = forbidden_places(world, points, urls, os.fsencode(invocation.state))
     if mountpoint.prepare(path, places):
         invocation.output.notice("info", f"a mount at {shown(path)} whose process was dead has been taken off")
 
