@@ -23,6 +23,8 @@ from tests.cli.test_json import SCHEMA, check_fields
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.judge import compare
+from voltool.browse import mountpoint
+from voltool.errors import NotFoundError
 
 pytestmark = needs_fuse
 
@@ -132,6 +134,9 @@ def test_where_nothing_may_be_mounted(small: tuple[Site, Path], tmp_path: Path) 
         done = site.voltool("mount", "vol1", str(place), check=False)
         assert (done.returncode, why in done.stderr) == (1, True), done.stderr
     assert "fuse.voltool" not in Path("/proc/mounts").read_text()
+    with pytest.raises(NotFoundError, match="no volume is mounted"):
+        mountpoint.unmount(b"/proc")  # what is not ours stays
+    assert os.path.exists("/proc/mounts")
 
 
 def test_the_foreground_ends_with_a_signal(small: tuple[Site, Path], tmp_path: Path) -> None:

@@ -62,6 +62,25 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
         )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # libfuse takes over only what nobody else has taken
+    options = _options(mfusepy, name, allow_other=allow_other)
+    messages = _Messages()
+    try:
+        _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
+    except RuntimeError:
+        if messages.ended:  # it was mounted; so libfuse 3 says that a signal has ended it
+            return
+        raise HostError(
+            "it cannot be mounted",
+            where=shown(mountpoint),
+            why=messages.text() or "libfuse does not say why",
+            remedy="root, or, for other users, fusermount3 of the package fuse3" + _remedy(allow_other=allow_other),
+        ) from None
+    finally:
+        messages.end()
+
+
+def _options(mfusepy: Any, name: str, *, allow_other: bool) -> dict[str, Any]:
+    """As mount.fuse3(8) has them."""
     options: dict[str, Any] = {
         "foreground": True,
         "fsname": f"voltool:{name}",
@@ -80,20 +99,7 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
         options["max_threads"] = _THREADS
     if allow_other:
         options |= {"allow_other": True, "default_permissions": True}
-    messages = _Messages()
-    try:
-        _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
-    except RuntimeError:
-        if messages.ended:  # it was mounted; so libfuse 3 says that a signal has ended it
-            return
-        raise HostError(
-            "it cannot be mounted",
-            where=shown(mountpoint),
-            why=messages.text() or "libfuse does not say why",
-            remedy="root, or, for other users, fusermount3 of the package fuse3" + _remedy(allow_other=allow_other),
-        ) from None
-    finally:
-        messages.end()
+    return options
 
 
 def _remedy(*, allow_other: bool) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import At, DumpWord
+from voltool.cli.options import At
 from voltool.showing import shown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 def mount(
     context: typer.Context,
-    word: DumpWord,
+    word: Annotated[str, typer.Argument(metavar="NAME|DUMP", help="A volume (all its dumps) or one dump's id.")],
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory to mount on.")],
     at: At = None,
     allow_other: Annotated[
