@@ -23,7 +23,7 @@ from tests.cli.test_json import SCHEMA, check_fields
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.judge import compare
-from voltool.browse import mountpoint
+from voltool.browse import fuse, mountpoint
 from voltool.errors import NotFoundError
 
 pytestmark = needs_fuse
@@ -153,6 +153,11 @@ def test_the_foreground_ends_with_a_signal(small: tuple[Site, Path], tmp_path: P
         assert process.wait(30) == 0
     assert os.listdir(top) == []
     assert not list((site.state / "store" / "vol1").glob(".pin*"))
+
+
+def test_a_name_out_of_a_dump_is_no_mount_option() -> None:
+    options = fuse._options(fuse.load(), "vol,dev,suid", allow_other=False)
+    assert options["fsname"] == "voltool:vol_dev_suid"
 
 
 LOOK = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -83,7 +84,8 @@ def _options(mfusepy: Any, name: str, *, allow_other: bool) -> dict[str, Any]:
     """As mount.fuse3(8) has them."""
     options: dict[str, Any] = {
         "foreground": True,
-        "fsname": f"voltool:{name}",
+        # The name stands in a dump, which may be anybody's; a comma would begin the next option.
+        "fsname": "voltool:" + re.sub(r"[^A-Za-z0-9._-]", "_", name),
         "subtype": SUBTYPE,
         "ro": True,
         "nodev": True,
