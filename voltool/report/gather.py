@@ -18,7 +18,7 @@ _DAY = 86_400 * 1_000_000_000
 DAYS = 30
 _MOST_MOVES = 100
 #: So many dumps are drawn in all, and of one volume at the least and at the most: a page of a thousand volumes must stay usable.
-_ALL_DRAWN, _LEAST_DRAWN, _MOST_DRAWN = 16_000, 16, 120
+_ALL_DRAWN, _LEAST_DRAWN, _MOST_DRAWN = 12_000, 12, 120
 #: So many points a curve has.
 _POINTS = 48
 
