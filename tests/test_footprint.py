@@ -146,17 +146,23 @@ def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(
 
 def live_with(site: Site, volume: Path, target: Path, driver: str) -> None:
     """What an administrator does in a week."""
+    config = site.directory / "config.toml"
+    config.write_text("min_free = 1.0\n")
+    site.environment["VOLTOOL_CONFIG"] = str(config)
     for number in range(300):
         (volume / f"file{number}").write_bytes(os.urandom(20_000))
     (volume / "large").write_bytes(os.urandom(8 << 20))
     site.voltool("volume", "add", "vol1", f"hosta:{volume}", "--driver", driver)
-    for level in ("0", "1", "2"):
+    site.voltool("backup", "vol1")  # in no schedule, and the first: level 0
+    for level in ("1", "2"):
         (volume / f"at-level-{level}").write_text(level)
         site.voltool("dump", "--level", level, "vol1")
     site.voltool("dumps")
     site.voltool("verify", "vol1")
     site.voltool("ls", "vol1")
     site.voltool("restore", "vol1", f"hostb:{target}/vol1")
+    merged = site.result("merge", "vol1", "--replace")
+    site.voltool("dumps", "--accept", merged["dump"]["id"])
 
 
 def assert_nothing_else(site: Site, volume: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,53 @@ def test_verify(filled: Console) -> None:
     assert last["errors"][0]["subject"] == "nothing"
 
 
+def test_prune(voltool: Console) -> None:
+    config = voltool.state.parent / "keep.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("[keep]\nlast = 1\nmin_age = 0\n[volumes.vol1.keep]\ngrace = '2d'\n")
+    zero = make_dump(1, store=voltool.store.url)
+    one = make_dump(2, level=1, base=zero, store=voltool.store.url)
+    named = [
+        replace(dump, file=f"vol1/20260101T000000Z-L{dump.header.level}-{dump.header.dump_id}.voltool")
+        for dump in (zero, one, make_dump(3, store=voltool.store.url))
+    ]
+    with voltool.catalog() as catalog:
+        for dump in named:
+            voltool.store.create(dump.file).publish()
+            catalog.add_dump(dump)
+    last = check_lines(voltool("prune", "--dry-run", "--json", "--config", str(config)))
+    assert [decision["keep"] for decision in last["decisions"]] == [False, False, True]
+    assert last["dropped"] == []
+    with voltool.store.pin(named[1].file, "a restore"):
+        last = check_lines(voltool("prune", "vol1", "--json", "--config", str(config)))
+    assert [spared["dump"] for spared in last["spared"]] == [one.header.dump_id, zero.header.dump_id]
+    last = check_lines(voltool("prune", "--json", "--config", str(config)))
+    assert last["dropped"] == [one.header.dump_id, zero.header.dump_id]
+    assert len(last["waiting"]) == 2
+    last = check_lines(voltool("merge", f"{3:032x}", "--replace", "--json"))
+    assert (last["exit"], last["error"]["kind"]) == (5, "integrity"), (
+        "the full dump, an empty file here, is verified first"
+    )
+    assert last["made"] is False
+
+
+def test_dumps_that_were_dropped(filled: Console) -> None:
+    """Names as the real jobs give them, which say what lies in a bin."""
+    file = f"vol1/20260101T000000Z-L0-{7:032x}.voltool"
+    filled.store.create(file).publish()
+    filled.store.discard(file)
+    (deleted,) = check_lines(filled("dumps", "--deleted", "--json"))["deleted"]
+    assert (deleted["dump"], deleted["level"], deleted["time"]) == (f"{7:032x}", 0, "2026-01-01T00:00:00.000000000Z")
+    assert check_lines(filled("dumps", "--deleted", "other", "--json"))["deleted"] == []
+    assert len(check_lines(filled("prune", "--json"))["waiting"]) == 1
+    assert check_lines(filled("prune", "--purge-now", "--json"))["error"]["kind"] == "usage"
+    last = check_lines(filled("undelete", "ff", "--json"))
+    assert (last["exit"], last["error"]["kind"]) == (1, "not_found")
+    assert len(check_lines(filled("prune", "--purge-now", "--yes", "--json"))["purged"]) == 1
+    last = check_lines(filled("dumps", "--accept", f"{2:032x}", "--json"))
+    assert last["accepted"] == [f"{2:032x}"]
+
+
 def test_ls_and_cat(filled: Console) -> None:
     entries = [
         ListedEntry(b"\xff\n", make_record(stat.S_IFREG | 0o640, 5), b""),
@@ -230,6 +278,27 @@ def test_an_unreachable_host(filled: Console) -> None:
     assert last["volume"]["name"] == "vol1"
     last = check_lines(filled("volume", "remove", "vol1", "--json"))
     assert (last["ok"], last["reached"], last["left"]) == (True, False, [])
+
+
+def test_backup_and_its_schedule(filled: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('schedule = "weekly"\n[volumes.malformed]\nschedule = "x"\n[volumes.idle]\nschedule = ""\n')
+    monkeypatch.setenv("VOLTOOL_CONFIG", str(config))
+    filled.add_volume(make_volume("new"))
+    filled.add_volume(make_volume("idle"))
+    last = check_lines(filled("backup", "--dry-run", "--json"))
+    assert [(due["volume"], due["level"]) for due in last["planned"] if due["volume"] == "new"] == [("new", 0)]
+    assert (last["unscheduled"], last["exit"], last["errors"][0]["subject"]) == (["idle"], 1, "malformed")
+    last = check_lines(filled("schedule", "show", "--days", "7", "--json"))
+    assert len(last["planned"]) == 14
+    assert last["exit"] == 1
+    # A host that is dead: the turn is an event, and in the result.
+    filled.hosts.dead.add("hostA")
+    config.write_text('schedule = "weekly"\nretries = 0\n')
+    result = filled("backup", "new", "--json")
+    last = check_lines(result)
+    assert (last["exit"], last["turns"][0]["exit"], last["turns"][0]["volume"]) == (6, 6, "new")
+    assert [line["volume"] for line in result.lines if line["event"] == "turn"] == ["new"]
 
 
 @pytest.mark.parametrize(

@@ -97,11 +97,14 @@ def test_one_dump_by_its_id(large: Console) -> None:
     answers_at_once(find)
 
 
-def test_what_is_due(large: Console) -> None:
-    (large.state / "voltool.toml").write_text(f'schedule = "{CYCLE}"\nstagger = false\ntimezone = "UTC"\n')
-    done = answers_at_once(lambda: large("backup", "--dry-run", "--config", str(large.state / "voltool.toml")))
+def test_what_is_due_and_the_schedule(large: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text('schedule = "monthly"\n')
+    monkeypatch.setenv("VOLTOOL_CONFIG", str(tmp_path / "config.toml"))
+    done = answers_at_once(lambda: large("backup", "--dry-run"))
     assert done.code == 0
-    assert len(done.out.splitlines()) == VOLUMES
+    assert len(done.out.splitlines()) > 30
+    done = answers_at_once(lambda: large("schedule", "show"))
+    assert sum(line.startswith("vol") for line in done.out.splitlines()) == VOLUMES
 
 
 def test_status(large: Console) -> None:

@@ -138,7 +138,7 @@ def test_what_is_wrong_with_one_keeps_no_other_from_its_dump(site: Site) -> None
         for name in ("malformed", "spoilt", "lonely"):
             known.put_volume(make_volume(name, host="hosta"))
     configure(site, CONFIG)
-    busy = FileLock(area_of(later) / "lock", what="the volume", owner="the test")
+    busy = FileLock(os.fspath(area_of(later) / "lock"), what="the volume", owner="the test")
     busy.acquire()
     lines: list[str] = []
     with start(site) as process:

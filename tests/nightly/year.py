@@ -32,7 +32,7 @@ _RECENT = 40
 @dataclass(frozen=True)
 class Weather:
     """How bad a year is: chances, each between 0 and 1. ``asleep``: of a night without any run (for all volumes); ``failing``:
-    of a dump that fails; ``clock``: of a night whose clock is wrong, by up to three years in either direction."""
+    of a dump that fails; ``clock``: of a night whose clock is wrong, by a month to three years in either direction."""
 
     asleep: float = 0.03
     failing: float = 0.05
@@ -77,7 +77,7 @@ class Year:
             self.true_ns = self._moment(self.day)
             self.now_ns = self.true_ns
             if self.random.random() < self.weather.clock:
-                self.now_ns += self.random.randint(-1000, 1000) * DAY
+                self.now_ns += self.random.choice([-1, 1]) * self.random.randint(30, 1000) * DAY
             if self.random.random() >= self.weather.asleep:
                 self.night()
             self.now_ns = self.true_ns
@@ -95,9 +95,10 @@ class Year:
         self.now_ns = started_ns
 
     def history(self, volume: KnownVolume) -> History:
-        """What the schedule is told of a volume."""
+        """What the schedule is told of a volume: as the run does it, the newest dump of each level."""
         past = [run for run in self.runs[volume.uuid][-_RECENT:] if run.ended_ns <= self.now_ns]
-        facts = [self._facts[dump.header.dump_id] for dump in self.dumps[volume.uuid][-_RECENT:]]
+        newest = {dump.header.level: self._facts[dump.header.dump_id] for dump in self.dumps[volume.uuid][-_RECENT:]}
+        facts = list(newest.values())
         return History(facts, max(past, key=lambda run: run.ended_ns, default=None))
 
     def dumps_of(self, volume: KnownVolume) -> list[StoredDump]:

@@ -10,6 +10,7 @@ from typing import Protocol
 from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
+from voltool.policy.due import DumpFact
 from voltool.policy.latest import LatestDump
 from voltool.policy.moves import MoveRecord
 from voltool.policy.runs import VolumeRun
@@ -42,6 +43,9 @@ class Stores(Protocol):
 class Catalog(Protocol):
     """The memory of volumes and dumps; never the only place of a fact."""
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place."""
+
     def volume(self, name: str) -> KnownVolume:
         """NotFoundError with the names that are known; RefusedError where it is `local` to another machine."""
 
@@ -69,8 +73,8 @@ class Catalog(Protocol):
     def latest(self) -> list[LatestDump]:
         """For each volume and level that has dumps the newest one, and the sums of all."""
 
-    def newest_of_levels(self) -> list[StoredDump]:
-        """For each volume, level and store the newest dump, ordered as `dumps` are."""
+    def newest_facts(self) -> list[tuple[str, str, str, DumpFact]]:
+        """For each volume and level the newest dump: the volume's uuid, store, file and what the schedule must know of it."""
 
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps, ordered as `dumps` are."""
@@ -110,6 +114,9 @@ class Catalog(Protocol):
 
     def put_listed(self, store: str, directories: Mapping[str, int | None]) -> None:
         """Remember (None: forget) when directories of a store were last changed before they were listed."""
+
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
 
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent."""

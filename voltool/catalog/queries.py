@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from voltool.catalog.rows import DumpDecoder
 from voltool.catalog.schema import DUMPS, LISTED
 from voltool.model import DumpHeader, StoredDump
+from voltool.policy.due import DumpFact
 from voltool.policy.latest import LatestDump
 
 #: SQLite takes 32,766 values in one statement, older ones 999.
@@ -52,16 +53,21 @@ class DumpQueries(ABC):
         # Two dumps of one sequence (a clone that was dumped twice): the later one stands for both.
         return [LatestDump(*values) for values in {(values[0], values[2]): values for values in found}.values()]
 
-    def newest_of_levels(self) -> list[StoredDump]:
-        """For each volume, level and store the newest dump, ordered as `dumps` are."""
-        keys = ("volume_uuid", "level", "store")
+    def newest_facts(self) -> list[tuple[str, str, str, DumpFact]]:
+        """For each volume and level the newest dump: the volume's uuid, store, file and what the schedule must know of it.
+
+        ``made_ns`` is the host's clock at its clone.
+        """
+        keys = ("volume_uuid", "level", "sequence")
         newest = (
-            sa.select(*(DUMPS.c[name] for name in keys), sa.func.max(DUMPS.c.sequence).label("sequence"))
-            .group_by(*(DUMPS.c[name] for name in keys))
+            sa.select(DUMPS.c.volume_uuid, DUMPS.c.level, sa.func.max(DUMPS.c.sequence).label("sequence"))
+            .group_by(DUMPS.c.volume_uuid, DUMPS.c.level)
             .subquery()
         )
-        is_newest = sa.and_(*(newest.c[name] == DUMPS.c[name] for name in (*keys, "sequence")))
-        return in_order(self._some_dumps(sa.select(DUMPS).join_from(newest, DUMPS, is_newest)))
+        same = sa.and_(*(newest.c[name] == DUMPS.c[name] for name in keys))
+        query = sa.select(*(DUMPS.c[name] for name in _FACT)).join_from(newest, DUMPS, same)
+        with self._transaction() as connection:
+            return [(uuid, store, file, DumpFact(*rest)) for uuid, store, file, *rest in connection.execute(query)]
 
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps (highest sequences), ordered as `dumps` are."""
@@ -225,6 +231,10 @@ _DIRECTORIES = sa.text("""
         FROM first WHERE first.file IS NOT NULL)
     SELECT file FROM first WHERE file IS NOT NULL""")
 
+#: The volume's uuid, store, file; then the fields of `DumpFact`.
+_FACT = (
+    "volume_uuid", "store", "file", "dump_id", "level", "sequence", "clone_time_ns", "state_id", "base_state_id",
+)  # fmt: skip
 _LATEST = (
     "volume_uuid", "volume_name", "level", "dump_id", "sequence", "clone_time_ns", "store", "entries", "stored_bytes",
     "data_bytes", "seconds", "problem_count",

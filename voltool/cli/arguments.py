@@ -14,10 +14,10 @@ GLOBAL_VALUES = frozenset({"--config"})
 #: Options of commands that take the next word as their value.
 VALUE_OPTIONS = frozenset(
     {
-        "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop", "--exclude",
-        "--for", "--html",
-        "--host", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice",
-        "--only", "--path", "--resume", "--store", "--workers",
+        "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop",
+        "--exclude", "--for", "--host", "--html", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock",
+        "--max-rounds", "--name", "--nice", "--only", "--output", "--path", "--resume", "--since", "--store",
+        "--until", "--workers", "-o",
     }
 )  # fmt: skip
 

@@ -5,18 +5,17 @@ Asks the catalog and the configuration; connects to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, tzinfo
 from typing import TYPE_CHECKING
 
 from voltool.backup.ports import World
 from voltool.backup.schedule import Schedules, schedules_of, zone_of
 from voltool.errors import NotFoundError, UsageError, VoltoolError
-from voltool.model import KnownVolume, StoredDump
+from voltool.model import KnownVolume
 from voltool.policy.cycle import local_date
 from voltool.policy.due import Due, DumpFact, History, due, due_anyway, fact_of
-from voltool.policy.runs import VolumeRun
 from voltool.stores.naming import parse_name
 
 if TYPE_CHECKING:
@@ -116,21 +115,24 @@ class Planner:
     def _histories(self, wanted: Sequence[KnownVolume]) -> dict[str, History]:
         catalog = self.world.catalog
         last = {run.volume_uuid: run for run in catalog.last_runs(self.now_ns)}
-        few = self.names or len(wanted) == 1
-        dumps = (
-            [dump for volume in wanted for dump in catalog.dumps(volume.uuid)] if few else catalog.newest_of_levels()
-        )
-        by_volume: dict[str, list[StoredDump]] = {}
-        for dump in dumps:
-            by_volume.setdefault(dump.header.volume_uuid, []).append(dump)
-        return {volume.uuid: self._history(volume, by_volume.get(volume.uuid, []), last) for volume in wanted}
+        newest: dict[str, list[tuple[str, DumpFact]]] = {}
+        for uuid, store, file, fact in catalog.newest_facts():
+            newest.setdefault(uuid, []).append((store, _by_our_clock(fact, file)))
+        return {
+            volume.uuid: History(self._facts(volume, newest.get(volume.uuid, [])), last.get(volume.uuid))
+            for volume in wanted
+        }
 
-    def _history(self, volume: KnownVolume, dumps: Sequence[StoredDump], last: Mapping[str, VolumeRun]) -> History:
+    def _facts(self, volume: KnownVolume, newest: Sequence[tuple[str, DumpFact]]) -> list[DumpFact]:
+        """Those of the volume's own store. The newest of each level are enough, where none of them is in another one."""
         try:
-            store = self.store_of(volume.name)
+            own = self.store_of(volume.name)
         except VoltoolError:
-            store = ""
-        return History([_fact(dump) for dump in dumps if dump.store == store], last.get(volume.uuid))
+            return []
+        if all(store == own for store, _fact in newest):
+            return [fact for _store, fact in newest]
+        dumps = self.world.catalog.dumps(volume.uuid)
+        return [_by_our_clock(fact_of(dump), dump.file) for dump in dumps if dump.store == own]
 
     def _consider(self, volume: KnownVolume, schedules: Schedules, history: History, today: date, zone: tzinfo) -> None:
         timetable = schedules.timetables.get(volume.uuid)
@@ -154,7 +156,7 @@ class Planner:
             self.world.catalog.volume(volume.name)  # says so
 
 
-def _fact(dump: StoredDump) -> DumpFact:
-    """With the time of its file's name where it has one: that is our own clock, not the host's."""
-    name = parse_name(dump.file)
-    return fact_of(dump, None if name is None else name.time * _SECOND)
+def _by_our_clock(fact: DumpFact, file: str) -> DumpFact:
+    """With the time in its file's name, where it has one: that is our own clock, not the host's."""
+    name = parse_name(file)
+    return fact if name is None else replace(fact, made_ns=name.time * _SECOND)

@@ -161,8 +161,8 @@ class Run:
         self._keep_in_mind(ended.turn.volume.name, outcome)
 
     def _keep_in_mind(self, name: str, outcome: UpkeepOutcome) -> None:
-        self._faults += [f"{name}: {fault}" for fault in outcome.faults]
-        self._alarms += [f"{name}: {alarm}" for alarm in outcome.alarms]
+        self._faults += [_of_volume(name, fault) for fault in outcome.faults]
+        self._alarms += [_of_volume(name, alarm) for alarm in outcome.alarms]
         if outcome.faults or outcome.alarms:
             self._codes.append(EXIT_FAILED)
         self.listener.kept_up(name, outcome)
@@ -220,6 +220,10 @@ class Run:
             faults=tuple(self._faults),
             alarms=tuple(self._alarms),
         )
+
+
+def _of_volume(name: str, text: str) -> str:
+    return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
 def run_lock(state: str, owner: str) -> FileLock:

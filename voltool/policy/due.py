@@ -6,6 +6,7 @@ level among the days since the last dump. Nothing from the future counts, so a c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
@@ -53,15 +54,14 @@ def fact_of(dump: StoredDump, made_ns: int | None = None) -> DumpFact:
 
 def due(timetable: Timetable, today: date, history: History, zone: tzinfo) -> Due | None:
     """What is due on the local date ``today``; None: nothing."""
-    wanted_today = timetable.level_on(today)
     if not history.dumps:
-        return Due(wanted_today or 0, 0, "it has no dump in its store yet: a full one")
+        return Due(timetable.level_on(today) or 0, 0, "it has no dump in its store yet: a full one")
     days = _days_of(history, zone)
     reasons = [
-        *_of_today(timetable, today, history.dumps, days),
-        *_failed(history.last, history.dumps, today),
+        *_of_today(timetable, today, days),
+        *_failed(history.last, today, days),
         *_missed(timetable, today, days),
-        *_full_too_old(timetable, today, history.dumps, days),
+        *_full_too_old(timetable, today, days),
     ]
     if not reasons:
         return None
@@ -86,15 +86,17 @@ def due_anyway(timetable: Timetable | None, today: date, history: History, zone:
     return _on_a_base(wanted, "asked for; nothing is due", history.dumps)
 
 
-def _days_of(history: History, zone: tzinfo) -> dict[str, date]:
-    """The day of the schedule that each dump belongs to: a run that began before midnight still makes dumps after it."""
-    days = {dump.dump_id: local_date(dump.made_ns, zone) for dump in history.dumps}
+def _days_of(history: History, zone: tzinfo) -> list[tuple[DumpFact, date]]:
+    """Each dump with the day of the schedule that it belongs to, the last one that was made first.
+
+    A run that began before midnight still makes dumps after it.
+    """
     last = history.last
-    if last is not None and last.dump_id in days:
-        day = _day_of_run(last)
-        if day is not None:
-            days[last.dump_id] = day
-    return days
+    own_day = _day_of_run(last) if last is not None else None
+    return [
+        (dump, own_day if own_day and last and last.dump_id == dump.dump_id else local_date(dump.made_ns, zone))
+        for dump in sorted(history.dumps, key=lambda dump: (dump.sequence, dump.made_ns), reverse=True)
+    ]
 
 
 def _day_of_run(run: VolumeRun) -> date | None:
@@ -104,11 +106,13 @@ def _day_of_run(run: VolumeRun) -> date | None:
         return None
 
 
-def _missed(timetable: Timetable, today: date, days: dict[str, date]) -> list[tuple[int, str]]:
-    """The lowest level of the days between the last dump and today. A whole cycle back is as far as it makes a difference."""
+def _missed(timetable: Timetable, today: date, days: Sequence[tuple[DumpFact, date]]) -> list[tuple[int, str]]:
+    """The lowest level of the days between the last dump and today. A whole cycle back is as far as it makes a difference.
+
+    The last one by sequence: one that was made before it bears a later date only where a clock was wrong.
+    """
     earliest = today - timedelta(days=len(timetable.cycle.levels))
-    past = [day for day in days.values() if day <= today]
-    last = max(past, default=earliest - timedelta(days=1))
+    last = next((day for _dump, day in days if day <= today), earliest - timedelta(days=1))
     first = max(last + timedelta(days=1), earliest)
     missed = list(timetable.upcoming(first, (today - first).days))
     if not missed:
@@ -121,31 +125,29 @@ def _missed(timetable: Timetable, today: date, days: dict[str, date]) -> list[tu
     return [(level, f"{len(missed)} days were missed: level {level} of {day} is caught up")]
 
 
-def _of_today(
-    timetable: Timetable, today: date, dumps: Sequence[DumpFact], days: dict[str, date]
-) -> list[tuple[int, str]]:
+def _of_today(timetable: Timetable, today: date, days: Sequence[tuple[DumpFact, date]]) -> list[tuple[int, str]]:
+    """Today's level, unless it is there; a dump that bears today's date and is older than one of yesterday is not of today."""
     wanted = timetable.level_on(today)
-    if wanted is None or any(dump.level <= wanted and days[dump.dump_id] == today for dump in dumps):
+    latest = itertools.takewhile(lambda each: each[1] >= today, days)
+    if wanted is None or any(dump.level <= wanted and day == today for dump, day in latest):
         return []
     return [(wanted, f"level {wanted} is today's")]
 
 
-def _failed(last: VolumeRun | None, dumps: Sequence[DumpFact], today: date) -> list[tuple[int, str]]:
+def _failed(last: VolumeRun | None, today: date, days: Sequence[tuple[DumpFact, date]]) -> list[tuple[int, str]]:
     """What the last run could not make, and nobody has made since."""
     day = _day_of_run(last) if last is not None else None
     if last is None or day is None or day > today or last.made_level is not None:
         return []
-    if any(dump.level <= last.level and dump.made_ns >= last.started_ns for dump in dumps):
+    if any(dump.level <= last.level and dump.made_ns >= last.started_ns and made <= today for dump, made in days):
         return []
     return [(last.level, f"level {last.level} of {day} failed and is caught up")]
 
 
-def _full_too_old(
-    timetable: Timetable, today: date, dumps: Sequence[DumpFact], days: dict[str, date]
-) -> list[tuple[int, str]]:
+def _full_too_old(timetable: Timetable, today: date, days: Sequence[tuple[DumpFact, date]]) -> list[tuple[int, str]]:
     """A volume that is moved within its cycle, again and again as others come and go, must get its full some time."""
     cycle = timetable.cycle
-    fulls = [days[dump.dump_id] for dump in dumps if dump.level == 0]
+    fulls = [day for dump, day in days if dump.level == 0]
     if 0 not in cycle.levels or not fulls or (today - max(fulls)).days < 2 * len(cycle.levels):
         return []
     return [(0, f"the last full dump is of {max(fulls)}, more than two cycles ago")]

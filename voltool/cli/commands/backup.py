@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voltool.nightly.ports import Announcer, Learner, Upkeep
     from voltool.policy.runs import RunReport
 
-EXAMPLES: tuple[tuple[str, str], ...] = (
+EXAMPLES = (
     ("voltool backup", "dump everything that the schedule says is due"),
     ("voltool backup --dry-run", "what would be dumped now, at which level, and why; nothing is connected to"),
     ("voltool backup home mail", "these two now: what they are due, else once more at the level of the day"),
@@ -58,11 +58,9 @@ def _announcer(invocation: Invocation) -> Announcer:
     return Notifier(invocation.settings, invocation.world.catalog, invocation.environment)
 
 
-def _learner(_invocation: Invocation) -> Learner:
-    """Who wants to know each new dump."""
-    from voltool.nightly.ports import no_learner
-
-    return no_learner
+def _learner(invocation: Invocation) -> Learner:
+    """Who wants to know each new dump: the index of names."""
+    return invocation.learn
 
 
 # --------------------------------------------------------------------------------------------------------------- run
@@ -96,6 +94,8 @@ def _run(invocation: Invocation, names: list[str]) -> int:
             learner=_learner(invocation),
         )
         report = run.run()
+        for url in dict.fromkeys(turn.store for turn in plan.turns):
+            invocation.keep_copies(url)
     invocation.fields |= report_object(report)
     invocation.codes.append(report.exit_code)
     _tell_the_rest(invocation, plan, report)

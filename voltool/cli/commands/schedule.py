@@ -21,16 +21,12 @@ if TYPE_CHECKING:
     from voltool.model import KnownVolume
     from voltool.nightly.installing import Place
 
-EXAMPLES_SHOW: tuple[tuple[str, str], ...] = (
+EXAMPLES = (
     ("voltool schedule show", "the levels of each volume on the next 60 days, and what calls `voltool backup`"),
     ("voltool schedule show --days 14", "of two weeks"),
-)
-EXAMPLES_INSTALL: tuple[tuple[str, str], ...] = (
     ("voltool schedule install", "every day at 03:30, by systemd where it runs, else by cron"),
     ("voltool schedule install --at 22:15 --cron", "at another time, by cron"),
     ("voltool --config /etc/voltool/web.toml schedule install", "with another configuration"),
-)
-EXAMPLES_UNINSTALL: tuple[tuple[str, str], ...] = (
     ("voltool schedule uninstall", "neither cron nor systemd calls `voltool backup` any more"),
 )
 _DEFAULT_TIME = "03:30"
