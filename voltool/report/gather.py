@@ -74,6 +74,13 @@ class VolumeReport:
         return self.lineage.depth_of(self.dumps[-1]) + 1 if self.dumps else 0
 
     @property
+    def chain_text(self) -> str:
+        """The same in words: at least so many, where not all of them are in ``dumps``."""
+        if not self.dumps:
+            return "-"
+        return f"{self.chain}" if self.lineage.is_whole(self.dumps[-1]) else f"{self.chain}+"
+
+    @property
     def failures(self) -> int:
         """Turns that failed."""
         return sum(turn.outcome == FAILED for turn in self.turns)

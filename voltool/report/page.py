@@ -50,6 +50,7 @@ def render(report: Report, hostname: str) -> str:
         "hostname": hostname,
         "version": __version__,
         "days": DAYS,
+        "places": {volume.standing.volume.uuid: number for number, volume in enumerate(report.volumes)},
         "style": style,
         "script": script,
         "style_hash": _hash(style),
