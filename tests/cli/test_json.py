@@ -13,7 +13,7 @@ import pytest
 from tests.catalog.samples import make_dump, make_volume
 from tests.cli.fakes import Console, ListedEntry, Outcome, Result, make_record
 from voltool.cli import json_lines
-from voltool.errors import IntegrityError, InterruptedByUser, Interruption
+from voltool.errors import IntegrityError, InterruptedByUser, Interruption, UnreachableError
 from voltool.events import (
     Locked,
     Notice,
@@ -244,8 +244,12 @@ def test_backup_and_its_schedule(filled: Console, tmp_path: Path, monkeypatch: p
     last = check_lines(filled("schedule", "show", "--days", "7", "--json"))
     assert len(last["planned"]) == 14
     assert last["exit"] == 1
+
     # A host that is dead: the turn is an event, and in the result.
-    filled.hosts.dead.add("hostA")
+    def job(_world: Any, _volume: Any, _options: Any) -> Outcome:
+        raise UnreachableError("the host cannot be reached")
+
+    filled.job("dump", dump_volume=job)
     config.write_text('schedule = "weekly"\nretries = 0\n')
     result = filled("backup", "new", "--json")
     last = check_lines(result)
