@@ -80,11 +80,11 @@ def _plan(invocation: Invocation, names: list[str]) -> Plan:
 def _run(invocation: Invocation, names: list[str]) -> int:
     from voltool.cli.run_lines import report_object
     from voltool.cli.run_shown import RunShown
-    from voltool.nightly.run import Run, run_lock
+    from voltool.nightly.run import Run, alone
 
     invocation.read_leniently()
     caller = invocation.world.caller
-    with run_lock(invocation.state, caller):
+    with alone(invocation.state, caller):
         plan = _plan(invocation, names)
         run = Run(
             invocation.world,
