@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 # What servers get: remote/ship.py's list (tests/test_house.py compares).
-SHIPPED := $(wildcard voltool/*.py) voltool/agent voltool/dumpfile voltool/tree voltool/volumes voltool/wire
+SHIPPED := $(wildcard voltool/*.py) voltool/agent voltool/alone voltool/dumpfile voltool/tree voltool/volumes voltool/wire
 # What to pass on: make test PYTEST_ARGS="tests/tree -x", make bench BENCH_ARGS="--scale 0.1 dump restore"
 PYTEST_ARGS ?= -n auto --dist worksteal
 BENCH_ARGS ?=

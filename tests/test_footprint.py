@@ -146,6 +146,9 @@ def test_every_path_that_appears_is_documented_and_what_is_for_a_run_goes(
 
 def live_with(site: Site, volume: Path, target: Path, driver: str) -> None:
     """What an administrator does in a week."""
+    config = site.directory / "config.toml"
+    config.write_text("min_free = 1.0\n")
+    site.environment["VOLTOOL_CONFIG"] = str(config)
     for number in range(300):
         (volume / f"file{number}").write_bytes(os.urandom(20_000))
     (volume / "large").write_bytes(os.urandom(8 << 20))
@@ -158,6 +161,8 @@ def live_with(site: Site, volume: Path, target: Path, driver: str) -> None:
     site.voltool("verify", "vol1")
     site.voltool("ls", "vol1")
     site.voltool("restore", "vol1", f"hostb:{target}/vol1")
+    merged = site.result("merge", "vol1", "--replace")
+    site.voltool("dumps", "--accept", merged["dump"]["id"])
 
 
 def assert_nothing_else(site: Site, volume: Path, target: Path) -> None:

@@ -1,4 +1,5 @@
-"""``make demo``: three dumps and two restores between two throw-away hosts, with every command and its real output.
+"""``make demo``: dumps, restores and a move between two throw-away hosts, then a week of nightly backups in fast motion, with
+every command and its real output.
 
 hostA and hostB are two sshds on loopback, each with a state directory of its own. hostA's volume stands on btrfs (as root;
 else where /var/tmp is), hostB's target on XFS (else on tmpfs). What comes back is compared by rsync and by a comparer of
@@ -26,6 +27,7 @@ from tests import judge
 from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
 from tests.writer import Writer
+from tools import demo_week
 
 MIB = 1 << 20
 #: ACLs are compared by -A, not as the attributes that show them again (XFS even in a form of its own).
@@ -97,7 +99,21 @@ def main() -> int:
         demo.site.add_host("hostA")
         demo.site.add_host("hostB")
         _play(demo, source, target)
+        _week(work / "week", source.parent, target, demo.faults)
     return _verdict(demo.faults)
+
+
+def _week(work: Path, here: Path, there: Path, faults: list[str]) -> None:
+    """Two hosts more, which live by a clock of their own."""
+    work.mkdir()
+    clock = demo_week.usable_clock(work)
+    if clock is None:
+        return
+    with Site(work / "site") as site:
+        site.environment.update(clock.environment)
+        for name in ("hostA", "hostB"):
+            site.add_host(name, options=[clock.sshd_option])
+        demo_week.play(Demo(site, faults), clock, here, there)
 
 
 def _play(demo: Demo, volume: Path, target: Path) -> None:

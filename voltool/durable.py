@@ -47,6 +47,10 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):  # half a file on a full disk helps nobody
+            os.unlink(temporary)
+        raise
     finally:
         os.close(descriptor)
     os.rename(temporary, path)

@@ -119,10 +119,11 @@ class DumpTotals:
 
 
 class Problem(enum.Enum):
-    """Why the content of a file is not in a dump as it stood at one instant."""
+    """Why the content of a file is not in a dump as it stood at one instant; LEFT: why a restore in place has not touched it."""
 
     UNREADABLE = "unreadable"
     UNSTABLE = "unstable"
+    LEFT = "left"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 from tests.catalog.samples import SECOND, make_dump, make_volume
 from voltool.catalog.rows import values_of
 from voltool.catalog.sqlite import SqliteCatalog
+from voltool.policy.runs import VolumeRun
 from voltool.stores.naming import format_name
+from voltool.wire import codec
 
 DAY = 86_400 * SECOND
+#: Nights that runs are remembered of.
+_RUNS = 30
 #: Levels, one a day.
 CYCLE = "0325476132547613254761325476"
 
@@ -56,6 +61,13 @@ def fill(path: Path, volumes: int, dumps: int, *, store: str, now_ns: int) -> No
                 1.5, ?, v.name || '/' || stamp || '-L' || level || '-' || {mine} || '.voltool', 0, '[]', ?
                 FROM days CROSS JOIN volumes v""",  # noqa: S608
             (store, sample["origin"]),
+        )
+        run = json.dumps(codec.to_plain(VolumeRun("", "", "", "hostA", 1, 0, 0, 0, made_level=1)))
+        connection.execute(
+            """INSERT INTO runs SELECT 'run' || day, v.name, v.uuid, time_ns,
+                json_set(?, '$.run_id', 'run' || day, '$.volume', v.name, '$.volume_uuid', v.uuid, '$.ended_ns', time_ns)
+                FROM days CROSS JOIN volumes v WHERE day >= ?""",
+            (run, dumps - _RUNS),
         )
         for _name, sql in indexes:
             connection.execute(sql)

@@ -134,7 +134,7 @@ def test_a_damaged_catalog_is_named_with_its_remedy(
         SqliteCatalog(str(path))
     assert "damaged" in caught.value.what
     assert str(path) in caught.value.where
-    assert "voltool volume add" in caught.value.remedy
+    assert "voltool catalog rebuild" in caught.value.remedy
 
 
 def test_a_damaged_page_in_the_middle(catalog: SqliteCatalog) -> None:

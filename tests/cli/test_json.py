@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,53 @@ def test_verify(filled: Console) -> None:
     last = check_lines(filled("verify", "vol1", "nothing", "--json"))
     assert last["exit"] == 1
     assert last["errors"][0]["subject"] == "nothing"
+
+
+def test_prune(voltool: Console) -> None:
+    config = voltool.state.parent / "keep.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("[keep]\nlast = 1\nmin_age = 0\n[volumes.vol1.keep]\ngrace = '2d'\n")
+    zero = make_dump(1, store=voltool.store.url)
+    one = make_dump(2, level=1, base=zero, store=voltool.store.url)
+    named = [
+        replace(dump, file=f"vol1/20260101T000000Z-L{dump.header.level}-{dump.header.dump_id}.voltool")
+        for dump in (zero, one, make_dump(3, store=voltool.store.url))
+    ]
+    with voltool.catalog() as catalog:
+        for dump in named:
+            voltool.store.create(dump.file).publish()
+            catalog.add_dump(dump)
+    last = check_lines(voltool("prune", "--dry-run", "--json", "--config", str(config)))
+    assert [decision["keep"] for decision in last["decisions"]] == [False, False, True]
+    assert last["dropped"] == []
+    with voltool.store.pin(named[1].file, "a restore"):
+        last = check_lines(voltool("prune", "vol1", "--json", "--config", str(config)))
+    assert [spared["dump"] for spared in last["spared"]] == [one.header.dump_id, zero.header.dump_id]
+    last = check_lines(voltool("prune", "--json", "--config", str(config)))
+    assert last["dropped"] == [one.header.dump_id, zero.header.dump_id]
+    assert len(last["waiting"]) == 2
+    last = check_lines(voltool("merge", f"{3:032x}", "--replace", "--json"))
+    assert (last["exit"], last["error"]["kind"]) == (5, "integrity"), (
+        "the full dump, an empty file here, is verified first"
+    )
+    assert last["made"] is False
+
+
+def test_dumps_that_were_dropped(filled: Console) -> None:
+    """Names as the real jobs give them, which say what lies in a bin."""
+    file = f"vol1/20260101T000000Z-L0-{7:032x}.voltool"
+    filled.store.create(file).publish()
+    filled.store.discard(file)
+    (deleted,) = check_lines(filled("dumps", "--deleted", "--json"))["deleted"]
+    assert (deleted["dump"], deleted["level"], deleted["time"]) == (f"{7:032x}", 0, "2026-01-01T00:00:00.000000000Z")
+    assert check_lines(filled("dumps", "--deleted", "other", "--json"))["deleted"] == []
+    assert len(check_lines(filled("prune", "--json"))["waiting"]) == 1
+    assert check_lines(filled("prune", "--purge-now", "--json"))["error"]["kind"] == "usage"
+    last = check_lines(filled("undelete", "ff", "--json"))
+    assert (last["exit"], last["error"]["kind"]) == (1, "not_found")
+    assert len(check_lines(filled("prune", "--purge-now", "--yes", "--json"))["purged"]) == 1
+    last = check_lines(filled("dumps", "--accept", f"{2:032x}", "--json"))
+    assert last["accepted"] == [f"{2:032x}"]
 
 
 def test_ls_and_cat(filled: Console) -> None:

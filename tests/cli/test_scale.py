@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.many import fill, name_of
+from tests.catalog.many import CYCLE, DAY, fill, name_of
 from tests.cli.fakes import Console, Result
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.config.paths import catalog_path
@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     catalog_file = Path(catalog_path(str(state)))
     store = state / "store"
     url = f"file://{store}"
-    fill(catalog_file, VOLUMES, DUMPS, store=url, now_ns=time.time_ns())
+    fill(catalog_file, VOLUMES, DUMPS, store=url, now_ns=time.time_ns() - 3 * DAY)  # nothing since: all are due
     catalog = SqliteCatalog(str(catalog_file))
     marks: dict[str, int | None] = {}
     for volume in range(VOLUMES):
@@ -105,3 +105,10 @@ def test_what_is_due_and_the_schedule(large: Console, tmp_path: Path, monkeypatc
     assert len(done.out.splitlines()) > 30
     done = answers_at_once(lambda: large("schedule", "show"))
     assert sum(line.startswith("vol") for line in done.out.splitlines()) == VOLUMES
+
+
+def test_status(large: Console) -> None:
+    (large.state / "voltool.toml").write_text(f'schedule = "{CYCLE}"\n')
+    done = answers_at_once(lambda: large("status", "--config", str(large.state / "voltool.toml")))
+    assert done.code == 3
+    assert done.out.count(" overdue: ") == VOLUMES

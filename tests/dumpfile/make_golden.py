@@ -1,7 +1,9 @@
 """How tests/dumpfile/golden was made: dumps whose bytes are fixed, each below a text header that says what must come of it.
 
-`python -m tests.dumpfile.make_golden` writes them anew: only when the format is changed on purpose. test_golden.py reads
-the files as they are, and holds what this makes against them, so that neither reader nor writer drifts unnoticed.
+`golden/1` are dumps of format 1, which is frozen: its files never change, and only new ones come. `golden/0` are dumps from
+before the freeze; nothing makes such any more. `python -m tests.dumpfile.make_golden` writes the files of the present format
+that are not there yet. test_golden.py reads all files as they are, and holds what this makes against those of the present
+format, so that neither reader nor writer drifts unnoticed.
 The frames are not compressed, for compressors differ between versions; ``lz4`` and ``zlib`` alone have others and are only read.
 """
 
@@ -21,7 +23,8 @@ from voltool.dumpfile.writer import DumpWriter, PackedFrame, pack_frame
 from voltool.model import Consistency, DumpHeader, Epoch
 from voltool.showing import shown
 
-DIRECTORY = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden"
+DIRECTORY = GOLDEN / str(fmt.FORMAT_VERSION)
 SUFFIX = ".golden"
 
 FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
@@ -282,7 +285,7 @@ def vectors() -> dict[str, Vector]:
         "magic": Vector(b"PK" + good[2:1000], "another kind of file", "is not a voltool dump"),
         "empty": Vector(b"", "no byte at all", "shorter than its preamble"),
         "version": Vector(forged_preamble(99, 0), "a format of the future", "format 99"),
-        "feature": Vector(forged_preamble(0, 1 << 31), "an incompatible feature of the future", "features 0x80000000"),
+        "feature": Vector(forged_preamble(1, 1 << 31), "an incompatible feature of the future", "features 0x80000000"),
         "vital": Vector(tree([], [], frame(77, b"?")), "an unknown frame that may not be skipped", "unknown type 77"),
         "sealed": Vector(first_frame(flags=fmt.FLAG_SEALED), "an encrypted frame", "encrypted"),
         "absurd": Vector(first_frame(raw=fmt.MAX_RAW + 1), "a frame of more than the cap", "absurd length"),
@@ -357,7 +360,7 @@ def text_of(vector: Vector, chain: Chain | None) -> str:
 
 
 def main() -> None:
-    """Write all files."""
+    """Write the files that are not there yet."""
     DIRECTORY.mkdir(exist_ok=True)
     made = vectors()
     made["lz4"] = Vector(good_level_0(fmt.CODEC_LZ4), "level0 compressed with LZ4: read only, since compressors differ")
@@ -365,6 +368,8 @@ def main() -> None:
         good_level_0(fmt.CODEC_ZLIB), "level0 compressed with zlib: read only, since compressors differ"
     )
     for name, vector in made.items():
+        if (DIRECTORY / (name + SUFFIX)).exists():
+            continue
         bases = [made[vector.base].data] if vector.base else []
         chain = None if vector.why else Chain([model.open_dump(data) for data in [*bases, vector.data]])
         (DIRECTORY / (name + SUFFIX)).write_bytes(text_of(vector, chain).encode() + vector.data)

@@ -23,6 +23,7 @@ _ANY_LINES = r"(?:.*\n)*?"
 _VARIABLE = [
     (re.compile(r"\b[0-9a-f]{12,}\b"), "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"), "TIME"),
+    (re.compile(r"\b\d{8}T\d{6}Z"), "TIME"),
     (re.compile(r"\b\d[\d,.]*( (B|KiB|MiB|GiB)\b)"), "AMOUNT"),
     (re.compile(r"\b\d[\d,.]*\b"), "N"),
     (re.compile(r"N min N s\b|N h N min\b|N (s|days)\b"), "DURATION"),

@@ -20,6 +20,8 @@ class Stage:
 
     site: Site
     machines: dict[str, Machine]
+    #: The page that is run, for what is said when it is wrong.
+    page: str = "docs/moving-guide.md"
 
     @property
     def config(self) -> Path:
@@ -79,7 +81,7 @@ class Play:
             output, self._status = self.stage.read(step, self._status)
             self.printed[step.text] = output
             wrong = difference(step.output, output.splitlines())
-            assert not wrong, f"docs/moving-guide.md, line {step.line}: # {step.text}\n{wrong}"
+            assert not wrong, f"{self.stage.page}, line {step.line}: # {step.text}\n{wrong}"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ from pathlib import Path
 from tests.hosts import VOLTOOL
 from tests.jobs.test_move import Ground, made
 from tests.terminal import OnTerminal
+from voltool.catalog.sqlite import SqliteCatalog
+from voltool.config.paths import catalog_path
+from voltool.policy.moves import DONE, STOPPED, UNDONE
 
 AFTER_THE_ROUNDS = ["lock", "last increment", "prepare", "switch", "publish", "settle"]
 
@@ -41,6 +44,7 @@ def test_a_move_on_a_terminal(tmp_path: Path) -> None:
         _asked(ground, tmp_path / "flag")
         (tmp_path / "flag").touch()
         _done(ground)
+        _remembered(ground)
 
 
 def _interrupted(ground: Ground) -> None:
@@ -104,3 +108,17 @@ def _done(ground: Ground) -> None:
     at = next(number for number, line in enumerate(end) if line.startswith("  \u2713 settle"))
     assert end[at - 1].startswith("    the volume was locked for ")
     assert end[at + 1].startswith("vol: moved to hostb:")
+
+
+def _remembered(ground: Ground) -> None:
+    """The catalog knows how each call ended, for `status` and `report`."""
+    catalog = SqliteCatalog(catalog_path(str(ground.site.state)))
+    moves = catalog.moves()
+    catalog.close()
+    assert [move.outcome for move in moves] == [UNDONE, UNDONE, STOPPED, DONE]
+    asked, done = moves[2:]
+    assert "before_online" in asked.why
+    assert (len(asked.locks), asked.locks[0].switched, asked.may_be_nowhere) == (1, False, False)
+    assert [step.step for step in done.steps][-6:] == AFTER_THE_ROUNDS
+    assert done.locks[0].switched
+    assert asked.sent_bytes > 0

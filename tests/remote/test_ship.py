@@ -16,15 +16,23 @@ import pytest
 import voltool
 from voltool.errors import HostError
 from voltool.remote import bootstrap, stage
-from voltool.remote.ship import ShippedAgent, build_agent, shipped_files
+from voltool.remote.ship import (
+    AGENT_PACKAGES,
+    READER_PACKAGES,
+    ShippedAgent,
+    build_agent,
+    build_reader,
+    shipped_files,
+)
 from voltool.statedir import state_directory
 
 
 def test_the_same_sources_give_the_same_agent() -> None:
-    build_agent.cache_clear()
-    first = build_agent()
-    build_agent.cache_clear()
-    assert build_agent() == first
+    for build in (build_agent, build_reader):
+        build.cache_clear()
+        first = build()
+        build.cache_clear()
+        assert build() == first
 
 
 def test_paramiko_is_not_imported_before_it_is_needed() -> None:
@@ -42,14 +50,16 @@ def test_only_the_agents_part_is_shipped() -> None:
     assert not [name for name in names if not name.endswith(".py")]
 
 
-def test_every_shipped_module_runs_from_the_file_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["agent", "reader"])
+def test_every_shipped_module_runs_from_the_file_alone(tmp_path: Path, which: str) -> None:
     """Without site-packages and without this checkout: the standard library must do."""
     agent = tmp_path / "agent.pyz"
-    agent.write_bytes(build_agent().data)
+    agent.write_bytes(build_agent().data if which == "agent" else build_reader())
     root = Path(voltool.__file__).parent
     modules = [
         ".".join(("voltool", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
-        for path in shipped_files(root)
+        for path in shipped_files(root, AGENT_PACKAGES if which == "agent" else READER_PACKAGES)
+        if path.stem != "__main__"
     ]
     code = (
         f"import importlib, sys; sys.path.insert(0, {str(agent)!r})\n"

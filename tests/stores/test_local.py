@@ -197,7 +197,7 @@ def test_a_store_that_is_not_there_yet_knows_its_space(tmp_path: Path) -> None:
     assert not (tmp_path / "not").exists()
 
 
-@pytest.mark.parametrize("url", ["sftp://host/x", "http://x", "file://host/x", ""])
+@pytest.mark.parametrize("url", ["ftp://host/x", "http://x", "file://host/x", ""])
 def test_kinds_of_stores_that_there_are_not(url: str) -> None:
     with pytest.raises(UsageError, match="not a store"):
         StoreOpener(5.0).open(url)

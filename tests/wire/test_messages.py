@@ -66,7 +66,7 @@ def test_the_table_of_messages_is_complete() -> None:
         for name, value in vars(messages).items()
         if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") in (messages.__name__, moving.__name__)
     }
-    assert defined - {"Act", "Finding", "HostFact", "LockInfo", "Obstacle", "RetiredCopy"} == set(
+    assert defined - {"Act", "Estimate", "Finding", "HostFact", "LockInfo", "Obstacle", "RetiredCopy"} == set(
         messages.KNOWN
     )  # these are parts of others
     assert typing.get_args(messages.Message) == tuple(messages.KNOWN.values())

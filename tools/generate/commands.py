@@ -82,7 +82,9 @@ def _command(name: str, command: Any) -> Command:
     arguments = [parameter for parameter in shown if parameter.param_type_name == "argument"]
     options = [parameter for parameter in shown if parameter.param_type_name == "option"]
     module = sys.modules[inspect.unwrap(command.callback).__module__]
-    examples = [Example(*pair) for pair in getattr(module, "EXAMPLES", ())]
+    # A module with several commands may have a list for each: EXAMPLES_SHOW, EXAMPLES_INSTALL.
+    lists = [value for key, value in vars(module).items() if key.startswith("EXAMPLES")]
+    examples = [Example(*pair) for pairs in lists for pair in pairs]
     words = [_metavar(argument) for argument in arguments]
     usage = " ".join(["voltool", *name.split(), *(["[OPTION]..."] if options else []), *words])
     return Command(

@@ -6,18 +6,24 @@ home stamps: objects are matched by path, read and hashed; only differences trav
 
 from __future__ import annotations
 
+from typing import Optional
+
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import FrameDecoder, decode_records
 from voltool.errors import AgentError, IntegrityError
 from voltool.model import Consistency, DumpHeader, Epoch
+from voltool.tree.apply.owners import Owners
 from voltool.tree.manifest import ManifestTaker, state_manifest
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
 
-def receive_manifest(conversation: Conversation, keeper: StateKeeper, state_id: str) -> BaseState:
-    """Read data frames up to EndOfData into a state; IntegrityError unless it is the state asked for."""
+def receive_manifest(
+    conversation: Conversation, keeper: StateKeeper, state_id: str, owners: Optional[Owners] = None
+) -> BaseState:
+    """Read data frames up to EndOfData into a state; IntegrityError unless it is the state asked for. ``owners`` learns the
+    names that come with it."""
     state = keeper.create("manifest")
     decoder = FrameDecoder("the manifest from the store")
     hasher = fmt.StateHasher()
@@ -29,7 +35,10 @@ def receive_manifest(conversation: Conversation, keeper: StateKeeper, state_id: 
         if not isinstance(received, (bytes, bytearray, memoryview)):
             raise AgentError("the manifest of the base did not come")
         for frame in decoder.feed(received):
-            taker.take(frame.header.type, decode_records(frame) if frame.header.type in _RECORDS else [])
+            if frame.header.type in _RECORDS:
+                taker.take(frame.header.type, decode_records(frame))
+            elif frame.header.type == fmt.OWNERS and owners is not None:
+                owners.learn(decode_records(frame))
     decoder.finish()
     taker.finish()
     if hasher.state_id() != state_id:

@@ -29,13 +29,13 @@ _COMPRESSING = frozenset({"btrfs", "zfs", "zfs-fuse", "bcachefs", "f2fs"})
 
 def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:
     """Handle `StartRestore`. Raises RefusedError (the target has content), SpaceError, IntegrityError, BusyError, ..."""
-    key = StagingKey(_resolve(request.target), request.volume_uuid, request.state_id, request.selection)
+    key = StagingKey(resolve_target(request.target), request.volume_uuid, request.state_id, request.selection)
     with contextlib.ExitStack() as stack:
         staging = open_staging(key, into_existing=request.into_existing)
         stack.callback(staging.close)
-        _check_room(staging, request)
+        check_room(staging, request.least_bytes, request.objects)
         records.remember_area(host.directory, staging.path)
-        _tell_about_staging(staging, conversation)
+        tell_about_staging(staging, conversation)
         settings = ApplySettings(
             key=key,
             numeric_owner=request.numeric_owner,
@@ -52,16 +52,16 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
     return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
 
 
-def _check_room(staging: Staging, request: messages.StartRestore) -> None:
-    """Raise SpaceError where the tree cannot fit. Not where the file system may compress: then nobody can tell."""
+def check_room(staging: Staging, least_bytes: int, objects: int) -> None:
+    """Raise SpaceError where what comes cannot fit. Not where the file system may compress: then nobody can tell."""
     space = os.fstatvfs(staging.descriptor)
-    needed = request.least_bytes - staging.progress.data_bytes
+    needed = least_bytes - staging.progress.data_bytes
     free = space.f_bavail * space.f_frsize
     why = ""
     if needed > free and traits_of(staging.descriptor).kind not in _COMPRESSING:
         why = f"{needed} bytes are needed and {free} are free"
-    elif staging.fresh and space.f_files > 0 and request.objects > space.f_favail:
-        why = f"{request.objects} inodes are needed and {space.f_favail} are free"
+    elif staging.fresh and space.f_files > 0 and objects > space.f_favail:
+        why = f"{objects} inodes are needed and {space.f_favail} are free"
     if why:
         if staging.fresh:
             staging.remove()
@@ -90,7 +90,7 @@ def receive_dump(conversation: Conversation, feed: Callable[[bytes], None], band
                 time.sleep(due - now)
 
 
-def _resolve(target: bytes) -> bytes:
+def resolve_target(target: bytes) -> bytes:
     """The target's own path: links in its parents are followed, the last component is not."""
     if not target.startswith(b"/") or b"\0" in target:
         raise UsageError("a target must be an absolute path", where=shown(target))
@@ -101,7 +101,8 @@ def _resolve(target: bytes) -> bytes:
     return os.path.join(os.path.realpath(parent), name) if name else parent
 
 
-def _tell_about_staging(staging: Staging, conversation: Conversation) -> None:
+def tell_about_staging(staging: Staging, conversation: Conversation) -> None:
+    """Say that an interrupted restore goes on, and what others have left there."""
     if not staging.fresh:
         conversation.report(Notice("info", f"an interrupted restore to {shown(staging.target)} goes on"))
     for path in stale(staging):

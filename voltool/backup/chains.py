@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from voltool.backup.ports import World
 from voltool.dumpfile.chain import Chain
-from voltool.dumpfile.reader import DumpReader
+from voltool.dumpfile.lru import Lru
+from voltool.dumpfile.reader import DumpReader, ObjectExtents
 from voltool.errors import IntegrityError, VoltoolError
 from voltool.model import StoredDump
 from voltool.policy.chain import chain_of
@@ -34,9 +35,12 @@ class OpenedChain:
 
 
 @contextlib.contextmanager
-def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedChain]:
+def open_chain(
+    world: World, dump: StoredDump, purpose: str, *, kept_data: Lru[ObjectExtents] | None = None, sweep: bool = True
+) -> Iterator[OpenedChain]:
     """The chain of ``dump`` while the context lasts; headers, trailers, indexes and state ids have been checked.
 
+    ``kept_data`` is for readers in no order (`DumpReader`).
     Raises IntegrityError where one is damaged, missing or does not fit, NotFoundError where a file is gone.
     """
     dumps = chain_of(dump, world.catalog.dumps(dump.header.volume_uuid))
@@ -45,7 +49,8 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
             f"the dump {dump.header.dump_id[:12]} cannot be read without its base",
             where=_name(world, dumps[0]),
             why=f"no dump of the state {dumps[0].header.base_state_id[:12]} is known in {dump.store}",
-            remedy="bring the base back into the store, or choose another point in time (--at)",
+            remedy="voltool dumps --deleted shows whether it was dropped, and voltool undelete brings it back; or choose another"
+            " point in time (--at)",
         )
     with contextlib.ExitStack() as stack:
         readers = []
@@ -53,14 +58,14 @@ def open_chain(world: World, dump: StoredDump, purpose: str) -> Iterator[OpenedC
         for part in dumps:
             store = world.stores.open(part.store)
             place = (part.store, part.file.partition("/")[0])
-            if place not in swept:  # pins of the killed go with the next run, whatever it is
+            if sweep and place not in swept:  # pins of the killed go with the next run, whatever it is
                 swept.add(place)
                 with contextlib.suppress(VoltoolError):  # a store that cannot be written to can be read
                     store.sweep(place[1])
             stack.enter_context(store.pin(part.file, purpose))
             source = store.open(part.file)
             stack.callback(source.close)
-            readers.append(_open(DumpReader(source, _name(world, part)), part))
+            readers.append(_open(DumpReader(source, _name(world, part), kept_data), part))
         yield OpenedChain(dumps, Chain(readers))
 
 

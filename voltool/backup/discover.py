@@ -25,6 +25,8 @@ from voltool.stores.naming import parse_name
 #: A directory that changed less than this (ns) before it was listed is listed again next time: some file systems keep whole
 #: seconds, so that a file may have appeared after the listing without a trace.
 _SETTLED = 2_000_000_000
+#: The same of a store on another machine, whose clock may go wrong by less than this.
+_SETTLED_ELSEWHERE = 3600 * 1_000_000_000
 #: How many ids a notice names.
 _NAMED = 20
 
@@ -117,6 +119,9 @@ def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None
         source = store.open(file.name)
     except NotFoundError:
         return None
+    except VoltoolError as error:
+        world.reporter.report(Notice("warning", f"{where} is passed over: {error.what}: {error.why}"))
+        return None
     try:
         reader = DumpReader(source, where)
     except IntegrityError as error:
@@ -167,9 +172,10 @@ class _Look:
             self._has_dumps = bool(unchanged)  # they had some, or they would not be remembered
             names = [name for name in names if name not in unchanged]
         marks: dict[str, int | None] = {}
+        margin = _SETTLED_ELSEWHERE if self._store.path_on_this_host() is None else _SETTLED
         for name in names:
             mtime_ns = found.get(name, now)
-            settled = self._directory(name) and mtime_ns < now - _SETTLED
+            settled = self._directory(name) and mtime_ns < now - margin
             if listed.get(name) != (mtime_ns if settled else None):
                 marks[name] = mtime_ns if settled else None
         self._forget_what_is_gone()

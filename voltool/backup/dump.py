@@ -94,7 +94,7 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     candidates = [dump for dump in dumps if dump.header.level < level]
     for base in sorted(candidates, key=recency, reverse=True):
         chain = lineage.chain_of(base)
-        if chain[0].header.level == 0 and all(_is_there(store, dump) for dump in chain):
+        if chain[0].header.level == 0 and all(is_there(store, dump) for dump in chain):
             return chain
         message = f"{volume.name}: dump {base.header.dump_id[:12]} cannot be a base: part of its chain is missing"
         world.reporter.report(Notice("warning", message))
@@ -103,7 +103,8 @@ def _choose_base(world: World, store: Store, volume: KnownVolume, level: int) ->
     return ()
 
 
-def _is_there(store: Store, dump: StoredDump) -> bool:
+def is_there(store: Store, dump: StoredDump) -> bool:
+    """Whether the dump's file is in the store, at its full length."""
     try:
         reader = store.open(dump.file)
     except NotFoundError:
@@ -236,7 +237,7 @@ class _Job:
         if totals is None or totals.state_id != result.totals.state_id:
             raise IntegrityError("the dump's trailer is not what the agent reported", where=self._volume.host)
         for base in self._chain:
-            if not _is_there(self._store, base):
+            if not is_there(self._store, base):
                 raise VoltoolError(
                     "the base of the dump has gone meanwhile",
                     where=f"{self._store.url}/{base.file}",

@@ -6,21 +6,29 @@ from collections.abc import Iterator
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
+from voltool.dumpfile.plan import selected_entries, selected_objects
+from voltool.dumpfile.selection import Selection
 from voltool.tree.manifest import chunk_runs, manifest_stream
 
 
 def chain_manifest(chain: Chain) -> Iterator[bytes]:
     """The bytes: OBJECTS, ENTRIES and CHUNKS frames of the chain's newest state, level 0 in form."""
-    return manifest_stream(chain.header, chain.objects(), chain.entries(), _chunk_records(chain))
+    return manifest_stream(chain.header, chain.objects(), chain.entries(), _chunk_records(chain, None))
 
 
-def _chunk_records(chain: Chain) -> Iterator[bytes]:
+def wanted_manifest(chain: Chain, selection: Selection | None) -> Iterator[bytes]:
+    """The same of what is selected, with the owners' names: what a directory is to be compared with and made like."""
+    objects, entries = selected_objects(chain, selection), selected_entries(chain, selection)
+    return manifest_stream(chain.header, objects, entries, _chunk_records(chain, selection), chain.owners())
+
+
+def _chunk_records(chain: Chain, selection: Selection | None) -> Iterator[bytes]:
     """The chunk hashes of every large file: each dump's laid over those of the dumps below it.
 
     Where they do not add up to the content's hash (a hole punched over whole chunks leaves no hash), none are given, and
     the host sends such a file whole: a wrong hash could make it take a changed chunk for an unchanged one.
     """
-    for record in chain.objects():
+    for record in selected_objects(chain, selection):
         if int.from_bytes(record[20:28], "big") <= fmt.CHUNK_SIZE:
             continue
         final = fmt.decode_object(record)

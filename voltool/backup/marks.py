@@ -34,7 +34,7 @@ def read_marks(store: Store) -> Marks:
     try:
         data = store.get_aside(NAME)
         picture = json.loads(data) if data is not None else {}
-    except (VoltoolError, ValueError):
+    except (VoltoolError, ValueError, RecursionError):
         return Marks()
     if not isinstance(picture, dict):
         return Marks()

@@ -1,7 +1,10 @@
-"""Paths that a user gives of something in a dump, as names from the volume's root on. Pure: no I/O."""
+"""Paths that a user gives of something in a dump, as names from the volume's root on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from voltool.dumpfile.chain import Chain
 from voltool.errors import UsageError
 
 
@@ -19,3 +22,15 @@ def parts_below(path: bytes, source_path: bytes) -> list[bytes] | None:
     if path.startswith(b"/") and source and parts[: len(source)] == source:
         return parts[len(source) :]
     return None
+
+
+def resolve_paths(chain: Chain, only: Sequence[bytes]) -> list[list[bytes]]:
+    """The selected paths as names; one that is absolute on the source and not in the volume is taken from its root."""
+    paths = []
+    for path in only:
+        parts = parts_of(path)
+        below = parts_below(path, chain.header.source_path)
+        if below is not None and chain.lookup(parts) is None:
+            parts = below
+        paths.append(parts)
+    return sorted(paths)

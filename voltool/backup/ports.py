@@ -43,6 +43,9 @@ class Stores(Protocol):
 class Catalog(Protocol):
     """The memory of volumes and dumps; never the only place of a fact."""
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place."""
+
     def volume(self, name: str) -> KnownVolume:
         """NotFoundError with the names that are known; RefusedError where it is `local` to another machine."""
 
@@ -108,6 +111,9 @@ class Catalog(Protocol):
 
     def put_listed(self, store: str, directories: Mapping[str, int | None]) -> None:
         """Remember (None: forget) when directories of a store were last changed before they were listed."""
+
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
 
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voltool.backup.chains import OpenedChain, open_chain
-from voltool.backup.paths import parts_below, parts_of
+from voltool.backup.paths import resolve_paths
 from voltool.backup.ports import World
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import Merge
@@ -60,14 +60,14 @@ def restore(
         raise UsageError("the target must be an absolute path", why=os.fsdecode(target_path))
     began = time.monotonic()
     with open_chain(world, dump, "restoring it") as opened:
-        paths = _resolve(opened.chain, only)
+        paths = resolve_paths(opened.chain, only)
         selection = Selection(opened.chain, paths) if only else None
         merge = Merge(opened.chain, selection=selection)
         request = StartRestore(
             target=target_path,
             volume_uuid=dump.header.volume_uuid,
             state_id=opened.chain.totals.state_id,
-            selection=_digest(paths) if only else "",
+            selection=digest_of(paths) if only else "",
             into_existing=bool(only),
             numeric_owner=numeric_owner,
             workers=workers,
@@ -103,7 +103,7 @@ def _converse(
         raise AgentError("the agent does not follow the protocol", where=os.fsdecode(request.target))
     if ready.resume_after:
         merge = Merge(opened.chain, resume_after=ready.resume_after, selection=selection)
-    _send(conversation, merge)
+    send_stream(conversation, merge)
     conversation.send(EndOfData())
     reply = conversation.receive()
     if not isinstance(reply, RestoreReply):
@@ -116,7 +116,7 @@ def _least_bytes(chain: Chain) -> int:
     return chain.totals.data_bytes if len(chain.readers) == 1 else 0
 
 
-def _send(conversation: Conversation, merge: Merge) -> None:
+def send_stream(conversation: Conversation, merge: Merge) -> None:
     """Send the stream; the agent takes it no faster than it was told to."""
     waiting = bytearray()
     for piece in merge.stream():
@@ -127,18 +127,7 @@ def _send(conversation: Conversation, merge: Merge) -> None:
     conversation.send_data(waiting)
 
 
-def _resolve(chain: Chain, only: Sequence[bytes]) -> list[list[bytes]]:
-    """The selected paths as names; one that is absolute on the source and not in the volume is taken from its root."""
-    paths = []
-    for path in only:
-        parts = parts_of(path)
-        below = parts_below(path, chain.header.source_path)
-        if below is not None and chain.lookup(parts) is None:
-            parts = below
-        paths.append(parts)
-    return sorted(paths)
-
-
-def _digest(paths: Sequence[Sequence[bytes]]) -> str:
+def digest_of(paths: Sequence[Sequence[bytes]]) -> str:
+    """What stands for a selection of paths."""
     joined = b"\0\0".join(b"\0".join(path) for path in paths)
     return hashlib.sha256(b"voltool selection\0" + joined).hexdigest()

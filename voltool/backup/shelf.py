@@ -108,7 +108,10 @@ class Shelf:
             binned = bin_of(self.store, self._names()) if wanted else []
             found = [each for each in binned if each.name.dump_id in wanted and each.file not in tried]
             if not found:
-                return tuple(dump for dump in self.dumps if dump.header.dump_id in brought)
+                back = tuple(dump for dump in self.dumps if dump.header.dump_id in brought)
+                for dump in back:
+                    self._remember(dump)
+                return back
             for each in found:
                 tried.add(each.file)
                 with contextlib.suppress(RefusedError):  # something else has its name

@@ -139,7 +139,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE dumps_as_json",
         "CREATE INDEX dumps_by_volume ON dumps (volume_uuid, sequence)",
         """CREATE INDEX dumps_by_level ON dumps
-            (volume_uuid, level, sequence, clone_time_ns, stored_bytes, data_bytes)""",
+            (volume_uuid, level, store, sequence, clone_time_ns, stored_bytes, data_bytes)""",
         "CREATE INDEX dumps_by_name ON dumps (volume_name)",
         "CREATE INDEX dumps_by_file ON dumps (store, file)",
         """CREATE TABLE listed (

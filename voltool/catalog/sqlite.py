@@ -1,15 +1,12 @@
-"""The catalog on SQLite: write-ahead log, synchronous FULL, short transactions; survives kill -9 and two voltools at once.
+"""The catalog on SQLite; how it survives kill -9 and two voltools at once: `database`.
 
 Implements `voltool.backup.ports.Catalog`, which it must not import. Imports SQLAlchemy, so it is imported late.
-Sources: https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import sqlite3
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -17,23 +14,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from voltool.catalog.database import BUSY_TIMEOUT, Database
 from voltool.catalog.memories import Memories
 from voltool.catalog.queries import DumpQueries, in_order
 from voltool.catalog.rows import values_of
 from voltool.catalog.schema import ACCEPTED, DUMPS, MIGRATIONS, RUNS, VOLUMES
-from voltool.durable import make_directory
-from voltool.errors import AgentError, BusyError, NotFoundError, RefusedError, SpaceError, UsageError, VoltoolError
+from voltool.errors import AgentError, NotFoundError, RefusedError, UsageError, VoltoolError
 from voltool.machine import Machine
 from voltool.model import KnownVolume, StoredDump
 from voltool.policy.runs import VolumeRun
 from voltool.showing import shown
 from voltool.wire import codec
 
-#: How long a transaction waits for another voltool's, in seconds.
-BUSY_TIMEOUT = 30.0
-
-_CORRUPT, _NOT_A_DATABASE, _FULL = "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FULL"
-_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _LOCAL = "local"
 _UNKNOWN = Machine()
 
@@ -50,18 +42,16 @@ class SqliteCatalog(DumpQueries, Memories):
     def __init__(self, path: str, machine: Machine = _UNKNOWN) -> None:
         self.path = path
         self._machine = machine
-        with self._translated():
-            make_directory(os.path.dirname(path))
-            # SQLite gives its -wal and -shm files the mode of the database: nobody else may read any of them.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._engine = sa.create_engine(sa.URL.create("sqlite", database=path))
-            sa.event.listen(self._engine, "connect", self._prepare)
-            sa.event.listen(self._engine, "begin", _begin)
-            self._migrate()
+        remedy = (
+            "voltool catalog rebuild --store URL: it puts the file aside and gets everything back from stores and hosts"
+        )
+        self._database = Database(path, "the catalog", remedy, BUSY_TIMEOUT)
+        self._engine = self._database.engine
+        self._migrate()
 
     def close(self) -> None:
         """Close the file; idempotent."""
-        self._engine.dispose()
+        self._database.close()
 
     def volume(self, name: str) -> KnownVolume:
         """The volume called ``name``.
@@ -129,6 +119,11 @@ class SqliteCatalog(DumpQueries, Memories):
             query = query.where(DUMPS.c.volume_uuid == volume_uuid)
         return in_order(self._some_dumps(query))
 
+    def has_dumps(self) -> bool:
+        """Whether it knows any dump at all."""
+        with self._transaction() as connection:
+            return connection.execute(sa.select(DUMPS.c.dump_id).limit(1)).first() is not None
+
     def add_run(self, run: VolumeRun) -> None:
         """Remember a volume's turn in a run; idempotent (the later call wins)."""
         values = {
@@ -175,6 +170,19 @@ class SqliteCatalog(DumpQueries, Memories):
         with self._transaction() as connection:
             return frozenset(row.dump_id for row in connection.execute(sa.select(ACCEPTED.c.dump_id)))
 
+    def identity(self) -> str:
+        """What tells this catalog from one that was made anew in its place: the moment it was made."""
+        with self._transaction() as connection:
+            return str(connection.exec_driver_sql("SELECT applied_ns FROM migrations WHERE version = 1").scalar_one())
+
+    def check(self) -> None:
+        """Read all of it; DamagedError where something is lost."""
+        with self._transaction() as connection:
+            answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if answer != "ok":
+                raise self._database.damaged(str(answer))
+        self.volumes(), self.dumps(), self.runs(), self.accepted()
+
     def _migrate(self) -> None:
         with self._transaction(immediate=True) as connection:
             connection.exec_driver_sql(
@@ -196,50 +204,12 @@ class SqliteCatalog(DumpQueries, Memories):
 
     @contextlib.contextmanager
     def _transaction(self, *, immediate: bool = False) -> Iterator[sa.Connection]:
-        """One transaction. ``immediate`` takes the write lock first: upgrading later could fail half-way."""
-        engine = self._engine.execution_options(immediate=True) if immediate else self._engine
-        with self._translated(), engine.begin() as connection:
-            yield connection
-
-    def _prepare(self, connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-        connection.execute("PRAGMA synchronous = FULL")
-        _switch_to_wal(connection)
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+        """One transaction; a row that makes no sense is damage."""
         try:
-            yield
-        except sa.exc.DBAPIError as error:
-            raise self._own_error(error.orig) from None
+            with self._database.transaction(immediate=immediate) as connection:
+                yield connection
         except (json.JSONDecodeError, AgentError) as error:
-            raise self._damaged(str(error)) from None
-        except OSError as error:
-            remedy = "check the directory, or set VOLTOOL_STATE_DIR to another one"
-            why = error.strerror or str(error)
-            raise VoltoolError("the catalog cannot be opened", where=self.path, why=why, remedy=remedy) from None
-
-    def _own_error(self, error: BaseException | None) -> VoltoolError:
-        name = getattr(error, "sqlite_errorname", "")
-        if name.startswith((_CORRUPT, _NOT_A_DATABASE)):
-            return self._damaged(str(error))
-        if name.startswith(_BUSY):
-            why = f"another voltool has kept it locked for {BUSY_TIMEOUT:.0f} s"
-            return BusyError("the catalog is in use", where=self.path, why=why, remedy="wait until it is done")
-        if name.startswith(_FULL):
-            return SpaceError("the catalog cannot grow", where=self.path, why=str(error), remedy="make room there")
-        remedy = "check the directory, or set VOLTOOL_STATE_DIR to another one"
-        return VoltoolError("the catalog cannot be used", where=self.path, why=str(error), remedy=remedy)
-
-    def _damaged(self, why: str) -> VoltoolError:
-        return VoltoolError(
-            "the catalog is damaged",
-            where=self.path,
-            why=why,
-            remedy=f"move it away (mv {self.path} {self.path}.damaged) and add the volumes again with `voltool volume add`;"
-            " their dumps are found again in their store",
-        )
+            raise self._database.damaged(str(error)) from None
 
 
 def _volume_from(row: Any) -> KnownVolume:
@@ -257,22 +227,3 @@ def _elsewhere(volume: KnownVolume, machine: Machine) -> RefusedError:
         remedy=f"voltool volume set {volume.name} --host HOST, with the name by which that machine is reached from here"
         " (--host local if the volume's disk is in this machine now)",
     )
-
-
-def _begin(connection: sa.Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _switch_to_wal(connection: Any) -> None:
-    """Write-ahead log for good. The switch itself does not wait for others (SQLite's busy handler is not called)."""
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith(_BUSY) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return

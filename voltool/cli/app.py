@@ -12,23 +12,32 @@ from voltool import __version__
 from voltool.cli.commands import (
     backup,
     cat,
+    catalog_rebuild,
     clone,
     clones,
+    config_show,
     copy,
+    diff,
     doctor,
     dump,
     dumps,
+    export,
+    find,
     history,
     host_check,
     host_clean,
     lock,
     ls,
     merge,
+    mount,
     move,
     prune,
     restore,
     retired,
     schedule,
+    size,
+    status,
+    umount,
     undelete,
     unlock,
     verify,
@@ -65,6 +74,8 @@ _schedule = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+_catalog = typer.Typer(help="The memory of volumes and dumps.", no_args_is_help=True, rich_markup_mode=None)
+_config = typer.Typer(help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
 
 _volume.command("add")(volume_add.volume_add)
 _volume.command("list")(volume_list.volume_list)
@@ -74,18 +85,25 @@ _volume.command("remove")(volume_remove.volume_remove)
 app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
+app.command("status")(status.status)
+app.command("merge")(merge.merge)
+app.command("prune")(prune.prune)
+app.command("undelete")(undelete.undelete)
 app.command("backup")(backup.backup)
 _schedule.command("show")(schedule.schedule_show)
 _schedule.command("install")(schedule.schedule_install)
 _schedule.command("uninstall")(schedule.schedule_uninstall)
 app.add_typer(_schedule, name="schedule")
-app.command("merge")(merge.merge)
-app.command("prune")(prune.prune)
-app.command("undelete")(undelete.undelete)
 app.command("restore")(restore.restore)
+app.command("size")(size.size)
 app.command("verify")(verify.verify)
 app.command("ls")(ls.ls)
 app.command("cat")(cat.cat)
+app.command("find")(find.find)
+app.command("diff")(diff.diff)
+app.command("mount")(mount.mount)
+app.command("umount")(umount.umount)
+app.command("export")(export.export)
 app.command("clone")(clone.clone)
 app.command("clones")(clones.clones)
 app.command("where")(where.where)
@@ -101,6 +119,10 @@ app.command("unlock")(unlock.unlock)
 _host.command("check")(host_check.host_check)
 _host.command("clean")(host_clean.host_clean)
 app.add_typer(_host, name="host")
+_catalog.command("rebuild")(catalog_rebuild.catalog_rebuild)
+app.add_typer(_catalog, name="catalog")
+_config.command("show")(config_show.config_show)
+app.add_typer(_config, name="config")
 
 
 def _print_version(wanted: bool) -> None:

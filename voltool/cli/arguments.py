@@ -15,8 +15,9 @@ GLOBAL_VALUES = frozenset({"--config"})
 VALUE_OPTIONS = frozenset(
     {
         "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop",
-        "--exclude", "--for", "--host", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock",
-        "--max-rounds", "--name", "--nice", "--only", "--path", "--resume", "--store", "--workers",
+        "--exclude", "--for", "--host", "--html", "--level", "--limit", "--lock", "--lock-timeout", "--max-lock",
+        "--max-rounds", "--name", "--nice", "--only", "--output", "--path", "--resume", "--since", "--store",
+        "--until", "--workers", "-o",
     }
 )  # fmt: skip
 

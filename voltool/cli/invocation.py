@@ -17,9 +17,11 @@ from voltool.statedir import state_directory
 
 if TYPE_CHECKING:
     from voltool.backup.ports import World
+    from voltool.browse.learner import NameLearner
     from voltool.cli.output import Output
     from voltool.config.lenient import LenientSettings
     from voltool.config.settings import Settings
+    from voltool.model import StoredDump
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Invocation:
     command: str = ""
     config: str | None = None
     ask_become_pass: bool = False
+    #: Nothing is lost when the catalog does not keep what the command writes: it works on a full disk too.
+    catalog_is_read: bool = False
     #: The fields of the result as far as they are known: an interrupted command still says what it has done.
     fields: dict[str, Any] = field(default_factory=dict)
     errors: list[VoltoolError] = field(default_factory=list)
@@ -57,6 +61,13 @@ class Invocation:
         return lenient
 
     @property
+    def settings_file(self) -> str | None:
+        """Where the configuration comes from; None where there is no file."""
+        from voltool.config.load import settings_path
+
+        return settings_path(self.environment, self.config)
+
+    @property
     def state(self) -> str:
         """The state directory of this machine."""
         return state_directory(self.environment, os.geteuid())
@@ -66,12 +77,41 @@ class Invocation:
         """Hosts, stores, catalog."""
         return self.make_world(self)
 
+    @functools.cached_property
+    def names(self) -> NameLearner:
+        """Takes dumps into the index of names; one a command, for it is alone with the index where that must be replaced."""
+        from voltool.browse.learner import NameLearner
+
+        learner = NameLearner(self.world, paths.index_path(self.state), paths.catalog_path(self.state))
+        self.closing.callback(learner.close)
+        return learner
+
+    def learn(self, dump: StoredDump) -> None:
+        """After a dump, where the configuration wants it. What fails is a warning: the dump is safe, `find` makes up for it."""
+        if not self.settings.index:
+            return
+        try:
+            self.names(dump)
+        except VoltoolError as error:
+            message = (
+                f"{dump.header.volume_name}: its names are not in the index yet, find will see to that: {error.what}"
+            )
+            self.output.notice("warning", f"{message}: {error.why}" if error.why else message)
+
     def store_url(self, volume: str = "", explicit: str | None = None) -> str:
         """The store for a volume: ``--store``, else its own, else the configured one, else that in the state directory."""
         from voltool.stores.opening import normalize_url
 
         chosen = explicit or (volume and self.settings.volume(volume).store) or self.settings.store
         return normalize_url(chosen or paths.default_store_url(self.state))
+
+    def keep_copies(self, url: str) -> None:
+        """Let the store have what makes it enough by itself; what goes wrong is a warning."""
+        from voltool.backup.safekeeping import keep_copies
+        from voltool.config.load import read_text
+
+        path = self.settings_file
+        keep_copies(self.world, url, None if path is None else read_text(path).encode())
 
     def failed(self, error: VoltoolError, subject: str) -> None:
         """One of several things has failed; the others go on."""

@@ -7,7 +7,9 @@ import stat
 from datetime import UTC, datetime
 from typing import Any
 
-from voltool.dumpfile.format import ObjectRecord
+from voltool.browse.diff_records import Outcome
+from voltool.browse.history import Found, Version
+from voltool.dumpfile.format import ObjectRecord, decode_object
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, VoltoolError
 from voltool.events import (
     Event,
@@ -129,6 +131,50 @@ def entry_object(name: bytes, record: ObjectRecord, target: bytes) -> JsonObject
         "size": record.size,
         "mtime": time_value(record.mtime_s * 1_000_000_000 + record.mtime_ns),
         "target": name_value(target) if stat.S_ISLNK(record.mode) else None,
+    }
+
+
+def found_object(found: Found) -> JsonObject:
+    """A path that `find` found."""
+    return {
+        "event": "found",
+        "volume": found.volume,
+        "path": name_value(found.path),
+        "versions": [version_object(version) for version in found.versions],
+        "gone": None if found.gone is None else found.gone.dump_id,
+        "gone_time": None if found.gone is None else time_value(found.gone.time_ns),
+    }
+
+
+def version_object(version: Version) -> JsonObject:
+    """One version of a path."""
+    return {
+        "type": _TYPES.get(stat.S_IFMT(version.mode), "unknown"),
+        "mode": f"{stat.S_IMODE(version.mode):04o}",
+        "size": version.size,
+        "mtime": None if version.mtime_ns is None else time_value(version.mtime_ns),
+        "first": version.first.dump_id,
+        "first_time": time_value(version.first.time_ns),
+        "last": version.last.dump_id,
+        "last_time": time_value(version.last.time_ns),
+        "dumps": version.dumps,
+    }
+
+
+def difference_object(outcome: Outcome) -> JsonObject:
+    """One difference between two points in time."""
+    old, new = (decode_object(record) if record else None for record in (outcome.old, outcome.new))
+    shown = new or old
+    assert shown is not None
+    return {
+        "event": "difference",
+        "kind": outcome.kind,
+        "path": name_value(outcome.path),
+        "old_path": None if outcome.old_path is None else name_value(outcome.old_path),
+        "type": _TYPES.get(stat.S_IFMT(shown.mode), "unknown"),
+        "changes": [change.value for change in outcome.changes],
+        "old_size": None if old is None else old.size,
+        "size": None if new is None else new.size,
     }
 
 

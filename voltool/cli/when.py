@@ -20,19 +20,27 @@ _AMBIGUOUS = re.compile(r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}")
 _SECOND = 1_000_000_000
 
 
-def parse_when(text: str, now: datetime) -> int:
+def parse_when(text: str, now: datetime, option: str = "--at") -> int:
     """Nanoseconds since the epoch; ``now`` (with a zone) is the present and gives the local zone where ``text`` has none.
 
-    Raises UsageError for what cannot be understood and for a time that has not come.
+    Raises UsageError for what cannot be understood and for a time that has not come; ``option`` is how it calls ``text``.
     """
-    stripped = text.strip()
-    start, end_ns = _parse(stripped, now)
+    return _past(text, now, option)[1]
+
+
+def parse_since(text: str, now: datetime, option: str = "--since") -> int:
+    """The same, but the first moment of what is meant: of a date its midnight."""
+    return int(_past(text, now, option)[0].timestamp() * 1_000_000) * 1000
+
+
+def _past(text: str, now: datetime, option: str) -> tuple[datetime, int]:
+    start, end_ns = _parse(text.strip(), now, option)
     if start > now:
-        raise UsageError(f"--at {text!a} lies in the future", remedy="a time in the past")
-    return end_ns
+        raise UsageError(f"{option} {text!a} lies in the future", remedy="a time in the past")
+    return start, end_ns
 
 
-def _parse(text: str, now: datetime) -> tuple[datetime, int]:
+def _parse(text: str, now: datetime, option: str) -> tuple[datetime, int]:
     """The first moment that is meant, and the last in nanoseconds."""
     try:
         if _DATE.fullmatch(text):
@@ -40,10 +48,13 @@ def _parse(text: str, now: datetime) -> tuple[datetime, int]:
         if match := _TIME.fullmatch(text):
             return _time(match)
     except ValueError:
-        raise _unparsable(text) from None
+        raise _unparsable(text, option) from None
     if _AMBIGUOUS.search(text):
-        raise _unparsable(text)
-    return _phrase(text, now)
+        raise _unparsable(text, option)
+    found = _phrase(text, now)
+    if found is None:
+        raise _unparsable(text, option)
+    return found
 
 
 def _time(match: re.Match[str]) -> tuple[datetime, int]:
@@ -62,7 +73,7 @@ def _whole_day(midnight: datetime) -> tuple[datetime, int]:
     return midnight.astimezone(), int(tomorrow.timestamp()) * _SECOND - 1
 
 
-def _phrase(text: str, now: datetime) -> tuple[datetime, int]:
+def _phrase(text: str, now: datetime) -> tuple[datetime, int] | None:
     from dateparser.date import DateDataParser
 
     parser = DateDataParser(
@@ -76,15 +87,15 @@ def _phrase(text: str, now: datetime) -> tuple[datetime, int]:
     found = parser.get_date_data(text)
     moment = found.date_obj
     if moment is None:
-        raise _unparsable(text)
+        return None
     if found.period == "day" and moment.tzinfo is None:
         return _whole_day(moment.replace(hour=0, minute=0, second=0, microsecond=0))
     moment = moment.astimezone()
     return moment, int(moment.timestamp() * 1_000_000) * 1000 + 999
 
 
-def _unparsable(text: str) -> UsageError:
+def _unparsable(text: str, option: str) -> UsageError:
     return UsageError(
-        f"--at {text!a} is not a time voltool understands",
+        f"{option} {text!a} is not a time voltool understands",
         remedy="2026-10-05, '2026-10-05 14:00', 2026-10-05T14:00:00Z, yesterday or '2 hours ago'",
     )

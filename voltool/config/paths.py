@@ -26,6 +26,11 @@ def catalog_path(state: str) -> str:
     return os.path.join(state, "catalog.sqlite")
 
 
+def index_path(state: str) -> str:
+    """The index of names in the state directory."""
+    return os.path.join(state, "names.sqlite")
+
+
 def default_store_url(state: str) -> str:
     """The store that is used where none is configured."""
     return "file://" + os.path.join(state, "store")

@@ -5,6 +5,7 @@ Imports pydantic, so it is imported late. Knows nothing of files.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -38,9 +39,12 @@ def _relative_or_bare(pattern: str) -> str:
     return pattern
 
 
+_SFTP_URL = re.compile(r"sftp://(?:[^/?#@:]+@)?[^/?#@]+/[^?#]*")
+
+
 def _store_url(url: str) -> str:
-    if not url.startswith(("/", "file:///")):
-        raise ValueError("a store is an absolute path or a file:///path URL")
+    if not url.startswith(("/", "file:///")) and not _SFTP_URL.fullmatch(url):
+        raise ValueError("a store is an absolute path, a file:///path URL, or sftp://[user@]host[:port]/path")
     return url
 
 
@@ -89,8 +93,8 @@ class HostSection(_Strict):
 
 class KeepSection(_Strict):
     """Which points in time `voltool prune` and `voltool backup` keep; the rest is dropped. Nothing is ever dropped where all
-    counts are 0, nor what a kept dump rests on, nor the last good full dump. A volume's own section replaces the general one as
-    a whole."""
+    counts are 0, nor what a kept dump rests on, nor the last good full dump. A volume's own section changes the keys that it has;
+    the others are as for all."""
 
     last: int = Field(default=0, ge=0)
     """The newest so many dumps."""
@@ -185,6 +189,8 @@ class VolumeSection(_Strict):
 class Settings(_Strict):
     """The whole configuration; every key is optional."""
 
+    #: Where dumps go: an absolute path or ``file:///path`` on the machine that voltool runs on, or
+    #: ``sftp://[user@]host[:port]/path`` (HOST may be a name of ~/.ssh/config); none: ``store`` in the state directory.
     store: StoreUrl | None = None
     """Where dumps go; ``--store`` wins. Without it: ``store`` in the state directory."""
     min_free: float = Field(default=5.0, ge=0, le=90)
@@ -199,13 +205,16 @@ class Settings(_Strict):
     """The agent reads only when the disk is idle (ionice class 3)."""
     workers: int = Field(default=0, ge=0, le=64)
     """Worker processes of the agent; 0: as many as are useful."""
+    index: bool = True
+    """Whether `voltool find`'s index of names is filled after each dump. It takes seconds a million names in a full dump, little
+    otherwise; without it `find` reads what it lacks when it is called."""
     # Not checked here: a volume whose schedule is malformed must not keep the others from being dumped.
     schedule: str = ""
-    """The cycle of levels of `voltool backup`: one digit a day (``"0325476132547613254761325476"``; ``-``: no dump that day), or
-    ``weekly`` (0325476), ``monthly`` (Coda's 28 days), ``hanoi`` (32 days); empty: volumes are in no schedule."""
+    """The cycle of levels of `voltool backup`, one character a day: digits (``-``: no dump that day), or ``weekly`` (0325476),
+    ``monthly`` (Coda's 28 days, ``0325476132547613254761325476``), ``hanoi`` (32 days); empty: volumes are in no schedule."""
     stagger: bool = True
-    """Whether volumes with equal cycles begin them on different days, so that not all fulls are made in one night. false: all
-    begin together, cycles of whole weeks on a Monday."""
+    """Whether volumes with equal cycles begin them on different days, so that not all full dumps are made in one night. false:
+    all begin together, cycles of whole weeks on a Monday."""
     timezone: str | None = None
     """The zone whose days count for schedules and retention, such as ``Europe/Berlin``; without it this machine's."""
     parallel: int = Field(default=2, ge=1, le=64)

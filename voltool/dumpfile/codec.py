@@ -1,7 +1,8 @@
 """How frames are compressed: the one place that knows which lz4 this machine has.
 
 lz4 is the ``lz4`` package where it imports, else ``liblz4.so.1`` through ctypes (every machine with systemd has it), else
-zlib level 1. A frame says how it was compressed, so a reader needs no luck: a machine without any lz4 says so clearly.
+zlib level 1. A frame says how it was compressed, so a reader needs no luck: a machine without any lz4 decompresses in plain
+Python, which is slow.
 Part of what is shipped to servers.
 """
 
@@ -13,7 +14,7 @@ import zlib
 from typing import Callable, NamedTuple, Optional, Tuple
 
 from voltool.dumpfile.format import CODEC_LZ4, CODEC_NONE, CODEC_ZLIB, MAX_RAW, damaged
-from voltool.errors import HostError
+from voltool.dumpfile.lz4_block import decompress_block
 
 #: Below this many bytes compressing costs more than it saves.
 SMALLEST = 64
@@ -124,12 +125,8 @@ def decompress(codec: int, stored: bytes, raw: int, where: str = "") -> bytes:
 
 def _decompress_lz4(stored: bytes, raw: int, where: str) -> bytes:
     lz4 = find_lz4()
-    if lz4 is None:
-        raise HostError(
-            "this machine has no lz4", where=where, why="the dump is compressed with it", remedy="install liblz4-1"
-        )
     try:
-        return lz4.decompress(stored, raw)
+        return lz4.decompress(stored, raw) if lz4 else decompress_block(bytes(stored), raw)
     except ValueError:
         raise damaged("a frame cannot be decompressed", where) from None
 

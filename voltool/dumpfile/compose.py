@@ -7,6 +7,7 @@ time. Knows records and extents, not chains. Part of what is shipped to servers.
 
 from __future__ import annotations
 
+from array import array
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from voltool.dumpfile import format as fmt
@@ -47,8 +48,8 @@ class ChunkPiece(NamedTuple):
 class _Cursor:
     """Reads one layer forward."""
 
-    def __init__(self, layer: Layer, number: int) -> None:
-        self._extents = layer.reader.extents(number)
+    def __init__(self, layer: Layer, number: int, offset: int) -> None:
+        self._extents = layer.reader.extents(number, offset)
         self._limit = layer.limit
         self.start = 0
         self.end = 0
@@ -73,10 +74,10 @@ class _Cursor:
         return Piece(position, end - position, self._data[position - self.start : end - self.start])
 
 
-def compose(layers: Sequence[Layer], number: int, size: int) -> Iterator[Piece]:
-    """The whole file of ``size`` bytes in ascending pieces without gaps; ``layers`` newest first."""
-    cursors = [_Cursor(layer, number) for layer in layers]
-    position = 0
+def compose(layers: Sequence[Layer], number: int, size: int, start: int = 0) -> Iterator[Piece]:
+    """The file up to byte ``size``, from ``start`` on, in ascending pieces without gaps; ``layers`` newest first."""
+    cursors = [_Cursor(layer, number, start) for layer in layers]
+    position = start
     while position < size:
         end = size
         chosen: Optional[_Cursor] = None
@@ -132,9 +133,11 @@ class ChunkTable:
     def __init__(self, size: int) -> None:
         self._size = size
         self._hashes: Dict[int, bytes] = {}
+        self._sorted: Optional[Sequence[int]] = None
 
     def set(self, chunk: int, value: bytes) -> None:
         """Chunk number ``chunk`` has this hash now."""
+        self._sorted = None
         if value == fmt.ZERO_CHUNK:
             self._hashes.pop(chunk, None)
         else:
@@ -143,6 +146,12 @@ class ChunkTable:
     def get(self, chunk: int) -> bytes:
         """The hash of chunk number ``chunk``."""
         return self._hashes.get(chunk, fmt.ZERO_CHUNK)
+
+    def chunks(self) -> Sequence[int]:
+        """The numbers of the chunks that are not zeros, ascending."""
+        if self._sorted is None:
+            self._sorted = array("Q", sorted(self._hashes))
+        return self._sorted
 
     def content_hash(self) -> bytes:
         """The content hash that follows from the chunks'."""
@@ -185,6 +194,12 @@ def stated_chunks(layers: Sequence[Layer], number: int, size: int) -> ChunkTable
     return table
 
 
+def check_table(table: ChunkTable, record: fmt.ObjectRecord, where: str) -> None:
+    """IntegrityError unless the chunk hashes lead to the record's content hash."""
+    if table.content_hash() != record.content:
+        raise fmt.damaged("the chunk hashes of a file do not lead to its content hash", where)
+
+
 def checked_content(layers: Sequence[Layer], record: fmt.ObjectRecord, where: str) -> Iterator[memoryview]:
     """The bytes of a file, holes as zeros, each piece checked against the content hash before it is given out.
 
@@ -198,8 +213,7 @@ def checked_content(layers: Sequence[Layer], record: fmt.ObjectRecord, where: st
         yield memoryview(data)
         return
     table = stated_chunks(layers, record.number, record.size)
-    if table.content_hash() != record.content:
-        raise fmt.damaged("the chunk hashes of a file do not lead to its content hash", where)
+    check_table(table, record, where)
     zeros = memoryview(_ZEROS)
     for chunk in cut_chunks(pieces, record.size):
         for number in range(chunk.first, chunk.first + chunk.chunks):

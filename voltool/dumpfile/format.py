@@ -1,4 +1,4 @@
-"""Every byte of dump format 0: preamble, frames, records, trailer, the content hash and the state id.
+"""Every byte of dump format 1: preamble, frames, records, trailer, the content hash and the state id.
 
 docs/dump-format.md shows the same tables and a test holds the two against each other. All integers are big-endian, so
 that records sort as the bytes they are. Nothing here does I/O. Part of what is shipped to servers.
@@ -25,7 +25,10 @@ from voltool.errors import IntegrityError
 # --------------------------------------------------------------------------------------------------------- preamble
 
 MAGIC = b"\x89voltool"
-FORMAT_VERSION = 0
+#: Frozen: a change that an older reader would misunderstand is an incompatible feature bit, or a new version beside this one.
+FORMAT_VERSION = 1
+#: 0 came before the freeze and is the same but for this number.
+READABLE_VERSIONS = (0, FORMAT_VERSION)
 #: magic, version, reserved, compatible / read-only-compatible / incompatible feature bits, crc32 of what precedes
 PREAMBLE = struct.Struct(">8sHHIIII")
 PREAMBLE_SIZE = 28
@@ -122,14 +125,19 @@ def decode_frame_header(data: bytes, where: str = "") -> FrameHeader:
         raise IntegrityError(
             "the dump is encrypted", where=where, why="this voltool cannot read sealed frames", remedy="a newer voltool"
         )
-    if header.type not in FRAME_NAMES and not header.type & ANCILLARY_BIT:
+    check_frame_type(header.type, where)
+    return header
+
+
+def check_frame_type(kind: int, where: str = "") -> None:
+    """Raise IntegrityError for a type that this version does not know and must not pass over."""
+    if kind not in FRAME_NAMES and not kind & ANCILLARY_BIT:
         raise IntegrityError(
-            f"the dump has a vital frame of unknown type {header.type}",
+            f"the dump has a vital frame of unknown type {kind}",
             where=where,
             why="it was made by a newer voltool",
             remedy="a newer voltool",
         )
-    return header
 
 
 def check_payload(header: FrameHeader, payload: bytes, where: str = "") -> None:
@@ -165,7 +173,7 @@ def check_preamble(data: bytes, where: str = "") -> None:
         raise IntegrityError("this is not a voltool dump", where=where, why="its first bytes are not a dump's")
     if zlib.crc32(data[:-4]) != crc:
         raise damaged("the preamble's checksum does not match", where)
-    if version != FORMAT_VERSION or incompatible & ~KNOWN_INCOMPATIBLE:
+    if version not in READABLE_VERSIONS or incompatible & ~KNOWN_INCOMPATIBLE:
         raise IntegrityError(
             f"the dump has format {version} with features {incompatible:#x}",
             where=where,

@@ -41,6 +41,7 @@ class Index:
             kind, offset, stored, _records, key, _key2 = unpack(record)
             if offset != self._end or stored > fmt.MAX_STORED:
                 raise fmt.damaged("its index does not describe its frames", self._where)
+            fmt.check_frame_type(kind, self._where)
             self._end += fmt.FRAME_SIZE + stored
             self._note(kind, key)
             self._packed += record

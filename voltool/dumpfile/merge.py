@@ -19,7 +19,7 @@ from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.compose import ChunkTable, Piece, compose, cut_chunks, hash_chunk
 from voltool.dumpfile.frames import Frame, FrameDecoder, decode_data, decode_records
 from voltool.dumpfile.plan import MergePlan, selected_entries, selected_objects
-from voltool.dumpfile.selection import Selection
+from voltool.dumpfile.selection import Chosen
 from voltool.dumpfile.writer import DumpWriter, PackedFrame, pack_frame
 
 _ALL = 1 << 64
@@ -61,7 +61,7 @@ class Merge:
     """
 
     def __init__(
-        self, chain: Chain, *, resume_after: int = 0, selection: Optional[Selection] = None, dump_id: str = ""
+        self, chain: Chain, *, resume_after: int = 0, selection: Optional[Chosen] = None, dump_id: str = ""
     ) -> None:
         self._chain = chain
         self._header = dataclasses.replace(chain.header, level=0, base_state_id=None, base_dump_id=None)
@@ -142,7 +142,7 @@ class Merge:
         self.done_bytes = self._completed_bytes
 
 
-def merge(chain: Chain, *, resume_after: int = 0, selection: Optional[Selection] = None) -> Iterator[bytes]:
+def merge(chain: Chain, *, resume_after: int = 0, selection: Optional[Chosen] = None) -> Iterator[bytes]:
     """The bytes of one complete level 0 dump out of the chain; see `Merge`."""
     return Merge(chain, resume_after=resume_after, selection=selection).stream()
 

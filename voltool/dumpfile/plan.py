@@ -12,7 +12,7 @@ from typing import Iterator, Optional, Sequence
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.chain import Chain, Version, has_content
-from voltool.dumpfile.selection import Selection
+from voltool.dumpfile.selection import Chosen
 from voltool.errors import IntegrityError
 
 
@@ -24,7 +24,7 @@ class MergePlan:
     IntegrityError where the records do not lead to the newest dump's state.
     """
 
-    def __init__(self, chain: Chain, resume_after: int, selection: Optional[Selection]) -> None:
+    def __init__(self, chain: Chain, resume_after: int, selection: Optional[Chosen]) -> None:
         self._chain = chain
         self._resume_after = resume_after
         self._selection = selection
@@ -99,14 +99,12 @@ class MergePlan:
             hasher.add_entry(record)
 
 
-def selected_entries(chain: Chain, selection: Optional[Selection]) -> Iterator[bytes]:
+def selected_entries(chain: Chain, selection: Optional[Chosen]) -> Iterator[bytes]:
     """The entry records of the merged manifest."""
-    if selection is None:
-        return chain.entries()
-    return filter(selection.has_entry, chain.entries())
+    return chain.entries() if selection is None else selection.entries(chain)
 
 
-def selected_objects(chain: Chain, selection: Optional[Selection]) -> Iterator[bytes]:
+def selected_objects(chain: Chain, selection: Optional[Chosen]) -> Iterator[bytes]:
     """The final object records of the merged manifest."""
     for record in chain.objects():
         if selection is None or selection.has_object(int.from_bytes(record[:8], "big")):

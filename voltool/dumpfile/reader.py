@@ -7,7 +7,6 @@ each other is for `chain`, `structure` and `verify`. Knows nothing of stores. Pa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from typing import Dict, Iterator, List, Optional, Protocol, Tuple
 
 from voltool.dumpfile import format as fmt
@@ -21,9 +20,11 @@ from voltool.dumpfile.frames import (
 )
 from voltool.dumpfile.header import decode_header
 from voltool.dumpfile.index import Index
+from voltool.dumpfile.lru import Lru
 
-#: How many decoded record frames are kept for look-ups.
-_KEPT_FRAMES = 24
+#: How many bytes of decoded record frames are kept for look-ups, and what Python's object around a record costs.
+_KEPT_RECORDS = 24 << 20
+_RECORD_COST = 60
 #: How much is read at once when a whole dump is read.
 _READ_SIZE = 1 << 20
 
@@ -39,17 +40,25 @@ class RandomAccess(Protocol):
         """Exactly ``length`` bytes, fewer only at the end."""
 
 
+#: The extents of each object in one DATA frame, with their bytes (of a hole: none).
+ObjectExtents = Dict[int, List[Tuple[fmt.Extent, memoryview]]]
+#: What an extent of a kept frame costs, in bytes: Python's objects around it.
+_EXTENT_COST = 400
+
+
 class DumpReader:
-    """One complete dump. ``name`` is how errors call it.
+    """One complete dump. ``name`` is how errors call it. Several threads may read it where ``source`` allows it.
 
     Opening reads the header, the trailer and the index and raises IntegrityError unless they agree. ``header``,
-    ``trailer``, ``totals``, ``index`` and ``name`` are then there.
+    ``trailer``, ``totals``, ``index`` and ``name`` are then there. ``kept_data`` keeps decoded DATA frames (cost in bytes),
+    for whoever reads in no order; several readers may share it.
     """
 
-    def __init__(self, source: RandomAccess, name: str) -> None:
+    def __init__(self, source: RandomAccess, name: str, kept_data: Optional[Lru[ObjectExtents]] = None) -> None:
         self.name = name
         self._source = source
-        self._kept: OrderedDict[int, List[bytes]] = OrderedDict()
+        self._kept: Lru[List[bytes]] = Lru(_KEPT_RECORDS)
+        self._kept_data = kept_data
         self._data_objects: Tuple[int, Dict[int, bool]] = (-1, {})
         fmt.check_preamble(source.read_at(0, fmt.PREAMBLE_SIZE), name)
         end = source.size - fmt.TRAILER_SIZE
@@ -156,33 +165,50 @@ class DumpReader:
     def entries_of(self, directory: int, name: Optional[bytes] = None) -> Iterator[bytes]:
         """The entry records (tombstones too) of one directory, sorted; with ``name`` that one alone."""
         prefix = directory.to_bytes(8, "big") + (name + b"\0" if name is not None else b"")
-        for nth in self.index.overlapping(fmt.ENTRIES, directory):
+        frames = self.index.overlapping(fmt.ENTRIES, directory)
+        if name is not None and frames:
+            only = self._last_before(frames, prefix)
+            frames = range(only, only + 1)
+        for nth in frames:
             records = self._kept_records(self.index.position_of(fmt.ENTRIES, nth))
             for at in range(bisect_left(records, prefix), len(records)):
                 if not records[at].startswith(prefix):
                     break
                 yield records[at]
 
+    def _last_before(self, frames: range, prefix: bytes) -> int:
+        """Of the frames of one large directory the one in which the entry with ``prefix`` is, if any is."""
+        low, high = frames.start, frames.stop
+        while high - low > 1:
+            middle = (low + high) // 2
+            records = self._kept_records(self.index.position_of(fmt.ENTRIES, middle))
+            low, high = (middle, high) if records and records[0][:-8] <= prefix else (low, middle)
+        return low
+
     def _kept_records(self, position: int) -> List[bytes]:
         records = self._kept.get(position)
         if records is None:
-            records = decode_records(self.frame(position), self.name)
-            self._kept[position] = records
-            if len(self._kept) > _KEPT_FRAMES:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(position)
+            frame = self.frame(position)
+            records = decode_records(frame, self.name)
+            self._kept.put(position, records, frame.header.raw + len(records) * _RECORD_COST)
         return records
 
     def data_frames(self, number: int, offset: int = 0) -> Iterator[int]:
         """Positions of the DATA frames that may hold bytes of object ``number`` from ``offset`` on, in order."""
         frames = self.index.overlapping(fmt.DATA, number)
-        for nth in frames:
-            if nth + 1 in frames and self.index.key_of(fmt.DATA, nth) == number:
-                following = self.index.entry(self.index.position_of(fmt.DATA, nth + 1))
-                if following.key2 <= offset:
-                    continue
+        low, high = frames.start, frames.stop
+        if high - low > 1 and self.index.key_of(fmt.DATA, low) != number:
+            low += 1  # an object that begins a frame is in none before
+        while offset and high - low > 1:
+            middle = (low + high) // 2
+            begins = self.index.key_of(fmt.DATA, middle), self._first_offset(middle)
+            low, high = (middle, high) if begins <= (number, offset) else (low, middle)
+        for nth in range(low, frames.stop):
             yield self.index.position_of(fmt.DATA, nth)
+
+    def _first_offset(self, nth: int) -> int:
+        """Where in its file the ``nth`` DATA frame begins."""
+        return self.index.entry(self.index.position_of(fmt.DATA, nth)).key2
 
     def extents(self, number: int, offset: int = 0) -> Iterator[Tuple[fmt.Extent, memoryview]]:
         """The extents of object ``number`` with their bytes (of a hole: none), those before ``offset`` perhaps left out.
@@ -191,8 +217,7 @@ class DumpReader:
         """
         end = 0
         for position in self.data_frames(number, offset):
-            extents, raw = decode_data(self.frame(position), self.name)
-            for extent, data in fmt.iter_extents_with_data(raw, extents):
+            for extent, data in self._extents_in(position, number):
                 if extent.number != number:
                     continue
                 if extent.offset < end:
@@ -200,9 +225,27 @@ class DumpReader:
                 end = extent.offset + extent.length
                 yield extent, data
 
+    def _extents_in(self, position: int, number: int) -> Iterator[Tuple[fmt.Extent, memoryview]]:
+        """The extents of a DATA frame: all, or, where frames are kept, those of the object."""
+        if self._kept_data is None:
+            extents, raw = decode_data(self.frame(position), self.name)
+            return fmt.iter_extents_with_data(raw, extents)
+        found = self._kept_data.get((self.name, position))
+        if found is None:
+            extents, raw = decode_data(self.frame(position), self.name)
+            found = {}
+            for extent, data in fmt.iter_extents_with_data(raw, extents):
+                found.setdefault(extent.number, []).append((extent, data))
+            self._kept_data.put((self.name, position), found, len(raw) + len(extents) * _EXTENT_COST)
+        return iter(found.get(number, ()))
+
     def begins_fresh(self, number: int) -> Optional[bool]:
         """Whether this dump's data of object ``number`` is a whole version; None where it has no data of it."""
         for position in self.data_frames(number):
+            if self._kept_data is not None:
+                for extent, _data in self._extents_in(position, number):
+                    return bool(extent.flags & fmt.EXTENT_FRESH)
+                continue
             fresh = self._first_extents(position).get(number)
             if fresh is not None:
                 return fresh
@@ -213,13 +256,14 @@ class DumpReader:
 
         Kept for the frame asked for last: objects are asked for in order.
         """
-        if self._data_objects[0] != position:
+        asked, firsts = self._data_objects
+        if asked != position:
             extents, _raw = decode_data(self.frame(position), self.name)
-            firsts: Dict[int, bool] = {}
+            firsts = {}
             for extent in extents:
                 firsts.setdefault(extent.number, bool(extent.flags & fmt.EXTENT_FRESH))
             self._data_objects = (position, firsts)
-        return self._data_objects[1]
+        return firsts
 
     def chunk_runs(self, number: int) -> Iterator[Tuple[int, List[bytes]]]:
         """(index of the first chunk, chunk hashes) of object ``number``, in order."""

@@ -1,15 +1,43 @@
-"""Some paths of a complete manifest and all below them, with their parents (``--only``). Ships to servers."""
+"""A part of a complete manifest: some paths and all below them (``--only``), or some objects. Ships to servers."""
 
 from __future__ import annotations
 
 import stat
-from typing import Dict, Iterable, List, Sequence, Set
+from typing import Dict, Iterable, Iterator, List, Protocol, Sequence, Set
 
+from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.chain import Chain
 from voltool.errors import NotFoundError
 from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
+
+
+class Chosen(Protocol):
+    """What of a chain's manifest is wanted."""
+
+    def has_object(self, number: int) -> bool:
+        """Whether the object is."""
+
+    def entries(self, chain: Chain) -> Iterator[bytes]:
+        """The entry records that are, sorted."""
+
+
+class NumberSelection:
+    """Objects by their numbers, taken out of their directories: each has one name, made of its number, in the root."""
+
+    def __init__(self, numbers: Bitmap) -> None:
+        self._numbers = numbers
+
+    def has_object(self, number: int) -> bool:
+        """Whether the object is chosen; the root always is."""
+        return number == ROOT_OBJECT or number in self._numbers
+
+    def entries(self, chain: Chain) -> Iterator[bytes]:
+        """One for each."""
+        del chain
+        for number in self._numbers.numbers(0, 1 << 63):
+            yield fmt.encode_entry(ROOT_OBJECT, b"%016x" % number, number)
 
 
 class Selection:
@@ -36,6 +64,10 @@ class Selection:
         """Whether an entry record is."""
         directory = int.from_bytes(record[:8], "big")
         return directory in self._whole or record[8:-9] in self._partly.get(directory, ())
+
+    def entries(self, chain: Chain) -> Iterator[bytes]:
+        """The selected entry records."""
+        return filter(self.has_entry, chain.entries())
 
     def _add_path(self, chain: Chain, path: Sequence[bytes]) -> int:
         number = ROOT_OBJECT

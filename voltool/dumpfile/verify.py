@@ -32,6 +32,33 @@ def verify_chain(chain: Chain, progress: Progress = lambda _bytes, _files: None)
         done = check.run()
 
 
+def verify_manifest(
+    chain: Chain, each: Callable[[fmt.ObjectRecord, Sequence[Version]], None] = lambda _record, _versions: None
+) -> None:
+    """Raise IntegrityError unless the chain's records make a tree and lead to the state it states; no content is read.
+
+    ``each`` is called with every object and its versions.
+    """
+    where = chain.newest.name
+    hasher = fmt.StateHasher()
+    structure = StructureCheck(where)
+    for versions in chain.versions():
+        if not fmt.is_object_tombstone(versions[0].record):
+            record = fmt.decode_object(versions[0].record, where)
+            fmt.decode_xattrs(record.xattrs, where)
+            structure.object(record.number, record.mode)
+            hasher.add_object(versions[0].record)
+            each(record, versions)
+    for entry in chain.entries():
+        directory, _name, child = fmt.decode_entry(entry, where)
+        structure.entry(directory, child)
+        hasher.add_entry(entry)
+    structure.finish()
+    totals = chain.totals
+    if (totals.state_id, totals.objects, totals.entries) != (hasher.state_id(), hasher.objects, hasher.entries):
+        raise fmt.damaged("its records do not lead to the state its trailer states", where)
+
+
 class _DumpCheck:
     """Checks the newest dump of a chain whose older ones have been checked."""
 
@@ -108,24 +135,11 @@ class _DumpCheck:
     # ---------------------------------------------------------------------------------------------------- manifest
 
     def _check_manifest(self) -> None:
-        hasher = fmt.StateHasher()
-        structure = StructureCheck(self._name)
-        for versions in self._chain.versions():
-            if not fmt.is_object_tombstone(versions[0].record):
-                record = fmt.decode_object(versions[0].record, self._name)
-                fmt.decode_xattrs(record.xattrs, self._name)
-                structure.object(record.number, record.mode)
-                hasher.add_object(versions[0].record)
-                if versions[0].dump == len(self._chain.readers) - 1:
-                    self._check_content(record, versions)
-        for entry in self._chain.entries():
-            directory, _name, child = fmt.decode_entry(entry, self._name)
-            structure.entry(directory, child)
-            hasher.add_entry(entry)
-        structure.finish()
-        totals = self._chain.totals
-        if (totals.state_id, totals.objects, totals.entries) != (hasher.state_id(), hasher.objects, hasher.entries):
-            raise fmt.damaged("its records do not lead to the state its trailer states", self._name)
+        def check(record: fmt.ObjectRecord, versions: Sequence[Version]) -> None:
+            if versions[0].dump == len(self._chain.readers) - 1:
+                self._check_content(record, versions)
+
+        verify_manifest(self._chain, check)
 
     def _check_content(self, record: fmt.ObjectRecord, versions: Sequence[Version]) -> None:
         if not has_content(record):

@@ -19,6 +19,7 @@ _WORDS = {
     "StartDump": "dump",
     "KeepState": "dump kept",
     "StartRestore": "restore",
+    "StartInPlace": "restore in place",
     "MakeClone": "clone",
     "DropClone": "clone dropped",
     "LockVolume": "lock",

@@ -37,6 +37,7 @@ from voltool.move import driver
 from voltool.move.driver import Moved, MoveOptions
 from voltool.move.find import find_move
 from voltool.move.ports import World
+from voltool.move.record import MoveUndoneError, record_abort, recorded
 from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
 from voltool.remote.session import RUN_AGAIN
 from voltool.showing import shown
@@ -99,13 +100,15 @@ def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
             where=wish.host,
             remedy="another host; on one host, rename the directory and say so: voltool volume set",
         )
-    return _carry_out(world, volume, move, wish.settings, wish.options), Ends(volume, move)
+    with recorded(world, volume, move.target) as listening:
+        return _carry_out(listening, volume, move, wish.settings, wish.options), Ends(volume, move)
 
 
 def resume_move(world: World, which: Which, settings: SessionSettings, options: MoveOptions) -> tuple[Moved, Ends]:
     """Go on with the move of a volume, whatever it was that stopped it. NotFoundError where there is none."""
     volume, move = _known_move(world, which)
-    return _carry_out(world, volume, move, settings, options), Ends(volume, move)
+    with recorded(world, volume, move.target) as listening:
+        return _carry_out(listening, volume, move, settings, options), Ends(volume, move)
 
 
 def abort_move(world: World, which: Which, *, forget_target: bool = False) -> Ends:
@@ -123,6 +126,7 @@ def abort_move(world: World, which: Which, *, forget_target: bool = False) -> En
                 f"; if {move.target.host} is lost for good: voltool move --abort {volume.name} --forget-target"
             )
             raise
+    record_abort(world, volume, move.target)
     return Ends(volume, move)
 
 
@@ -273,7 +277,7 @@ def _interrupted(world: World, volume: KnownVolume, move: SourceMove, error: Int
         if known is None or known.phase in (COPYING, ABORTING, RETIRING):
             world.reporter.report(Notice("warning", f"{volume.name}: interrupted; the move is being undone"))
             _undo(world, volume, known or move)
-            return InterruptedByUser(
+            return MoveUndoneError(
                 "interrupted", why=error.why, remedy=f"nothing: the move is undone, {volume.name} is where it was"
             )
         state = f"the volume was switched over to {move.target.host} already"

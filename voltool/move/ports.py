@@ -9,6 +9,7 @@ from typing import Protocol
 
 from voltool.events import Reporter
 from voltool.model import Epoch, FileProblem, KnownVolume, SourceMove, TargetMove, VolumeRecord
+from voltool.policy.moves import MoveRecord
 from voltool.wire.conversation import IntroducedConversation
 
 
@@ -33,6 +34,9 @@ class Volumes(Protocol):
 
     def put_volume(self, volume: KnownVolume) -> None:
         """Add or replace a volume (by uuid)."""
+
+    def put_move(self, move: MoveRecord) -> None:
+        """Remember a move, instead of what was remembered of this call."""
 
 
 class World(Protocol):

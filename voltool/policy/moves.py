@@ -80,8 +80,13 @@ class MoveRecord:
 
     @property
     def may_be_nowhere(self) -> bool:
-        """Whether the volume may be in service nowhere: its lock began, and neither was undone nor led to its new home."""
-        if self.outcome not in (RUNNING, STOPPED) or not self.locks:
+        """Whether the volume may be in service nowhere: its lock began, or its publishing, and neither was undone nor done."""
+        if self.outcome not in (RUNNING, STOPPED):
             return False
-        switching = any(step.step == "switch" for step in self.steps)
-        return self.locks[-1].seconds < 0 or (switching and not self.locks[-1].switched)
+        if self.locks and self.locks[-1].seconds < 0:
+            return True
+        begun = {step.step: step for step in self.steps}
+        published = begun.get("publish")
+        if published is not None:
+            return published.seconds < 0 or not published.ok
+        return "switch" in begun

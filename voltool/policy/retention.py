@@ -2,13 +2,15 @@
 
 A promise is kept for points in time (`chain.point_of`), and then for all that a kept dump rests on. Each store of a volume is
 judged by itself: what lies elsewhere restores nothing here. Only dumps that can be restored count as the newest of anything,
-and none whose time has not come: a clock that was wrong must not push a good dump out. Counting days *that have a dump*
-makes the promise independent of how late it is now.
+and none whose time has not come or is out of line: a clock that was wrong must not push a good dump out. Counting days *that
+have a dump* makes the promise independent of how late it is now.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -101,11 +103,14 @@ class _Judge:
     def run(self) -> None:
         """Fill ``reasons`` (of those that stay) and ``why_not`` (of the others)."""
         complete: list[StoredDump] = []
+        astray = _astray(self._dumps)
         for dump in self._dumps:
             if not self._lineage.is_whole(dump):
                 self._keep(dump, "its base is missing, so that nobody can say what it is good for")
             elif self._is_future(dump):
                 self._keep(dump, "its time has not come yet: a clock was or is wrong")
+            elif dump.header.dump_id in astray:
+                self._keep(dump, "its time is later than that of most dumps made after it: a clock was wrong")
             else:
                 complete.append(dump)
         points = _representatives(complete)
@@ -178,6 +183,22 @@ class _Judge:
             else:
                 why = "no rule keeps it: newer ones fill every count, and nothing that stays rests on it"
             self.why_not[dump.header.dump_id] = why
+
+
+def _astray(dumps: Iterable[StoredDump]) -> set[str]:
+    """Dumps from a future that was: more than half of those made after them, by sequence, have an earlier time."""
+    found: set[str] = set()
+    later: list[int] = []
+    for _sequence, alike in itertools.groupby(
+        sorted(dumps, key=recency, reverse=True), lambda each: each.header.sequence
+    ):
+        made = list(alike)
+        for dump in made:
+            if bisect.bisect_left(later, dump.header.clone_time_ns) * 2 > len(later):
+                found.add(dump.header.dump_id)
+        for dump in made:
+            bisect.insort(later, dump.header.clone_time_ns)
+    return found
 
 
 def _representatives(dumps: Iterable[StoredDump]) -> dict[Point, StoredDump]:

@@ -1,4 +1,5 @@
-"""The agent as one file: a zip of voltool's own modules that python3 runs. The same sources give the same bytes."""
+"""The agent, and the reader that lies in every store, as one file each: a zip of voltool's own modules that python3 runs. The
+same sources give the same bytes."""
 
 from __future__ import annotations
 
@@ -7,14 +8,18 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import voltool
 
-#: What servers get: these packages, and every module directly below voltool.
-SHIPPED_PACKAGES = ("agent", "dumpfile", "tree", "volumes", "wire")
+#: What runs without an installation, on Python 3.9 and the standard library: these packages, and every module directly below
+#: voltool.
+SHIPPED_PACKAGES = ("agent", "alone", "dumpfile", "tree", "volumes", "wire")
+#: What servers get of it, and what lies in stores.
+AGENT_PACKAGES = tuple(name for name in SHIPPED_PACKAGES if name != "alone")
+READER_PACKAGES = ("alone", "dumpfile", "tree")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file knows
 
 
@@ -29,20 +34,30 @@ class ShippedAgent:
 @functools.lru_cache(maxsize=1)
 def build_agent() -> ShippedAgent:
     """The agent of this voltool."""
-    root = Path(voltool.__file__).parent
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        _add(archive, "__main__.py", (root / "agent" / "__main__.py").read_bytes())
-        for path in shipped_files(root):
-            _add(archive, f"voltool/{path.relative_to(root).as_posix()}", path.read_bytes())
-    data = buffer.getvalue()
+    data = _build("agent", AGENT_PACKAGES)
     return ShippedAgent(data, hashlib.sha256(data).hexdigest())
 
 
-def shipped_files(root: Path) -> Iterator[Path]:
+@functools.lru_cache(maxsize=1)
+def build_reader() -> bytes:
+    """The stand-alone reader of this voltool: ``python3 voltool.pyz``."""
+    return _build("alone", READER_PACKAGES)
+
+
+def _build(main: str, packages: Sequence[str]) -> bytes:
+    root = Path(voltool.__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        _add(archive, "__main__.py", (root / main / "__main__.py").read_bytes())
+        for path in shipped_files(root, packages):
+            _add(archive, f"voltool/{path.relative_to(root).as_posix()}", path.read_bytes())
+    return buffer.getvalue()
+
+
+def shipped_files(root: Path, packages: Sequence[str] = SHIPPED_PACKAGES) -> Iterator[Path]:
     """The modules that are shipped, in a fixed order."""
     yield from sorted(path for path in root.glob("*.py") if path.name != "__main__.py")
-    for package in SHIPPED_PACKAGES:
+    for package in packages:
         yield from sorted((root / package).rglob("*.py"), key=os.fspath)
 
 

@@ -19,8 +19,10 @@ def open_command(
     silence_timeout: float,
     interactive: bool,
     listener: Callable[[bytes], None] | None = None,
+    subsystem: bool = False,
 ) -> ProcessStream:
-    """Run ``command`` on ``host``. Host keys are checked strictly; without ``interactive`` nothing is asked."""
+    """Run ``command`` on ``host``, or start the ``subsystem`` of that name. Host keys are checked strictly; without
+    ``interactive`` nothing is asked."""
     client = shutil.which("ssh")
     if client is None:
         raise UnreachableError(
@@ -37,7 +39,7 @@ def open_command(
         f"ConnectTimeout={int(connect_timeout) or 1}",
     ]
     arguments += ["-o", f"ServerAliveInterval={max(1, int(silence_timeout / 4))}", "-o", "ServerAliveCountMax=4"]
-    arguments += ["-o", "RequestTTY=no"]
+    arguments += ["-o", "RequestTTY=no", *(["-s"] if subsystem else [])]
     if config_file:
         arguments += ["-F", config_file]
     if name.user:

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+#: The longest small file that `Store.get_aside` reads, in bytes: whoever can write to a store must not fill our memory.
+ASIDE_MOST = 64 << 20
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -109,7 +112,8 @@ class Store(Protocol):
         appears in ``list``. Not for names that `naming.parse_name` knows."""
 
     def get_aside(self, name: str) -> bytes | None:
-        """What `put_aside` kept under ``name``; None where there is nothing."""
+        """What `put_aside` kept under ``name``; None where there is nothing. VoltoolError where something else lies there (a
+        link, a pipe) or it is longer than `ASIDE_MOST`."""
 
     def space(self) -> Space | None:
         """How much room; None where the store cannot tell."""

@@ -28,6 +28,7 @@ from voltool.stores.local_files import (
     make_locked,
     names_in,
     pinned,
+    read_small,
     remove_if_unlocked,
     remove_quietly,
     space_of,
@@ -107,7 +108,7 @@ class LocalStore:
         """Regular files whose names are ``mark`` and a name that a file here may have; their names are given without it."""
         try:
             entries = list(os.scandir(directory))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             try:
@@ -197,8 +198,7 @@ class LocalStore:
         path = self._aside(name)
         with translated("a note in the store cannot be read", path):
             try:
-                with open(path, "rb") as file:
-                    return file.read()
+                return read_small(path)
             except FileNotFoundError:
                 return None
 

@@ -7,13 +7,14 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from typing import Self
 
 from voltool.durable import fsync_directory, rename_new
 from voltool.errors import NotFoundError, RefusedError, SpaceError, VoltoolError
-from voltool.stores.contract import Space
+from voltool.stores.contract import ASIDE_MOST, Space
 
 #: After so many bytes the free space is looked at again.
 _SPACE_INTERVAL = 8 << 20
@@ -172,6 +173,22 @@ def rename_no_replace(partial: str, final: str) -> None:
         raise exists(final) from None
 
 
+def read_small(path: str) -> bytes:
+    """A note of at most `ASIDE_MOST` bytes. Raises OSError, FileNotFoundError; VoltoolError where it is no file, or too long."""
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    )  # a pipe would keep us waiting
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise VoltoolError(
+                "a note in the store cannot be read", where=ascii(path)[1:-1], why="it is not a regular file"
+            )
+        if status.st_size > ASIDE_MOST:
+            raise too_large(ascii(path)[1:-1], status.st_size)
+        return file.read(ASIDE_MOST)
+
+
 def remove_quietly(path: str) -> None:
     """Remove what nobody waits for."""
     with contextlib.suppress(OSError):
@@ -191,6 +208,14 @@ def pinned(path: str) -> RefusedError:
         why="somebody restores, verifies or builds on it",
         remedy="again when that is done",
     )
+
+
+def too_large(where: str, size: int) -> VoltoolError:
+    """The error of a note that nobody of us wrote."""
+    return VoltoolError(
+        "a note in the store cannot be read", where=where, why=f"it is {size} bytes long, and voltool's are small",
+        remedy="look at it, and remove it: the next dump writes it anew",
+    )  # fmt: skip
 
 
 def exists(path: str) -> RefusedError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.codec import default_codec
@@ -27,12 +27,16 @@ def manifest_stream(
     objects: Iterable[bytes],
     entries: Iterable[bytes],
     chunks: Iterable[bytes],
+    owners: Sequence[bytes] = (),
 ) -> Iterator[bytes]:
-    """The bytes, level 0 in form. The records come sorted and final; the state id is computed as they pass."""
+    """The bytes, level 0 in form. The records come sorted and final; the state id is computed as they pass. ``owners``: names
+    of users and groups, where the receiver is to set owners."""
     waiting: List[bytes] = []
     hasher = fmt.StateHasher()
     writer = DumpWriter(waiting.append, default_codec())
     writer.begin(replace(header, level=0, base_state_id=None, base_dump_id=None))
+    if owners:
+        writer.owners(list(owners))
     for kind, records in (
         (fmt.OBJECTS, _passing(objects, hasher.add_object)),
         (fmt.ENTRIES, _passing(entries, hasher.add_entry)),

@@ -267,6 +267,35 @@ class DumpReply:
 
 
 @dataclass(frozen=True)
+class EstimateDump:
+    """What would a dump read now, against each of these states, and in full? Answered by `EstimateReply`; nothing is changed."""
+
+    uuid: str
+    path: bytes
+    base_state_ids: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Objects that are new or not as they were, files among them, their bytes. Not ``known``: the host has no home stamps of the
+    state, and the figures are those of a full dump."""
+
+    objects: int
+    files: int
+    bytes: int
+    known: bool
+
+
+@dataclass(frozen=True)
+class EstimateReply:
+    """``entries``: names in the tree; ``against``: one for each state asked about, in that order."""
+
+    entries: int
+    full: Estimate
+    against: Tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
 class KeepState:
     """The store has published the dump: keep clone and home stamps as the base for later levels (at most one a level).
 
@@ -324,6 +353,70 @@ class RestoreReply:
 
     entries: int
     bytes: int
+    problems: Tuple[FileProblem, ...]
+
+
+@dataclass(frozen=True)
+class StartInPlace:
+    """Bring the directory ``target``, which must exist, to a dump's state, writing only what differs. The conversation:
+
+    → data frames: the state's complete manifest (of the selected part: ``state_id``), a dump without data, `EndOfData`;
+    ← any number of `PlannedNames`, `InPlacePlan`, then data: the numbers of the objects that are needed, 8 bytes each,
+    `EndOfData`. With ``dry_run`` it ends here with `Done`, and so it does when `EndOfData` comes instead of `Proceed`. Else
+    → `Proceed`; where the plan says ``transfer`` → data frames: a level 0 dump of these objects alone, each under its number
+    in the root, `EndOfData`; ← `InPlaceReply`. Nothing of the directory is touched before all of it has come and was checked.
+
+    ``only``: selected paths from the root on (empty: everything); ``selection`` stands for them in the name of staging.
+    ``delete``: what is there and not in the dump goes, but what ``excludes`` names. ``limit``: how many names of each kind
+    the plan tells.
+    """
+
+    target: bytes
+    volume_uuid: str
+    state_id: str
+    selection: str = ""
+    only: Tuple[bytes, ...] = ()
+    excludes: Tuple[bytes, ...] = ()
+    delete: bool = False
+    numeric_owner: bool = False
+    dry_run: bool = False
+    workers: int = 0
+    bandwidth: int = 0
+    limit: int = 0
+    volume_name: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedNames:
+    """Some names of a plan, relative to the target. ``kind``: ``create``, ``write``, ``change``, ``link``, ``delete``,
+    ``leave``."""
+
+    kind: str
+    paths: Tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class InPlacePlan:
+    """What a restore in place would do: names created, files written (``bytes``: their sizes), objects whose attributes alone
+    change, names linked anew, names deleted; ``kept``: names that the dump does not have and that stay. ``transfer``: data is
+    needed, ``needed_bytes`` at the least; of objects up to ``resume_after`` it may be left out."""
+
+    created: int
+    written: int
+    bytes: int
+    changed: int
+    linked: int
+    deleted: int
+    kept: int
+    transfer: bool
+    needed_bytes: int
+    resume_after: int = 0
+
+
+@dataclass(frozen=True)
+class InPlaceReply:
+    """It is done. ``problems``: what is not as in the dump, and why; ``left`` among them was not touched."""
+
     problems: Tuple[FileProblem, ...]
 
 
@@ -489,7 +582,8 @@ Message = Union[
     ActsReply, Examine, ExamineReply, Progress, MoveOut, SourceStatus,
     PrepareLock, HoldLock, ReleaseLock, Switch, SettleMove, AbortMove, ForgetMove, EndMove, MoveIn, TargetStatus,
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
-    RetiredReply,
+    RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply, EstimateDump,
+    EstimateReply,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -58,11 +58,9 @@ def _announcer(invocation: Invocation) -> Announcer:
     return Notifier(invocation.settings, invocation.world.catalog, invocation.environment)
 
 
-def _learner(_invocation: Invocation) -> Learner:
-    """Who wants to know each new dump."""
-    from voltool.nightly.ports import no_learner
-
-    return no_learner
+def _learner(invocation: Invocation) -> Learner:
+    """Who wants to know each new dump: the index of names."""
+    return invocation.learn
 
 
 # --------------------------------------------------------------------------------------------------------------- run
@@ -96,6 +94,8 @@ def _run(invocation: Invocation, names: list[str]) -> int:
             learner=_learner(invocation),
         )
         report = run.run()
+        for url in dict.fromkeys(turn.store for turn in plan.turns):
+            invocation.keep_copies(url)
     invocation.fields |= report_object(report)
     invocation.codes.append(report.exit_code)
     _tell_the_rest(invocation, plan, report)

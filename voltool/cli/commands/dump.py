@@ -58,9 +58,11 @@ def dump(
         "workers": workers,
     }
     invocation.fields["dumps"] = []
-    first = not dry_run and not invocation.world.catalog.stores_of()
+    first = not dry_run and not invocation.world.catalog.has_dumps()
     for name in dict.fromkeys(names):
         _dump_one(invocation, name, store, given, first=first and not invocation.fields["dumps"])
+    for url in dict.fromkeys(dumped["store"] for dumped in invocation.fields["dumps"]):
+        invocation.keep_copies(url)
     return invocation.finish()
 
 
@@ -81,6 +83,8 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
         invocation.failed(error, name)
     else:
         _show(invocation, name, options, outcome)
+        if outcome.dump is not None:
+            invocation.learn(outcome.dump)
 
 
 def _say_where(invocation: Invocation, url: str, explicit: str | None) -> None:

@@ -68,6 +68,7 @@ def dumps(
     from voltool.cli.json_lines import dump_object
 
     invocation = begin(context, "dumps")
+    invocation.catalog_is_read = accept is None
     if accept is not None:
         return accept_dump(invocation, accept)
     if deleted:

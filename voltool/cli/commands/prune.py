@@ -50,6 +50,7 @@ def prune(
     from voltool.cli.choose import all_dumps
 
     invocation = begin(context, "prune")
+    invocation.catalog_is_read = True
     if purge_now and not dry_run:
         _ask(invocation, yes=yes)
     found = _wanted(invocation, name, all_dumps(invocation))

@@ -29,6 +29,7 @@ def undelete(
     from voltool.cli.json_lines import dump_object
 
     invocation = begin(context, "undelete")
+    invocation.catalog_is_read = True
     urls = [*store_urls(invocation), *(dump.store for dump in all_dumps(invocation))]
     done = bring_back(invocation.world, urls, word)
     header = done.dump.header

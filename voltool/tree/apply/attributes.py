@@ -38,14 +38,14 @@ _TIME_FRACTION = "fraction of a second of the time"
 
 _SPECIAL_BITS = 0o7000
 #: Not the labels that the host's own policy gives (security.selinux).
-_OURS_TO_REMOVE = (b"user.", b"trusted.", b"system.posix_acl_", b"security.capability")
+OURS_TO_REMOVE = (b"user.", b"trusted.", b"system.posix_acl_", b"security.capability")
 _LETTERS = {
     fmt.FLAG_COMPR: "c", fmt.FLAG_SYNC: "S", fmt.FLAG_IMMUTABLE: "i", fmt.FLAG_APPEND: "a", fmt.FLAG_NODUMP: "d",
     fmt.FLAG_NOATIME: "A", fmt.FLAG_NOCOMP: "m", fmt.FLAG_JOURNAL: "j", fmt.FLAG_DIRSYNC: "D", fmt.FLAG_TOPDIR: "T",
     fmt.FLAG_NOCOW: "C", fmt.FLAG_DAX: "x", fmt.FLAG_PROJINHERIT: "P", fmt.FLAG_CASEFOLD: "F",
 }  # fmt: skip
 #: XFS shows each ACL a second time under these names; to set them there would make the ACL twice.
-_SHADOWS = b"trusted.SGI_ACL_"
+SHADOWS = b"trusted.SGI_ACL_"
 _VERITY_ARGUMENT = struct.Struct("=III I QIIQ 11Q")
 _FS_IOC_ENABLE_VERITY = inodes.ioctl_number(inodes.WRITE, ord("f"), 133, 128)
 #: Free blocks below which "no space" means what it says, and not that a value is too large for an inode.
@@ -111,14 +111,19 @@ class Attributes:
             self._losses.attribute(_TIME_FRACTION, record.number)
 
     def strip(self, descriptor: int, record: ObjectRecord) -> None:
-        """Take off what a directory that was there before has and ``record`` lacks: xattrs, ACLs, flags."""
+        """Take off what an object that was there before has and ``record`` lacks: its owner, xattrs, ACLs, flags, project."""
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (self._uid, self._gid):
+            self._owner(descriptor, record, always=True)
         wanted = {name for name, _value in fmt.decode_xattrs(record.xattrs)}
         for listed in inodes.list_xattrs(descriptor):
             name = os.fsencode(listed)
-            if name not in wanted and name.startswith(_OURS_TO_REMOVE):
+            if name not in wanted and name.startswith(OURS_TO_REMOVE):
                 os.removexattr(descriptor, name)
         if not record.flags:
             inodes.set_flags(descriptor, 0, fmt.PORTABLE_FLAGS)
+        if not record.project:
+            inodes.set_project(descriptor, 0)
 
     def times(self, descriptor: int, record: ObjectRecord) -> None:
         """Set the times again, after names in the directory have changed."""
@@ -173,9 +178,10 @@ class Attributes:
         except OSError:
             self._losses.attribute("fs-verity", record.number)
 
-    def _owner(self, descriptor: int, record: ObjectRecord) -> None:
+    def _owner(self, descriptor: int, record: ObjectRecord, *, always: bool = False) -> None:
+        """``always``: also where that is who we are, and what we make is anyway."""
         uid, gid = self._owners.user(record.uid), self._owners.group(record.gid)
-        if uid == self._uid and gid == self._gid:
+        if uid == self._uid and gid == self._gid and not always:
             return
         try:
             os.chown(descriptor, uid, gid)
@@ -191,7 +197,7 @@ class Attributes:
     def _xattr(
         self, where: int | bytes, record: ObjectRecord, name: bytes, value: bytes, *, follow_symlinks: bool
     ) -> None:
-        if name.startswith(_SHADOWS):
+        if name.startswith(SHADOWS):
             return
         try:
             os.setxattr(where, name, self._owners.xattr(name, value), follow_symlinks=follow_symlinks)

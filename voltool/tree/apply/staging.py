@@ -153,6 +153,19 @@ class Staging:
             os.close(self._around)
             self._around = -1
 
+    def clear(self, *, keep: Sequence[bytes]) -> None:
+        """Remove what an earlier run has left, but what is named in ``keep``, and begin anew. Raises OSError."""
+        for name in os.listdir(self.path):
+            if name in {b"lock", *keep}:
+                continue
+            path = b"/proc/self/fd/%d/%s" % (self.descriptor, name)
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+        self.save(Progress(way=self.way.value))
+        make_private(self.descriptor, b"dirs")
+
     def open_target(self) -> int:
         """A descriptor of the target's directory, which must be there. One that staging lies inside was opened with it: by now
         its path may be covered by a mount that keeps everybody else out. Raises OSError."""

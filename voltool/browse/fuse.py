@@ -1,0 +1,145 @@
+"""The one module that knows libfuse, through mfusepy: which library, which options, and what mfusepy lacks.
+
+libfuse 3 is taken where it is, else libfuse 2. Sources: fuse(4), mount.fuse3(8), libfuse's include/fuse.h and fuse_common.h.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from voltool.browse.filesystem import VolumeFiles
+from voltool.errors import HostError
+from voltool.showing import shown
+
+SUBTYPE = "voltool"
+#: What a point in time shows never changes; what may (the list at the top, `latest`) the kernel asks for each time.
+_CACHED_SECONDS = 3600
+#: linux/fuse.h and fuse_common.h: the kernel checks ACLs, not modes alone.
+_CAP_POSIX_ACL = 1 << 19
+_DEVICE = "/dev/fuse"
+
+
+def load() -> Any:
+    """The module mfusepy on the best library there is; HostError where there is none, or no /dev/fuse."""
+    if not os.path.exists(_DEVICE):
+        raise HostError("nothing can be mounted here", where=_DEVICE, why="it does not exist", remedy="modprobe fuse")
+    may_mount = os.geteuid() == 0 or shutil.which("fusermount3")  # whoever is not root mounts through that program
+    if not os.environ.get("FUSE_LIBRARY_NAME") and may_mount and ctypes.util.find_library("fuse3"):
+        os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
+    try:
+        import mfusepy
+    except (OSError, AttributeError) as error:
+        raise HostError(
+            "libfuse is missing",
+            why=str(error),
+            remedy="apt install fuse3 (Debian, Ubuntu), dnf install fuse3 (Fedora and kin), zypper install fuse3 (SUSE)",
+        ) from None
+    return mfusepy
+
+
+def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool, on_ready: Callable[[], None]) -> None:
+    """Mount ``files`` at ``mountpoint`` and answer until it is unmounted, or SIGTERM, SIGINT or SIGHUP comes.
+
+    Blocks. ``on_ready`` is called when the kernel has mounted it. ``name`` is what /proc/mounts shows as its source.
+    Raises HostError where it cannot be mounted. To be called in the main thread: libfuse handles the signals.
+    """
+    mfusepy = load()
+    if allow_other and mfusepy.fuse_version_major < 3:
+        raise HostError(
+            "--allow-other needs libfuse 3",
+            why="with libfuse 2 the kernel would check modes but no ACLs",
+            remedy="apt install fuse3",
+        )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # libfuse takes over only what nobody else has taken
+    options: dict[str, Any] = {
+        "foreground": True,
+        "fsname": f"voltool:{name}",
+        "subtype": SUBTYPE,
+        "ro": True,
+        "nodev": True,
+        "nosuid": True,
+        "use_ino": True,
+        "kernel_cache": True,
+        "entry_timeout": _CACHED_SECONDS,
+        "attr_timeout": _CACHED_SECONDS,
+    }
+    if allow_other:
+        options |= {"allow_other": True, "default_permissions": True}
+    messages = _Messages()
+    try:
+        _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
+    except RuntimeError:
+        if messages.ended:  # it was mounted; so libfuse 3 says that a signal has ended it
+            return
+        raise HostError(
+            "it cannot be mounted",
+            where=shown(mountpoint),
+            why=messages.text() or "libfuse does not say why",
+            remedy="root, or, for other users, fusermount3 of the package fuse3" + _remedy(allow_other=allow_other),
+        ) from None
+    finally:
+        messages.end()
+
+
+def _remedy(*, allow_other: bool) -> str:
+    return " and user_allow_other in /etc/fuse.conf" if allow_other and os.geteuid() else ""
+
+
+class _Messages:
+    """What libfuse writes to stderr before it is mounted: it has no other way to say why it cannot.
+
+    ``ended``: it is mounted, or has failed.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives until `end`
+        self._before = os.dup(2)
+        os.dup2(self._file.fileno(), 2)
+        self.ended = False
+
+    def text(self) -> str:
+        """All of it, in one line."""
+        text = os.pread(self._file.fileno(), 4096, 0).decode(errors="replace")
+        return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+    def end(self) -> None:
+        """From now on stderr is again what it was; idempotent."""
+        if not self.ended:
+            self.ended = True
+            os.dup2(self._before, 2)
+            os.close(self._before)
+
+
+def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *, allow_other: bool) -> Any:
+    """The class of mfusepy with what it lacks: lseek(2), ACLs, and a word when the kernel has mounted it."""
+
+    class Binding(mfusepy.FUSE):  # type: ignore[misc]
+        """mfusepy.FUSE and a little more."""
+
+        def lseek(self, path: bytes | None, offset: int, whence: int, info: Any) -> int:
+            """SEEK_DATA, SEEK_HOLE (libfuse 3)."""
+            text = None if path is None else path.decode(self.encoding, self.errors)
+            return int(self.operations.lseek(text, offset, whence, info.contents.fh))
+
+        def init_fuse_2(self, connection: Any) -> None:
+            """Mounted."""
+            super().init_fuse_2(connection)
+            messages.end()
+            on_ready()
+
+        def init_fuse_3(self, connection: Any, config: Any) -> None:
+            """Mounted; where others may look the kernel is asked to check ACLs."""
+            if allow_other and connection.contents.capable & _CAP_POSIX_ACL:
+                connection.contents.want |= _CAP_POSIX_ACL
+            super().init_fuse_3(connection, config)
+            messages.end()
+            on_ready()
+
+    return Binding
