@@ -79,6 +79,9 @@ class Catalog(Protocol):
     def newest_dumps(self, each: int) -> list[StoredDump]:
         """Of each volume the newest ``each`` dumps, ordered as `dumps` are."""
 
+    def stored_over_time(self, points: int, volume_uuid: str | None = None) -> list[tuple[str, int, int]]:
+        """By volume (or of one) and time: the bytes of the dumps of each of ``points`` spans, with the end of the span (ns)."""
+
     def dumps_by_prefix(self, prefix: str, most: int) -> list[StoredDump]:
         """The dumps whose id begins with ``prefix`` (lower-case hex digits), at the most ``most`` of them."""
 

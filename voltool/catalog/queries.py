@@ -86,6 +86,26 @@ class DumpQueries(ABC):
             decoder = DumpDecoder()
             return in_order([decoder.dump(row) for row in connection.execute(query)])
 
+    def stored_over_time(self, points: int, volume_uuid: str | None = None) -> list[tuple[str, int, int]]:
+        """By volume (or of one), and within it by time: the bytes of the dumps of each of ``points`` equal spans of the time that
+        all these dumps cover, with the end of the span (ns). Spans without dumps are left out."""
+        is_meant = DUMPS.c.volume_uuid == volume_uuid if volume_uuid is not None else sa.true()
+        ends = sa.select(sa.func.min(DUMPS.c.clone_time_ns), sa.func.max(DUMPS.c.clone_time_ns)).where(is_meant)
+        with self._transaction() as connection:
+            first, last = connection.execute(ends).one()
+            if first is None:
+                return []
+            width = (last - first) // points + 1
+            span = ((DUMPS.c.clone_time_ns - first) // width).label("span")
+            query = (
+                sa.select(DUMPS.c.volume_uuid, span, sa.func.sum(DUMPS.c.stored_bytes))
+                .where(is_meant)
+                .group_by(DUMPS.c.volume_uuid, span)
+                .order_by(DUMPS.c.volume_uuid, span)
+            )
+            rows = connection.execute(query)
+            return [(uuid, min(last, first + (number + 1) * width), stored) for uuid, number, stored in rows]
+
     def dumps_by_prefix(self, prefix: str, most: int) -> list[StoredDump]:
         """The dumps whose id begins with ``prefix`` (lower-case hex digits), at the most ``most`` of them."""
         query = sa.select(DUMPS).where(DUMPS.c.dump_id >= prefix, DUMPS.c.dump_id < prefix + _AFTER_HEX)

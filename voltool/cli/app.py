@@ -32,6 +32,7 @@ from voltool.cli.commands import (
     mount,
     move,
     prune,
+    report,
     restore,
     retired,
     schedule,
@@ -86,6 +87,7 @@ app.add_typer(_volume, name="volume")
 app.command("dump")(dump.dump)
 app.command("dumps")(dumps.dumps)
 app.command("status")(status.status)
+app.command("report")(report.report)
 app.command("merge")(merge.merge)
 app.command("prune")(prune.prune)
 app.command("undelete")(undelete.undelete)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltool.cli import display
+from voltool.cli.tables import show_rows
 from voltool.machine import is_alive
 from voltool.policy.moves import RUNNING
 from voltool.showing import shown
@@ -107,21 +108,14 @@ def unscheduled_line(found: Sequence[Standing]) -> str:
 
 
 _HEADS = ("VOLUME", "HOST", "NEWEST DUMP", "BY LEVEL", "DUMPS", "STORED", "LAST TURN", "STATE")
-_RIGHT = (4, 5)
+_STYLES = {
+    "nowhere?": "bold red", "overdue": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan", "ok": "green",
+}  # fmt: skip
 
 
 def show_table(output: Output, found: Sequence[Standing], now_ns: int) -> None:
     """One line a volume."""
-    rows = [_row(each, now_ns) for each in found]
-    if not rows:
-        return
-    if output.stdout.isatty() and not output.json:
-        _show_rich(output, rows)
-        return
-    from voltool.cli.table import table
-
-    for line in table(_HEADS, rows, right=_RIGHT):
-        output.line(line)
+    show_rows(output, _HEADS, [_row(each, now_ns) for each in found], right=(4, 5), styles=_STYLES)
 
 
 def _row(each: Standing, now_ns: int) -> tuple[str, ...]:
@@ -153,23 +147,6 @@ def state_of(each: Standing) -> str:
     if each.unfinished is not None:
         return "moving"
     return "ok" if each.schedule else "unscheduled"
-
-
-_COLOURS = {"nowhere?": "bold red", "overdue": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan"}
-
-
-def _show_rich(output: Output, rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(_HEADS):
-        table.add_column(head, justify="right" if number in _RIGHT else "left", overflow="fold")
-    for row in rows:
-        state = Text(row[-1], style=_COLOURS.get(row[-1], "green" if row[-1] == "ok" else "dim"))
-        table.add_row(*(Text(cell) for cell in row[:-1]), state)
-    Console(file=output.stdout, highlight=False).print(table)
 
 
 def _short_age(then_ns: int, now_ns: int) -> str:
