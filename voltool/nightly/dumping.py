@@ -1,8 +1,8 @@
 """One pass of a run: the dumps of many volumes in several threads, watched; each ends with a record of its turn.
 
 A thread does nothing but the dump job and the record in the catalog; whatever else a run does is the main thread's. What
-they share: the catalog (a connection for each thread), stores (without state), the reporter (which locks for itself). Ways to
-hosts are made anew for each dump.
+they share: the catalog (a connection for each thread), stores (without state, or safe for several threads), the reporter
+(which locks for itself). Ways to hosts are made anew for each dump.
 """
 
 from __future__ import annotations
