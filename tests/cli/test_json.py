@@ -17,7 +17,7 @@ from voltool.browse.diff_records import Outcome as Difference
 from voltool.browse.history import Found, Point, Version
 from voltool.cli import json_lines
 from voltool.dumpfile.format import encode_object
-from voltool.errors import IntegrityError, InterruptedByUser, Interruption
+from voltool.errors import IntegrityError, InterruptedByUser, Interruption, UnreachableError
 from voltool.events import (
     Locked,
     Notice,
@@ -322,8 +322,12 @@ def test_backup_and_its_schedule(filled: Console, tmp_path: Path, monkeypatch: p
     last = check_lines(filled("schedule", "show", "--days", "7", "--json"))
     assert len(last["planned"]) == 14
     assert last["exit"] == 1
+
     # A host that is dead: the turn is an event, and in the result.
-    filled.hosts.dead.add("hostA")
+    def job(_world: Any, _volume: Any, _options: Any) -> Outcome:
+        raise UnreachableError("the host cannot be reached")
+
+    filled.job("dump", dump_volume=job)
     config.write_text('schedule = "weekly"\nretries = 0\n')
     result = filled("backup", "new", "--json")
     last = check_lines(result)
