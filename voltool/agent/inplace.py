@@ -34,6 +34,7 @@ from voltool.tree.inplace.staged import Stage, StagedArrival
 from voltool.tree.inplace.survey import Left, Survey
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.volumes import records
+from voltool.volumes.mounts import is_within
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -51,7 +52,12 @@ def restore_in_place(
     """Handle `StartInPlace`. Raises RefusedError (what is in the way, a volume that is not to be touched), SpaceError, ..."""
     target = resolve_target(request.target)
     with contextlib.ExitStack() as stack:
-        take_standing(target, host, stack)
+        for volume in take_standing(target, host, stack):
+            if volume.uuid != request.volume_uuid:
+                text = (
+                    f"{shown(target)} is the volume {volume.name}, or in it, and the dump is of {request.volume_name}"
+                )
+                conversation.report(Notice("warning", text))
         return _InPlace(request, conversation, host, target, stack).run()
 
 
@@ -71,12 +77,13 @@ class _InPlace:
         self._host = host
         self._stack = stack
         self._key = StagingKey(target, request.volume_uuid, request.state_id, f"in place {request.selection}")
+        root = os.open(target, _DIRECTORY)
+        stack.callback(os.close, root)
+        self._before = os.fstat(root)
         self._stage = Stage(self._key)
         self._staging = self._stage.staging
         stack.callback(self._stage.close)
         records.remember_area(host.directory, self._staging.path)
-        root = os.open(target, _DIRECTORY)
-        stack.callback(os.close, root)
         self._ground = Ground(root)
         stack.callback(self._ground.close)
         self._owners = Owners(numeric=request.numeric_owner)
@@ -107,8 +114,14 @@ class _InPlace:
 
     def _give_up(self) -> None:
         """Nothing was done: leave no trace of it, but what an earlier run may go on with."""
-        if self._stage.fresh:
-            self._remove_staging()
+        if not self._stage.fresh:
+            return
+        self._remove_staging()
+        if is_within(
+            self._staging.path, self._key.target
+        ):  # to have made staging in it has changed the directory's time
+            with contextlib.suppress(OSError):
+                os.utime(self._ground.root, ns=(self._before.st_atime_ns, self._before.st_mtime_ns))
 
     def _remove_staging(self) -> None:
         self._staging.remove()

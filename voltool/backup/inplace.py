@@ -140,7 +140,8 @@ def _request(
 
 def _refuse_stores(world: World, opened: OpenedChain, agent: IntroducedConversation, target: bytes) -> None:
     """The dumps themselves must not lie in what is restored."""
-    if agent.agent.machine_id != this_machine().machine_id:
+    here, there = this_machine(), agent.agent
+    if (there.machine_id, there.hostname) != (here.machine_id, here.hostname):
         return
     for dump in opened.dumps:
         store = world.stores.open(dump.store).path_on_this_host()

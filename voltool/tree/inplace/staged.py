@@ -93,7 +93,11 @@ class Stage:
         return found
 
     def _clear(self) -> None:
-        """Begin anew, with an empty staging under the same lock."""
+        """Begin anew, with an empty staging under the same lock. First what says that something of it can be used."""
+        for name in (_NEEDED, _ARRIVED):
+            path = os.path.join(self.staging.path, name)
+            if os.path.exists(path):
+                durable.remove_file(path)
         self.staging.clear(keep=(b"states",))
         assert self.staging.progress.phase is Phase.DATA
 
@@ -103,8 +107,8 @@ class Stage:
 
 
 def _is_there(directory: int, path: bytes) -> bool:
+    """Whether it is staged, and staged alone: what has a name in the tree already may have been written to."""
     try:
-        os.stat(path, dir_fd=directory, follow_symlinks=False)
+        return os.stat(path, dir_fd=directory, follow_symlinks=False).st_nlink == 1
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return True
