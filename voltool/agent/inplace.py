@@ -100,7 +100,6 @@ class _InPlace:
             tell_about_staging(self._staging, self._conversation)
             plan = self._plan(state, light=False)
             self._stack.callback(plan.close)
-            check_room(self._staging, plan.needed_bytes, plan.needed_count)
             self._tell(plan)
             if self._request.dry_run or not isinstance(self._conversation.receive(), messages.Proceed):
                 self._give_up()
@@ -170,12 +169,14 @@ class _InPlace:
 
     def _tell(self, plan: Plan) -> None:
         """The plan, with some names, and what is needed. (Of what is left alone the notices tell.)"""
+        transfer = not self._stage.covers(plan.needed)
+        if transfer:
+            check_room(self._staging, plan.needed_bytes, plan.needed_count)
         self._name_left(plan)
         for kind, paths in _grouped(plan.names):
             self._conversation.send(messages.PlannedNames(kind, paths))
         if not self._request.dry_run:
             self._stage.prepare(plan.needed)
-        transfer = self._stage.transfer if not self._request.dry_run else plan.needed_count > 0
         counts = plan.counts
         self._conversation.send(
             messages.InPlacePlan(

@@ -56,7 +56,7 @@ class Stage:
 
     def prepare(self, needed: Bitmap) -> None:
         """Decide what must come: nothing, the rest of an earlier run, or all of ``needed``. Raises VoltoolError, OSError."""
-        if self._has_all(needed):
+        if self.covers(needed):
             self.asked, self.transfer = needed, False
             return
         self.transfer = True
@@ -69,7 +69,8 @@ class Stage:
         numbers = array("Q", needed.numbers(0, _ALL))
         durable.write_file(os.path.join(self.staging.path, _NEEDED), numbers.tobytes())
 
-    def _has_all(self, needed: Bitmap) -> bool:
+    def covers(self, needed: Bitmap) -> bool:
+        """Whether all of it is here already, whole and checked."""
         numbers = needed.numbers(0, _ALL)
         if next(numbers, None) is None:
             return True
