@@ -34,7 +34,7 @@ def test_it_shows_asks_and_does_and_each_level_has_a_size(tmp_path: Path) -> Non
         assert "--yes" in refused.stderr
         around = site.voltool("restore", "vol1", f"local:{tmp_path}/around", "--in-place", "--dry-run", check=False)
         assert "the dumps lie in the directory" in around.stderr
-        shown = site.voltool("restore", *place, "--dry-run").stderr
+        shown = site.voltool("restore", *place, "--dry-run").stdout
         for line in (
             "1 deleted, 14 written, 1 created, 1 changed in attributes (3.0 MiB)", "deleted: extra\\x0a",
             "created: large", "written: and 4 more (--verbose names them)",
