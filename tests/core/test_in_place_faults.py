@@ -19,9 +19,11 @@ from tests.core import copying
 from tests.core.harness import Rig
 from tests.filesystems import MIB, LoopFilesystem
 from tests.judge import compare
-from tests.torture import set_flags
+from tests.torture import get_flags, set_flags
+from voltool.backup import inplace
 from voltool.backup.inplace import InPlaceOutcome, InPlaceWish, PlannedRestore, restore_in_place
 from voltool.dumpfile import format as fmt
+from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.reader import DumpReader
 from voltool.errors import BusyError, IntegrityError, MovedError, NotFoundError, RefusedError, SpaceError, VoltoolError
 from voltool.model import MOVED, RETIRED, Peer, Problem, SourceMove, StoredDump
@@ -47,7 +49,7 @@ def fill(volume: Path, seed: int) -> None:
         path = volume / f"d{(number + seed) % 3}" / f"file{number}"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(chosen.randbytes(chosen.randrange(9_000)))
-    (volume / "large").write_bytes(chosen.randbytes(2 * MIB + 11))
+    (volume / "large").write_bytes(random.Random(7).randbytes(4 * MIB + 11) + b"%d" % seed)
     os.link(volume / "large", volume / f"link{seed}")
     (volume / f"only{seed}").mkdir()
     (volume / f"only{seed}" / "below").write_bytes(b"below")
@@ -61,7 +63,7 @@ def fill(volume: Path, seed: int) -> None:
 
 def immutable(path: Path, flags: int) -> None:
     with open(path, "rb") as file:
-        set_flags(file.fileno(), flags)
+        set_flags(file.fileno(), (get_flags(file.fileno()) & ~0x10) | flags)
 
 
 def empty(volume: Path) -> None:
@@ -278,6 +280,72 @@ def test_what_changes_meanwhile_is_left_and_named(rig: Rig) -> None:
     for name in ("replaced", "written", "appears", "doomed", "attributes", "extra/inside"):
         assert (rig.path / name).read_bytes() == b"precious", name
     assert (rig.path / "quiet").read_bytes() == b"dumped"
+
+
+@pytest.fixture
+def large(rig: Rig) -> tuple[Path, StoredDump]:
+    """A file of 9 MiB with a hole, of which a chain's two dumps have parts each; a few blocks of it are other ones now."""
+    path = rig.path / "large"
+    path.write_bytes(random.Random(5).randbytes(9 * MIB + 77))
+    os.setxattr(path, "user.x", b"x")
+    rig.dump()
+    with path.open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(bytes(MIB))
+        file.seek(7 * MIB)
+        file.write(b"level 1")
+    immutable(path, 0x10)
+    time.sleep(0.03)
+    point = rig.dump(1)
+    immutable(path, 0)
+    copying.copy_tree(os.fsencode(rig.path), os.fsencode(rig.path.with_name("copy0")))
+    immutable(rig.path.with_name("copy0") / "large", 0x10)
+    os.link(path, rig.path / "other")
+    with path.open("r+b") as file:
+        file.seek(2 * MIB + 5)
+        file.write(b"changed")
+        file.seek(8 * MIB)
+        file.write(b"changed")
+    return path, point
+
+
+@pytest.mark.parametrize("length", [None, 6 * MIB, 12 * MIB])
+def test_of_a_large_file_only_what_differs_comes(
+    rig: Rig, large: tuple[Path, StoredDump], length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, point = large
+    if length is not None:
+        os.truncate(path, length)
+    sent: list[int] = []
+    real = inplace._send_chunks
+
+    def counted(agent: Any, chain: Any, number: int, wanted: Bitmap) -> None:
+        sent.extend(wanted.numbers(0, 1 << 40))
+        real(agent, chain, number, wanted)
+
+    monkeypatch.setattr(inplace, "_send_chunks", counted)
+    outcome = bring_back(rig, point, delete=True)
+    assert outcome.problems == ()
+    assert (outcome.planned.plan.transfer, outcome.planned.plan.patches) == (False, True)
+    assert sent == {None: [2, 8], 6 * MIB: [2, 6, 7, 8, 9], 12 * MIB: [2, 8, 9]}[length]
+    assert_is(rig, 0)
+    immutable(rig.path / "large", 0)
+
+
+def test_a_large_file_that_changes_while_its_rest_comes_is_left(rig: Rig, large: tuple[Path, StoredDump]) -> None:
+    path, point = large
+
+    def meanwhile(_plan: PlannedRestore) -> bool:
+        with path.open("r+b") as file:
+            file.write(b"precious")
+        return True
+
+    outcome = bring_back(rig, point, meanwhile)
+    assert {problem.path for problem in outcome.problems} == {b"large"}
+    assert path.read_bytes()[:8] == b"precious"
+    assert bring_back(rig, point).problems == ()
+    immutable(path, 0)
+    assert path.read_bytes()[:8] != b"precious"
 
 
 def test_hard_links_to_the_outside_keep_what_they_have(rig: Rig) -> None:

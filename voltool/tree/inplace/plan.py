@@ -7,10 +7,12 @@ inode that has names elsewhere is never changed in place: these names are not ou
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import stat
 import struct
+from array import array
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -25,6 +27,7 @@ from voltool.tree.apply.records import is_omitted
 from voltool.tree.blocks import BlockTable, block_file_name
 from voltool.tree.inplace.compare import Comparer, Verdict
 from voltool.tree.inplace.ground import Ground, Seen, decode_seen
+from voltool.tree.inplace.patch import LEAST, differing
 from voltool.tree.inplace.survey import Left, Standing, Survey, doomed, standing
 from voltool.tree.stamps import NO_LAYOUT
 from voltool.tree.state import BaseState, StateKeeper
@@ -92,6 +95,7 @@ class Plan:
     actions: SortedSpool
     steps: SortedSpool
     finals: SortedSpool
+    patches: SortedSpool
     limit: int
     counts: Counts = field(default_factory=Counts)
     needed: Bitmap = field(default_factory=Bitmap)
@@ -116,7 +120,7 @@ class Plan:
     def close(self) -> None:
         """Free the spools; idempotent."""
         self.survey.close()
-        for spool in (self.actions, self.steps, self.finals):
+        for spool in (self.actions, self.steps, self.finals, self.patches):
             spool.close()
 
 
@@ -140,7 +144,8 @@ class Planner:
         self._state = state
         self._survey = survey
         self._comparer = comparer
-        self._plan = Plan(survey, SortedSpool(scratch), SortedSpool(scratch), SortedSpool(scratch), limit)
+        actions, steps, finals, patches = (SortedSpool(scratch) for _spool in range(4))
+        self._plan = Plan(survey, actions, steps, finals, patches, limit)
         self._claimed = Bitmap()
         self._tick = tick
 
@@ -248,9 +253,10 @@ class Planner:
 
     def _fresh(self, names: List[Standing], record: ObjectRecord) -> None:
         plan = self._plan
-        plan.needed.add(record.number)
-        plan.needed_count += 1
-        plan.needed_bytes += self._least_bytes(record)
+        if not self._patch(names, record):
+            plan.needed.add(record.number)
+            plan.needed_count += 1
+            plan.needed_bytes += self._least_bytes(record)
         plan.counts.bytes += record.size if stat.S_ISREG(record.mode) else 0
         for one in names:
             if one.seen is None:
@@ -269,6 +275,25 @@ class Planner:
                 names=[(one.seen, one.path) for one in names],
             )
         )
+
+    def _patch(self, names: List[Standing], record: ObjectRecord) -> bool:
+        """Whether a large file can be made of what stands and a few chunks."""
+        stands = next((one for one in names if one.seen and stat.S_ISREG(one.seen.mode)), None)
+        if stands is None or not stat.S_ISREG(record.mode) or record.size < LEAST:
+            return False
+        assert stands.seen is not None
+        with contextlib.closing(self._table(record)) as table:
+            chunks = differing(self._ground, self._comparer, stands.path, record, table)
+        if chunks is None:
+            return False
+        plain = (stands.path, stands.seen.encode(), chunks.tobytes())
+        self._plan.patches.add(record.number.to_bytes(8, "big") + marshal.dumps(plain))
+        self._plan.needed_bytes += len(chunks) * fmt.CHUNK_SIZE
+        return True
+
+    def _table(self, record: ObjectRecord) -> BlockTable:
+        path = os.path.join(self._keeper.blocks, block_file_name(record.number, record.content, NO_LAYOUT))
+        return BlockTable.open(path)
 
     def _keep(self, names: List[Standing], best: Verdict) -> None:
         """The inode that stands under one of the names is the object."""
@@ -302,12 +327,8 @@ class Planner:
             return 0
         if record.size <= fmt.CHUNK_SIZE:
             return record.size
-        path = os.path.join(self._keeper.blocks, block_file_name(record.number, record.content, NO_LAYOUT))
-        table = BlockTable.open(path)
-        try:
+        with contextlib.closing(self._table(record)) as table:
             full = sum(1 for index in range(table.chunks) if table.chunk(index)[0] != fmt.ZERO_CHUNK)
-        finally:
-            table.close()
         return record.size if full == -(-record.size // fmt.CHUNK_SIZE) else full * fmt.BLOCK_SIZE
 
 
@@ -320,6 +341,25 @@ def actions(plan: Plan, state: BaseState) -> Iterator[Tuple[Action, ObjectRecord
         decoded = [(decode_seen(one), path) for one, path in names]
         record = fmt.decode_object(records.of(number))
         yield Action(number, fresh, fix, source, decode_seen(seen), decoded), record
+
+
+class Patch(NamedTuple):
+    """A large file of which only ``chunks`` must come; the others are what stands at ``path``."""
+
+    record: ObjectRecord
+    path: bytes
+    seen: Seen
+    chunks: array[int]
+
+
+def patches(plan: Plan, state: BaseState) -> Iterator[Patch]:
+    """The plan's patches, in order of objects."""
+    records = _Records(state)
+    for raw in plan.patches:
+        path, seen, chunks = marshal.loads(raw[8:])  # noqa: S302 - our own unnamed file
+        decoded = decode_seen(seen)
+        assert decoded is not None
+        yield Patch(fmt.decode_object(records.of(int.from_bytes(raw[:8], "big"))), path, decoded, array("Q", chunks))
 
 
 def directory_steps(plan: Plan) -> Iterator[DirectoryStep]:

@@ -77,7 +77,7 @@ class Stage:
         if not os.path.exists(os.path.join(self.staging.path, _ARRIVED)):
             return False
         descriptor = self.staging.descriptor
-        return all(_is_there(descriptor, staged_path(number)) for number in needed.numbers(0, _ALL))
+        return all(is_staged(descriptor, staged_path(number)) for number in needed.numbers(0, _ALL))
 
     def _earlier(self) -> Bitmap | None:
         """What an earlier run had asked for, if it was cut off while that came."""
@@ -107,7 +107,7 @@ class Stage:
         self.staging.close()
 
 
-def _is_there(directory: int, path: bytes) -> bool:
+def is_staged(directory: int, path: bytes) -> bool:
     """Whether it is staged, and staged alone: what has a name in the tree already may have been written to."""
     try:
         return os.stat(path, dir_fd=directory, follow_symlinks=False).st_nlink == 1
