@@ -176,7 +176,7 @@ def test_what_was_written_to_after_the_blow_is_not_taken_for_the_dump_s(rig: Rig
             real(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Toucher.link_in = link_in  # type: ignore[method-assign]
+        Toucher.link_in = link_in  # type: ignore[assignment,method-assign]
 
     rig.hosts.inject = inject
     with contextlib.suppress(VoltoolError, AssertionError):

@@ -31,7 +31,8 @@ from voltool.tree.inplace.act import Actor
 from voltool.tree.inplace.compare import Comparer
 from voltool.tree.inplace.ground import Ground
 from voltool.tree.inplace.patch import Patcher
-from voltool.tree.inplace.plan import CHANGE, LEAVE, WRITE, Plan, Planner, lacking, patches
+from voltool.tree.inplace.plan import CHANGE, LEAVE, WRITE, Plan, lacking, patches
+from voltool.tree.inplace.planner import Planner
 from voltool.tree.inplace.scope import Scope
 from voltool.tree.inplace.staged import Stage, StagedArrival, is_staged, staged_path
 from voltool.tree.inplace.survey import Left, Survey

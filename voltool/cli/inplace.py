@@ -89,8 +89,6 @@ def _plan_lines(location: Location, planned: PlannedRestore) -> Iterator[str]:
 def _show_outcome(
     invocation: Invocation, dump: StoredDump, location: Location, outcome: InPlaceOutcome, *, dry_run: bool
 ) -> None:
-    from voltool.cli.json_lines import name_value, problem_object
-
     output, plan = invocation.output, outcome.planned.plan
     for problem in outcome.problems:
         output.notice("warning", f"{problem.problem.value}: {shown(problem.path) or '.'}: {problem.why}")
@@ -107,6 +105,13 @@ def _show_outcome(
     elif not dry_run:
         output.summary(f"{place}: nothing was changed")
     invocation.codes.append(outcome.exit_code)
+    _fill_fields(invocation, outcome)
+
+
+def _fill_fields(invocation: Invocation, outcome: InPlaceOutcome) -> None:
+    from voltool.cli.json_lines import name_value, problem_object
+
+    plan = outcome.planned.plan
     invocation.fields |= {
         "dumps": list(outcome.dump_ids),
         "target": outcome.target,
