@@ -9,7 +9,6 @@ said.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import posixpath
@@ -28,6 +27,7 @@ from voltool.stores.sftp_client import DENIED, FSYNC, NO_SUCH_FILE, Entry, SftpC
 from voltool.stores.sftp_files import SftpReader, SftpWriter
 from voltool.stores.sftp_leases import Leases, parts_of
 from voltool.stores.sftp_link import SftpLink, translated
+from voltool.stores.sftp_names import digest_of, parents_of
 from voltool.stores.sftp_wire import SftpStatus
 
 _UNFINISHED = b"/.unfinished"
@@ -228,7 +228,7 @@ class SftpStore:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._leases.held())
-                pin = self._own(_PINS, _digest(name))
+                pin = self._own(_PINS, digest_of(name))
                 self._link.run(lambda client: self._put_pin(client, pin, note))
             except SftpStatus as status:
                 raise _Unwritable from status
@@ -249,7 +249,7 @@ class SftpStore:
 
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``."""
-        path, digest = self._path(name), _digest(name)
+        path, digest = self._path(name), digest_of(name)
         with self._translated("the pins cannot be looked at", path):
             pins = [entry for entry in self._entries(_PINS) if parts_of(entry)[2] == digest]
             if not pins:
@@ -325,10 +325,12 @@ class SftpStore:
         A level of directories at a time; of a volume's dumps only its directory is read.
         """
         found: Files = []
-        below = os.fsencode(prefix.rpartition("/")[0])
-        waiting = [self._path(os.fsdecode(below)) if below else self._root]
+        directory, slash, _rest = prefix.rpartition("/")
+        if slash and any(part[:1] in (".", "") for part in directory.split("/")):
+            return []  # nothing here has such a name
+        waiting = [self._path(directory) if directory else self._root]
         with self._translated("the store cannot be listed", self._root):
-            if below and not all(self._is_own_directory(path) for path in _parents(self._root, waiting[0])):
+            if directory and not all(self._is_own_directory(path) for path in parents_of(self._root, waiting[0])):
                 return []
             while waiting:
                 listed = self._link.run(lambda client, paths=tuple(waiting): client.directories(paths))  # type: ignore[misc]
@@ -387,14 +389,3 @@ class _Unwritable(Exception):  # noqa: N818 - a fact, not an error
 
 def _is_odd(mode: int) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def _parents(root: bytes, path: bytes) -> Iterator[bytes]:
-    """``path`` and what is above it, up to the root."""
-    while path != root:
-        yield path
-        path = posixpath.dirname(path)
-
-
-def _digest(name: str) -> bytes:  # a file's name may be longer than a pin's can be
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32].encode()
