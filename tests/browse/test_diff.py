@@ -111,6 +111,16 @@ def test_a_renamed_directory_is_one_line_and_what_else_happens_is_told(bench: Be
     assert changed.changes == (Change.MODE,)
 
 
+def test_a_number_given_out_twice_is_no_rename(bench: Bench) -> None:
+    """Two dumps of one base, and a new file in each: their numbers are equal, and mean nothing to each other."""
+    base = State({1: DIRECTORY, 2: Thing(stat.S_IFREG | 0o644)}, {(1, b"old"): 2})
+    zero = bench.dump(base)
+    one = State(base.objects | {3: Thing(stat.S_IFREG | 0o644, 1)}, base.entries | {(1, b"x"): 3})
+    other = State(base.objects | {3: Thing(stat.S_IFREG | 0o644, 1)}, {(1, b"new"): 2, (1, b"y"): 3})
+    told = bench.told(bench.dump(one, (zero, base)), bench.dump(other, (zero, base)))
+    assert told == [("renamed", b"new", b"old"), ("removed", b"x", None), ("added", b"y", None)]
+
+
 def test_equal_states_have_no_difference_and_need_no_file(bench: Bench, tmp_path: Path) -> None:
     state = states.changed(states.empty(), random.Random(1), mtime=1)
     first, second = bench.dump(state), bench.dump(state)

@@ -151,6 +151,27 @@ def test_what_pruned_dumps_alone_had_goes(bench: Bench) -> None:
     assert kept == set(names[9:])
 
 
+def test_the_state_of_a_pruned_dump_comes_back(bench: Bench) -> None:
+    """What is learned next is compared with the newest state, also when nothing but the comparison needs that any more."""
+    rng = random.Random(4)
+    first = states.changed(states.empty(), rng, mtime=1)
+    second = states.changed(first, rng, mtime=2)
+    bench.learn(first)
+    bench.catalog.remove_dump(bench.learn(second, first).header.dump_id)
+    bench.index.sweep(bench.index.compare().gone)
+    del bench.dumps[1:], bench.trees[1:]
+    bench.learn(second, first, number=9)
+    bench.check(bench.find("*", limit=0))
+
+
+def test_a_number_that_becomes_a_directory_in_its_place(bench: Bench) -> None:
+    file, directory = states.Thing(stat.S_IFREG | 0o644), states.Thing(stat.S_IFDIR | 0o755)
+    first = State({1: directory, 2: file}, {(1, b"a"): 2})
+    bench.learn(first)
+    bench.learn(State({1: directory, 2: directory, 3: file}, {(1, b"a"): 2, (2, b"b"): 3}), first)
+    bench.check(bench.find("*", limit=0))
+
+
 def test_a_difference_without_its_base_is_refused(bench: Bench) -> None:
     base, state = states.empty(), states.changed(states.empty(), random.Random(5), mtime=1)
     with pytest.raises(IntegrityError, match="base"):
