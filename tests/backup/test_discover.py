@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from voltool.backup.discover import dumps_meant, known_dumps, learn, volume_dump
 from voltool.backup.ports import World
 from voltool.catalog.sqlite import SqliteCatalog
 from voltool.events import Event, Notice
-from voltool.model import StoredDump
+from voltool.model import Epoch, StoredDump
 from voltool.stores.contract import Store, StoredFile
 from voltool.stores.local import LocalStore
 from voltool.stores.naming import format_name
@@ -53,11 +54,14 @@ class Place:
         self.store = LocalStore(str(root / "store"))
         self.urls = [self.store.url]
 
-    def put(self, number: int, directory: str = "vol", *, level: int = 0, uuid: str = VOLUME) -> str:
+    def put(
+        self, number: int, directory: str = "vol", *, level: int = 0, uuid: str = VOLUME, **header_values: Any
+    ) -> str:
         """A dump as a person copies it there, older than the next look; its id. Level 1 rests on dump 1."""
         dump_id = id_of(number)
         base = EMPTY if level else None
         header = dataclasses.replace(header_of(dump_id, level, base), volume_uuid=uuid, sequence=number)
+        header = dataclasses.replace(header, **header_values)
         data, _totals = write_dump(FILLED if level else EMPTY, base, header, random.Random(1))
         place = self.root / "store" / format_name(directory, number * 10**9, level, dump_id)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -216,3 +220,21 @@ def test_what_is_no_dump_is_named_each_time(place: Place) -> None:
         place.notices.all.clear()
         assert len(known_dumps(place.world, place.urls)) == 1
         assert broken in place.notices.all[0]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"sequence": 10**30},
+        {"clone_time_ns": -(10**30)},
+        {"host": "\ud800"},
+        {"base_dump_id": ["x"]},
+        {"epoch": Epoch(1 << 63, "", "")},
+    ],
+)
+def test_one_absurd_header_hides_no_other_dump(place: Place, hostile: dict[str, Any]) -> None:
+    place.put(1)
+    place.put(2, **hostile)
+    place.put(3, "other", uuid=OTHER_UUID)
+    assert len(known_dumps(place.world, place.urls)) == 2
+    assert any("absurd" in notice for notice in place.notices.all)

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 
 from tests.browse import states
 from tests.browse.diff_truth import check_diff
-from tests.browse.states import Records, State, Thing, stored
+from tests.browse.states import Records, State, Thing, stored, write
 from tests.core.harness import Recorder
 from voltool.backup.ports import World
 from voltool.browse.diff import diff
 from voltool.browse.diff_records import Change
 from voltool.catalog.sqlite import SqliteCatalog
-from voltool.dumpfile import format as fmt
-from voltool.dumpfile.writer import DumpWriter
 from voltool.model import StoredDump
 from voltool.stores.opening import StoreOpener
 
@@ -43,15 +41,7 @@ class Bench:
         self._number += 1
         dump = stored(self._number, state, base[1] if base else None)
         header = replace(dump.header, level=base[0].header.level + 1 if base else 0)
-        writer = self.world.stores.open(self._url).create(dump.file)
-        dumper = DumpWriter(writer.write, fmt.CODEC_NONE)
-        dumper.begin(header)
-        records = Records(state, base[1] if base else None)
-        dumper.objects(records.objects())
-        dumper.entries(records.entries())
-        totals = dumper.finish(state.state_id(), len(state.objects), len(state.entries))
-        writer.publish()
-        dump = replace(dump, header=header, totals=totals, store=self._url)
+        dump = write(self.world, self._url, replace(dump, header=header), Records(state, base[1] if base else None))
         self.catalog.add_dump(dump)
         return dump
 

@@ -22,6 +22,7 @@ from tests.browse.states import Records, State, stored
 from tests.browse.truth import Tree, check
 from tests.catalog.samples import SECOND
 from tests.core.harness import Recorder, Rig
+from tests.filesystems import LoopFilesystem
 from voltool.backup.ports import World
 from voltool.browse import history as history_module
 from voltool.browse.find import Query, find
@@ -307,6 +308,28 @@ def test_killed_while_it_is_filled(bench: Bench) -> None:
         bench.trees.append(records.state.tree())
     bench.check(bench.find("*", limit=0))
     assert bench.reporter.notices() == []
+
+
+def test_a_full_disk_leaves_what_was_learned(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    thing = states.Thing(stat.S_IFREG | 0o644)
+    for number in (1, 2):
+        names = [f"name-{number}-{at}".encode() for at in range(20_000 * (number - 1) + 3)]
+        state = State({1: states.Thing(stat.S_IFDIR), 2: thing}, {(1, name): 2 for name in names})
+        bench.catalog.add_dump(states.write(bench.world, f"{tmp_path}/store", stored(number, state), Records(state)))
+    second = bench.catalog.dumps()[1]
+    bench.catalog.remove_dump(second.header.dump_id)
+    with LoopFilesystem("ext4", 16 << 20) as filesystem:
+        learner = NameLearner(bench.world, str(filesystem.path / "state/names.sqlite"), bench.catalog.path)
+        query = Query(parse_pattern("name"), limit=0)
+        assert len(list(find(bench.world, learner, query))) == 3
+        bench.catalog.add_dump(second)
+        filler = filesystem.fill()
+        assert len(list(find(bench.world, learner, query))) == 3
+        assert "is not searched" in bench.reporter.notices()[-1]
+        filler.unlink()
+        assert len(list(find(bench.world, learner, query))) == 20_006
+        learner.close()
 
 
 def test_find_answers_below_a_second_with_1000_volumes_of_400_dumps(tmp_path: Path) -> None:

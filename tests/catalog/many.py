@@ -65,7 +65,8 @@ def fill(path: Path, volumes: int, dumps: int, *, store: str, now_ns: int) -> No
         run = json.dumps(codec.to_plain(VolumeRun("", "", "", "hostA", 1, 0, 0, 0, made_level=1)))
         connection.execute(
             """INSERT INTO runs SELECT 'run' || day, v.name, v.uuid, time_ns,
-                json_set(?, '$.run_id', 'run' || day, '$.volume', v.name, '$.volume_uuid', v.uuid, '$.ended_ns', time_ns)
+                json_set(?, '$.run_id', 'run' || day, '$.volume', v.name, '$.volume_uuid', v.uuid,
+                '$.started_ns', time_ns - 5000000000, '$.ended_ns', time_ns)
                 FROM days CROSS JOIN volumes v WHERE day >= ?""",
             (run, dumps - _RUNS),
         )

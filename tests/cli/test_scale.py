@@ -112,3 +112,11 @@ def test_status(large: Console) -> None:
     done = answers_at_once(lambda: large("status", "--config", str(large.state / "voltool.toml")))
     assert done.code == 3
     assert done.out.count(" overdue: ") == VOLUMES
+
+
+def test_a_page_of_all_volumes_is_of_a_usable_size(large: Console) -> None:
+    page = large.state / "page.html"
+    assert large("report", "--html", str(page)).code == 0
+    text = page.read_text()
+    assert text.count('<details class="volume"') == VOLUMES
+    assert len(text) < 8_000_000

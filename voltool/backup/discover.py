@@ -134,7 +134,31 @@ def read_dump(world: World, store: Store, file: StoredFile) -> StoredDump | None
         message = f"{where} is passed over: its header says that it is dump {shown(reader.header.dump_id.encode())}"
         world.reporter.report(Notice("warning", message))
         return None
-    return StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
+    dump = StoredDump(header=reader.header, totals=reader.totals, store=store.url, file=file.name)
+    if not _is_sane(dump):
+        world.reporter.report(Notice("warning", f"{where} is passed over: what its header says is absurd"))
+        return None
+    return dump
+
+
+def _is_sane(dump: StoredDump) -> bool:
+    """Whether a catalog can take it: anybody may have written what lies in a store, and one file must not end each command."""
+    header, totals = dump.header, dump.totals
+    numbers = (
+        header.sequence,
+        header.clone_time_ns,
+        header.epoch.number,
+        totals.entries,
+        totals.objects,
+        totals.data_bytes,
+    )
+    texts = (
+        header.volume_uuid, header.volume_name, header.host, header.driver, header.boot_id, header.tool_version,
+        header.machine_id, header.epoch.token, header.epoch.host, header.base_state_id or "", header.base_dump_id or "",
+    )  # fmt: skip
+    return all(-(1 << 63) <= number < 1 << 63 for number in numbers) and all(
+        isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text) for text in texts
+    )
 
 
 def _and_known(world: World, urls: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ def _volume_row(each: VolumeReport, now_ns: int) -> tuple[str, ...]:
         "+" + display.amount(each.grown(now_ns)),
         f"{standing.dumps:,}",
         f"{each.fulls:,}",
-        str(each.chain or "-"),
+        each.chain_text,
         "-" if each.usual_seconds is None else display.duration(each.usual_seconds),
         f"{each.failures} of {len(each.turns)}" if each.turns else "-",
         "never" if standing.newest_ns is None else display.age(standing.newest_ns, now_ns),

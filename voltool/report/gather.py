@@ -18,7 +18,7 @@ _DAY = 86_400 * 1_000_000_000
 DAYS = 30
 _MOST_MOVES = 100
 #: So many dumps are drawn in all, and of one volume at the least and at the most: a page of a thousand volumes must stay usable.
-_ALL_DRAWN, _LEAST_DRAWN, _MOST_DRAWN = 16_000, 16, 120
+_ALL_DRAWN, _LEAST_DRAWN, _MOST_DRAWN = 12_000, 12, 120
 #: So many points a curve has.
 _POINTS = 48
 
@@ -72,6 +72,13 @@ class VolumeReport:
     def chain(self) -> int:
         """How many dumps a restore of the newest one reads, as far as they are in ``dumps``."""
         return self.lineage.depth_of(self.dumps[-1]) + 1 if self.dumps else 0
+
+    @property
+    def chain_text(self) -> str:
+        """The same in words: at least so many, where not all of them are in ``dumps``."""
+        if not self.dumps:
+            return "-"
+        return f"{self.chain}" if self.lineage.is_whole(self.dumps[-1]) else f"{self.chain}+"
 
     @property
     def failures(self) -> int:

@@ -36,20 +36,27 @@ def render(report: Report, hostname: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "amount": amount, "time": _time, "day": _day, "duration": duration, "shown": _shown, "age": _age(report.made_ns),
-    }  # fmt: skip
+        "amount": amount,
+        "time": _time,
+        "minute": _minute,
+        "day": _day,
+        "duration": duration,
+        "shown": _shown,
+        "age": _age(report.made_ns),
+    }
     style, script = _file("page.css"), _file("page.js")
     values = {
         "report": report,
         "hostname": hostname,
         "version": __version__,
         "days": DAYS,
+        "places": {volume.standing.volume.uuid: number for number, volume in enumerate(report.volumes)},
         "style": style,
         "script": script,
         "style_hash": _hash(style),
         "script_hash": _hash(script),
         "chain": _chain,
-        "spark": lambda points: curve(points, *_SPARK),
+        "spark": lambda points: curve([*points[:-1:2], *points[-1:]], *_SPARK),
         "large": lambda points: curve(points, *_LARGE),
         "move_picture": move_picture,
         "state": _state,
@@ -147,6 +154,10 @@ def _age(now_ns: int) -> Any:
 
 def _time(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns // 1_000_000_000).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def _minute(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 1_000_000_000).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _day(time_ns: int) -> str:

@@ -202,6 +202,18 @@ class LocalStore:
             except FileNotFoundError:
                 return None
 
+    def oddities(self) -> Iterator[str]:
+        """Names of links, pipes and the like, sorted."""
+        with translated("the store cannot be listed", self.root):
+            found = [
+                os.path.relpath(entry.path, self.root)
+                for directory, _names, _files in os.walk(self.root)
+                for entry in os.scandir(directory)
+                if not entry.name.startswith(".") and not entry.is_file(follow_symlinks=False)
+                if not entry.is_dir(follow_symlinks=False) and "/." not in directory[len(self.root) :]
+            ]
+        return iter(sorted(found))
+
     def space(self) -> Space | None:
         """The file system below the store, also where the store's directory does not exist yet."""
         path = self.root
