@@ -30,7 +30,7 @@ schedule = "weekly"
 timezone = "Europe/Berlin"
 parallel = 4
 parallel_per_host = 3
-stall_timeout = 2
+stall_timeout = 6
 retries = 1
 retry_wait = 1
 
@@ -39,7 +39,7 @@ connect_timeout = 1
 
 [volumes.hung]
 # The agent stands still, as on a hung disk; later it goes on, and finds that nobody waits for it any more.
-before_clone = ["sh", "-c", "kill -STOP $PPID; sleep 4; kill -CONT $PPID"]
+before_clone = ["sh", "-c", "kill -STOP $PPID; sleep 9; kill -CONT $PPID"]
 hook_timeout = 1
 
 [volumes.malformed]
@@ -186,7 +186,7 @@ def assert_each_is_told(last: dict[str, Any], turns: dict[str, Any]) -> None:
 
 def assert_the_next_run_catches_up(site: Site) -> None:
     """Nothing that went well is due again; what failed is, and is made without the hook that hangs."""
-    configure(site, CONFIG.partition("[volumes.malformed]")[0].replace("kill -STOP $PPID; sleep 4; ", ""))
+    configure(site, CONFIG.partition("[volumes.malformed]")[0].replace("kill -STOP $PPID; sleep 9; ", ""))
     with catalog(site) as known:
         for name in ("malformed", "spoilt", "lonely", "dead1", "dead2", "dead3"):
             known.remove_volume(make_volume(name).uuid)
