@@ -171,6 +171,7 @@ class Console:
         vars(fake).update(functions)
         if module == "dump":
             vars(fake).setdefault("DumpOptions", DumpOptions)
+            vars(fake).setdefault("DumpOutcome", Outcome)
         self._monkeypatch.setitem(sys.modules, fake.__name__, fake)
 
     @contextlib.contextmanager
