@@ -143,6 +143,16 @@ def test_listing(dumps: Dumps) -> None:
     assert "kept at level 2" not in names
 
 
+def test_more_dumps_than_files_may_be_open(dumps: Dumps, tmp_path: Path) -> None:
+    for number in range(40):
+        shutil.copy(dumps.at(0, "other"), tmp_path / f"{number}.voltool")
+    done = dumps.run("list", tmp_path, before=("/bin/sh", "-c", 'ulimit -n 30; exec "$@"', "sh"))
+    assert (done.returncode, done.stderr) == (EXIT_DONE, "")
+    assert done.stdout.count("level 0") == 40
+    done = dumps.run("verify", tmp_path, before=("/bin/sh", "-c", 'ulimit -n 30; exec "$@"', "sh"))
+    assert (done.returncode, done.stdout.count("is whole")) == (EXIT_DONE, 40)
+
+
 def test_verifying(dumps: Dumps, tmp_path: Path) -> None:
     done = dumps.run("verify", dumps.store)
     assert done.returncode == EXIT_DONE, done.stderr

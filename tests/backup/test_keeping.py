@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def test_what_a_store_remembers(tmp_path: Path) -> None:
     note_judged(store, "vol", 3)
     note_undeleted(store, ("b" * 32,), 10**18)
     assert read_marks(store) == Marks({"a" * 32: 5}, {"vol": 7}, {"b" * 32: 10**18})
+
+
+def test_two_who_write_a_note_at_once_do_not_mix_it(tmp_path: Path) -> None:
+    """Two volumes are worked on at the same time; each writes a note as long as it likes."""
+    stores = [LocalStore(str(tmp_path / "store")) for _writer in range(4)]
+    texts = [bytes([65 + number]) * (200_000 * number + 1) for number in range(4)]
+
+    def write(number: int) -> None:
+        for _time in range(10):
+            stores[number].put_aside("note", texts[number])
+            assert stores[number].get_aside("note") in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["note"]
 
 
 @pytest.mark.parametrize(

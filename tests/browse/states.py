@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from tests.browse.truth import Tree, seen_of
 from tests.catalog.samples import make_dump
+from voltool.backup.ports import World
 from voltool.dumpfile import format as fmt
+from voltool.dumpfile.writer import DumpWriter
 from voltool.model import StoredDump
 
 NAMES = [b"a", b"b", b"c", b"dd", b"\xff\n", b"%_"]
@@ -207,3 +209,15 @@ def stored(number: int, state: State, base: State | None = None) -> StoredDump:
     dump = make_dump(number, level=0 if base is None else 1)
     header = replace(dump.header, base_state_id=None if base is None else base.state_id())
     return replace(dump, header=header, totals=replace(dump.totals, state_id=state.state_id()))
+
+
+def write(world: World, url: str, dump: StoredDump, records: Records) -> StoredDump:
+    """The dump as a file in the store at ``url``, without data: nobody here reads any."""
+    writer = world.stores.open(url).create(dump.file)
+    dumper = DumpWriter(writer.write, fmt.CODEC_NONE)
+    dumper.begin(dump.header)
+    dumper.objects(records.objects())
+    dumper.entries(records.entries())
+    totals = dumper.finish(dump.totals.state_id, len(records.state.objects), len(records.state.entries))
+    writer.publish()
+    return replace(dump, totals=totals, store=url)

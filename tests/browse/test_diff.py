@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 
 from tests.browse import states
 from tests.browse.diff_truth import check_diff
-from tests.browse.states import Records, State, Thing, stored
+from tests.browse.states import Records, State, Thing, stored, write
 from tests.core.harness import Recorder
 from voltool.backup.ports import World
 from voltool.browse.diff import diff
 from voltool.browse.diff_records import Change
 from voltool.catalog.sqlite import SqliteCatalog
-from voltool.dumpfile import format as fmt
-from voltool.dumpfile.writer import DumpWriter
 from voltool.model import StoredDump
 from voltool.stores.opening import StoreOpener
 
@@ -43,15 +41,7 @@ class Bench:
         self._number += 1
         dump = stored(self._number, state, base[1] if base else None)
         header = replace(dump.header, level=base[0].header.level + 1 if base else 0)
-        writer = self.world.stores.open(self._url).create(dump.file)
-        dumper = DumpWriter(writer.write, fmt.CODEC_NONE)
-        dumper.begin(header)
-        records = Records(state, base[1] if base else None)
-        dumper.objects(records.objects())
-        dumper.entries(records.entries())
-        totals = dumper.finish(state.state_id(), len(state.objects), len(state.entries))
-        writer.publish()
-        dump = replace(dump, header=header, totals=totals, store=self._url)
+        dump = write(self.world, self._url, replace(dump, header=header), Records(state, base[1] if base else None))
         self.catalog.add_dump(dump)
         return dump
 
@@ -119,6 +109,16 @@ def test_a_renamed_directory_is_one_line_and_what_else_happens_is_told(bench: Be
     assert bench.told(first, second, b"e/f", b"y") == [("changed", b"e/f", None), ("added", b"y", None)]
     (changed,) = diff(bench.world, first, second, [b"e/f"])
     assert changed.changes == (Change.MODE,)
+
+
+def test_a_number_given_out_twice_is_no_rename(bench: Bench) -> None:
+    """Two dumps of one base, and a new file in each: their numbers are equal, and mean nothing to each other."""
+    base = State({1: DIRECTORY, 2: Thing(stat.S_IFREG | 0o644)}, {(1, b"old"): 2})
+    zero = bench.dump(base)
+    one = State(base.objects | {3: Thing(stat.S_IFREG | 0o644, 1)}, base.entries | {(1, b"x"): 3})
+    other = State(base.objects | {3: Thing(stat.S_IFREG | 0o644, 1)}, {(1, b"new"): 2, (1, b"y"): 3})
+    told = bench.told(bench.dump(one, (zero, base)), bench.dump(other, (zero, base)))
+    assert told == [("renamed", b"new", b"old"), ("removed", b"x", None), ("added", b"y", None)]
 
 
 def test_equal_states_have_no_difference_and_need_no_file(bench: Bench, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from voltool.browse.tree import Kept, Tree
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import IntegrityError, RefusedError, VoltoolError
+from voltool.errors import IntegrityError, RefusedError, SpaceError, VoltoolError
 from voltool.model import Problem
 
 GNU_TAR = ["tar", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xpf"]
@@ -126,6 +126,17 @@ def test_an_empty_tree_and_a_part_of_one(tmp_path: Path) -> None:
         assert found == ["a", "a/b", "a/b/file", "d"]
         with pytest.raises(RefusedError):
             export_dump(rig.world, dump, os.fsencode(tmp_path / "part.tar"))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_bytes(os.urandom(5 << 20))
+    with Rig(tmp_path / "rig", volume) as rig, LoopFilesystem("tmpfs", size=3 << 20) as disk:
+        dump = rig.dump()
+        with pytest.raises(SpaceError):
+            export_dump(rig.world, dump, os.fsencode(disk.path / "out.tar"))
+        assert os.listdir(disk.path) == []
 
 
 def damage(path: Path, number_of_frame: int = 0) -> None:

@@ -22,6 +22,7 @@ from tests.browse.states import Records, State, stored
 from tests.browse.truth import Tree, check
 from tests.catalog.samples import SECOND
 from tests.core.harness import Recorder, Rig
+from tests.filesystems import LoopFilesystem
 from voltool.backup.ports import World
 from voltool.browse import history as history_module
 from voltool.browse.find import Query, find
@@ -148,6 +149,27 @@ def test_what_pruned_dumps_alone_had_goes(bench: Bench) -> None:
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (3,)
     connection.close()
     assert kept == set(names[9:])
+
+
+def test_the_state_of_a_pruned_dump_comes_back(bench: Bench) -> None:
+    """What is learned next is compared with the newest state, also when nothing but the comparison needs that any more."""
+    rng = random.Random(4)
+    first = states.changed(states.empty(), rng, mtime=1)
+    second = states.changed(first, rng, mtime=2)
+    bench.learn(first)
+    bench.catalog.remove_dump(bench.learn(second, first).header.dump_id)
+    bench.index.sweep(bench.index.compare().gone)
+    del bench.dumps[1:], bench.trees[1:]
+    bench.learn(second, first, number=9)
+    bench.check(bench.find("*", limit=0))
+
+
+def test_a_number_that_becomes_a_directory_in_its_place(bench: Bench) -> None:
+    file, directory = states.Thing(stat.S_IFREG | 0o644), states.Thing(stat.S_IFDIR | 0o755)
+    first = State({1: directory, 2: file}, {(1, b"a"): 2})
+    bench.learn(first)
+    bench.learn(State({1: directory, 2: directory, 3: file}, {(1, b"a"): 2, (2, b"b"): 3}), first)
+    bench.check(bench.find("*", limit=0))
 
 
 def test_a_difference_without_its_base_is_refused(bench: Bench) -> None:
@@ -307,6 +329,28 @@ def test_killed_while_it_is_filled(bench: Bench) -> None:
         bench.trees.append(records.state.tree())
     bench.check(bench.find("*", limit=0))
     assert bench.reporter.notices() == []
+
+
+def test_a_full_disk_leaves_what_was_learned(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    thing = states.Thing(stat.S_IFREG | 0o644)
+    for number in (1, 2):
+        names = [f"name-{number}-{at}".encode() for at in range(20_000 * (number - 1) + 3)]
+        state = State({1: states.Thing(stat.S_IFDIR), 2: thing}, {(1, name): 2 for name in names})
+        bench.catalog.add_dump(states.write(bench.world, f"{tmp_path}/store", stored(number, state), Records(state)))
+    second = bench.catalog.dumps()[1]
+    bench.catalog.remove_dump(second.header.dump_id)
+    with LoopFilesystem("ext4", 16 << 20) as filesystem:
+        learner = NameLearner(bench.world, str(filesystem.path / "state/names.sqlite"), bench.catalog.path)
+        query = Query(parse_pattern("name"), limit=0)
+        assert len(list(find(bench.world, learner, query))) == 3
+        bench.catalog.add_dump(second)
+        filler = filesystem.fill()
+        assert len(list(find(bench.world, learner, query))) == 3
+        assert "is not searched" in bench.reporter.notices()[-1]
+        filler.unlink()
+        assert len(list(find(bench.world, learner, query))) == 20_006
+        learner.close()
 
 
 def test_find_answers_below_a_second_with_1000_volumes_of_400_dumps(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from tests.cli.test_json import SCHEMA, check_fields
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.judge import compare
+from voltool.browse import fuse, mountpoint
+from voltool.errors import NotFoundError
 
 pytestmark = needs_fuse
 
@@ -132,6 +134,9 @@ def test_where_nothing_may_be_mounted(small: tuple[Site, Path], tmp_path: Path) 
         done = site.voltool("mount", "vol1", str(place), check=False)
         assert (done.returncode, why in done.stderr) == (1, True), done.stderr
     assert "fuse.voltool" not in Path("/proc/mounts").read_text()
+    with pytest.raises(NotFoundError, match="no volume is mounted"):
+        mountpoint.unmount(b"/proc")  # what is not ours stays
+    assert os.path.exists("/proc/mounts")
 
 
 def test_the_foreground_ends_with_a_signal(small: tuple[Site, Path], tmp_path: Path) -> None:
@@ -148,6 +153,11 @@ def test_the_foreground_ends_with_a_signal(small: tuple[Site, Path], tmp_path: P
         assert process.wait(30) == 0
     assert os.listdir(top) == []
     assert not list((site.state / "store" / "vol1").glob(".pin*"))
+
+
+def test_a_name_out_of_a_dump_is_no_mount_option() -> None:
+    options = fuse._options(fuse.load(), "vol,dev,suid", allow_other=False)
+    assert options["fsname"] == "voltool:vol_dev_suid"
 
 
 LOOK = """
@@ -209,6 +219,11 @@ def test_reads_anywhere_by_many_at_once(small: tuple[Site, Path], tmp_path: Path
                     if os.pread(file.fileno(), length, at) != data[at : at + length]:
                         wrong.append(at)
 
+        before = [name for name in points_of(top) if name != os.readlink(top / "latest")][-1]
+        differ = subprocess.run(
+            ["diff", "-rq", top / before, top / "latest/"], capture_output=True, text=True, check=False
+        )
+        assert differ.stdout.count("differ") == 1, "two points in time must not pass for one tree"
         threads = [threading.Thread(target=read, args=[seed]) for seed in range(5)]
         for thread in threads:
             thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import sys
@@ -154,6 +155,10 @@ class Result:
         return last
 
 
+#: The jobs' own modules.
+_REAL: dict[str, types.ModuleType] = {}
+
+
 class Console:
     """Runs voltool in this process with a world that a test can set up; ``jobs`` replaces functions of jobs."""
 
@@ -163,15 +168,18 @@ class Console:
         self.machine = Machine("here", "1" * 32)
         self.store = StoreOpener(0.0).open(str(state / "store"))
         self._monkeypatch = monkeypatch
+        #: Dumps that were given to the index of names: made-up ones have no names.
+        self.learned: list[StoredDump] = []
+        monkeypatch.setattr(Invocation, "learn", lambda _invocation, dump: self.learned.append(dump))
         self.job("dump", dump_volume=lambda *_: pytest.fail("no job"), DumpOptions=DumpOptions)
 
     def job(self, module: str, **functions: Any) -> None:
         """Replace the module of a job."""
         fake = types.ModuleType(f"voltool.backup.{module}")
-        vars(fake).update(functions)
+        real = _REAL.setdefault(module, importlib.import_module(fake.__name__))  # others need its types
+        vars(fake).update({**vars(real), **functions})
         if module == "dump":
-            vars(fake).setdefault("DumpOptions", DumpOptions)
-            vars(fake).setdefault("DumpOutcome", Outcome)
+            vars(fake)["DumpOptions"] = DumpOptions
         self._monkeypatch.setitem(sys.modules, fake.__name__, fake)
 
     @contextlib.contextmanager

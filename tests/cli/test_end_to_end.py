@@ -170,6 +170,33 @@ def test_restore_verify_ls_cat(site: Site, volume: Path, tmp_path: Path) -> None
     assert site.voltool("cat", "vol1", "sub/file").stdout == "changed"
     assert site.voltool("cat", zero["id"], "/sub/file").stdout == "content"
     assert site.voltool("cat", "vol1", "nothing", check=False).returncode == 1
+    _find_and_diff(site, zero, one)
+
+
+def _find_and_diff(site: Site, zero: dict[str, Any], one: dict[str, Any]) -> None:
+    """What `find` prints is pasted into a shell; what `diff` tells is what happened."""
+    (found,) = [json.loads(line) for line in site.voltool("find", "/sub/file", "--json").stdout.splitlines()[:-1]]
+    assert [(version["first"], version["size"]) for version in found["versions"]] == [(zero["id"], 7), (one["id"], 7)]
+    lines = site.voltool("find", "*", "vol1", "--at", zero["time"]).stdout.splitlines()
+    for line in lines:
+        assert line.isprintable()
+        if line.startswith("  -"):
+            words = (
+                line[line.rindex(zero["id"][:12]) :] if zero["id"][:12] in line else line[line.rindex(one["id"][:12]) :]
+            )
+            subprocess.run(
+                ["bash", "-c", f"{VOLTOOL} --quiet cat {words}"], env=site.environment, check=True, capture_output=True
+            )
+    nothing = site.voltool("find", "nothing of that name", check=False)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert "nothing in the dumps matches" in nothing.stderr
+    assert site.voltool("find", "x", "--at", "yesterday", "--since", "yesterday", check=False).returncode == 2
+    told = site.voltool("diff", "vol1").stdout.splitlines()
+    assert told[0].startswith("M sub/file  (content, mtime")
+    assert "1 changed" in told[-1]
+    assert site.voltool("diff", f"vol1@{zero['time']}", one["id"]).stdout.splitlines() == told
+    assert site.voltool("diff", one["id"], zero["id"], "--only", "other").stdout == "no difference\n"
+    assert site.voltool("diff", zero["id"], check=False).returncode == 1
 
 
 def test_a_damaged_dump_is_5(site: Site, volume: Path, tmp_path: Path) -> None:

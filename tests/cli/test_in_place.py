@@ -3,96 +3,82 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.cli.test_end_to_end import result
 from tests.hosts import VOLTOOL, Site
 from tests.terminal import OnTerminal
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with Site(tmp_path / "site") as made:
-        made.add_host("hostA")
-        yield made
-
-
-@pytest.fixture
-def volume(site: Site, tmp_path: Path) -> Path:
-    """A volume on ``hostA`` with a dump at level 0."""
-    root = tmp_path / "srv" / "vol1"
-    root.mkdir(parents=True)
+def fill(volume: Path, content: bytes) -> None:
     for number in range(14):
-        (root / f"file{number}").write_bytes(b"dumped")
-    (root / "large").write_bytes(os.urandom(3 << 20))
-    site.voltool("volume", "add", "vol1", f"hostA:{root}")
-    site.voltool("dump", "vol1")
-    return root
+        (volume / f"file{number}").write_bytes(content)
 
 
-def damage(volume: Path) -> None:
-    for number in range(14):
-        (volume / f"file{number}").write_bytes(b"changed")
-    (volume / "extra\n").write_bytes(b"")
-    (volume / "large").unlink()
+def test_it_shows_asks_and_does_and_each_level_has_a_size(tmp_path: Path) -> None:
+    volume = tmp_path / "srv" / "vol1"
+    volume.mkdir(parents=True)
+    fill(volume, b"dumped")
+    (volume / "large").write_bytes(os.urandom(3 << 20))
+    place = ("vol1", f"local:{volume}", "--in-place", "--delete")
+    store = f"file://{tmp_path}/around/store"
+    with Site(tmp_path / "site") as site:
+        site.voltool("volume", "add", "vol1", f"local:{volume}")
+        site.voltool("dump", "vol1", "--store", store)
+        fill(volume, b"changed")
+        (volume / "extra\n").write_bytes(b"")
+        (volume / "large").unlink()
+        before = {path.name: path.read_bytes() for path in volume.iterdir()}
+        refused = site.voltool("restore", *place, check=False)
+        assert refused.returncode == 2
+        assert "--yes" in refused.stderr
+        around = site.voltool("restore", "vol1", f"local:{tmp_path}/around", "--in-place", "--dry-run", check=False)
+        assert "the dumps lie in the directory" in around.stderr
+        shown = site.voltool("restore", *place, "--dry-run").stdout
+        for line in (
+            "1 deleted, 14 written, 1 created, 1 changed in attributes (3.0 MiB)", "deleted: extra\\x0a",
+            "created: large", "written: and 4 more (--verbose names them)",
+        ):  # fmt: skip
+            assert line in shown
+        assert answer(site, place, "n") == "nothing was changed"
+        assert {path.name: path.read_bytes() for path in volume.iterdir()} == before
+        assert answer(site, (*place, "--verbose"), "y") == "vol1: restored in place"
+        assert (volume / "file3").read_bytes() == b"dumped"
+        assert not (volume / "extra\n").exists()
+        fill(volume, b"changed")
+        last = result(site.voltool("restore", *place, "--yes", "--json"))
+        assert (last["in_place"]["done"], last["in_place"]["written"], last["entries"]) == (True, 14, 14)
+        assert {name["change"] for name in last["in_place"]["names"]} == {"write"}
+        assert len(last["in_place"]["names"]) == 10
+        sizes(site, volume, store)
 
 
-def test_it_shows_asks_and_does(site: Site, volume: Path) -> None:
-    place = ("vol1", f"hostA:{volume}", "--in-place", "--delete")
-    damage(volume)
-    before = {path.name: path.read_bytes() for path in volume.iterdir()}
-    refused = site.voltool("restore", *place, check=False)
-    assert refused.returncode == 2
-    assert "--yes" in refused.stderr
-    assert site.voltool("restore", "vol1", f"hostA:{volume}", "--delete", check=False).returncode == 2
-    shown = site.voltool("restore", *place, "--dry-run").stderr
-    assert "1 deleted, 14 written, 1 created, 1 changed in attributes (3.0 MiB)" in shown
-    assert "deleted: extra\\x0a" in shown
-    assert "created: large" in shown
-    assert "written: and 4 more (--verbose names them)" in shown
-    assert site.voltool("restore", *place, "--dry-run", "--verbose").stderr.count("written: file") == 14
+def answer(site: Site, place: tuple[str, ...], word: str) -> str:
+    """What the last line says when a person at a terminal answers ``word``."""
     with OnTerminal([str(VOLTOOL), "restore", *place], site.environment) as terminal:
         terminal.read_until(lambda text: "Go on?" in text)
-        terminal.type("n\n")
+        shown = terminal.screen.text()
+        assert shown.count("written: file") == (14 if "--verbose" in place else 10)
+        terminal.type(word + "\n")
         assert terminal.wait() == 0
-    assert "nothing was changed" in terminal.screen.text()
-    assert {path.name: path.read_bytes() for path in volume.iterdir()} == before
-    with OnTerminal([str(VOLTOOL), "restore", *place], site.environment) as terminal:
-        terminal.read_until(lambda text: "Go on?" in text)
-        terminal.type("y\n")
-        assert terminal.wait() == 0
-    assert "vol1: restored in place" in terminal.screen.text()
-    assert (volume / "file3").read_bytes() == b"dumped"
-    assert not (volume / "extra\n").exists()
-    damage(volume)
-    last = result(site.voltool("restore", *place, "--yes", "--json"))
-    assert {key: last["in_place"][key] for key in ("done", "created", "written", "deleted")} == {
-        "done": True, "created": 1, "written": 14, "deleted": 1,
-    }  # fmt: skip
-    assert len(last["in_place"]["names"]) == 13
-    last = result(site.voltool("restore", *place, "--yes", "--json"))
-    assert (last["entries"], last["in_place"]["names"], last["problems"]) == (0, [], [])
+    text = terminal.screen.text()
+    return next(known for known in ("nothing was changed", "vol1: restored in place") if known in text)
 
 
-def test_the_size_of_each_level(site: Site, volume: Path) -> None:
+def sizes(site: Site, volume: Path, store: str) -> None:
     (volume / "file1").write_bytes(b"x" * 1000)
-    one = result(site.voltool("dump", "vol1", "--level", "2", "--json"))["dumps"][0]
+    two = result(site.voltool("dump", "vol1", "--level", "2", "--store", store, "--json"))["dumps"][0]
     (volume / "new").write_bytes(b"y" * 500)
     left = sorted(os.walk(volume.parent))
-    last = result(site.voltool("size", "vol1", "--json"))
+    last = result(site.voltool("size", "vol1", "--store", store, "--json"))
     levels = {level["level"]: level for level in last["levels"]}
     assert sorted(levels) == list(range(10))
-    assert (levels[0]["base"], levels[0]["files"], levels[0]["bytes"]) == (None, 16, (3 << 20) + 13 * 6 + 1500)
-    assert (levels[1]["base_level"], levels[2]["base_level"]) == (0, 0)
-    assert (levels[1]["files"], levels[1]["bytes"]) == (levels[2]["files"], levels[2]["bytes"]) == (2, 1500)
-    assert (levels[9]["base"], levels[9]["base_level"]) == (one["id"], 2)
-    assert (levels[9]["files"], levels[9]["bytes"]) == (1, 500)
+    full = (3 << 20) + 13 * 6 + 1500
+    assert (levels[0]["base"], levels[0]["files"], levels[0]["bytes"]) == (None, 16, full)
+    assert (levels[1]["base_level"], levels[1]["bytes"]) == (0, full), "all have new inodes since the restore"
+    assert levels[1] == {**levels[2], "level": 1}
+    assert (levels[9]["base"], levels[9]["files"], levels[9]["bytes"]) == (two["id"], 1, 500)
     assert sorted(os.walk(volume.parent)) == left, "an estimate leaves traces"
-    lines = site.voltool("size", "vol1", "--level", "9").stdout.splitlines()
+    lines = site.voltool("size", "vol1", "--level", "9", "--store", store).stdout.splitlines()
     assert len(lines) == 2
     assert "(level 2)" in lines[1]
-    dumped = result(site.voltool("dump", "vol1", "--level", "9", "--json"))["dumps"][0]
-    assert dumped["data_bytes"] == 500

@@ -13,8 +13,11 @@ import pytest
 
 from tests.catalog.samples import make_dump, make_volume
 from tests.cli.fakes import Console, ListedEntry, Outcome, Result, make_record
+from voltool.browse.diff_records import Outcome as Difference
+from voltool.browse.history import Found, Point, Version
 from voltool.cli import json_lines
-from voltool.errors import IntegrityError, InterruptedByUser, Interruption
+from voltool.dumpfile.format import encode_object
+from voltool.errors import IntegrityError, InterruptedByUser, Interruption, UnreachableError
 from voltool.events import (
     Locked,
     Notice,
@@ -251,6 +254,33 @@ def test_ls_and_cat(filled: Console) -> None:
     assert content == b"ab\xff"
 
 
+def test_find_and_diff(filled: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = Point("1" * 32, 10**18), Point("2" * 32, 10**18 + 5)
+    versions = (
+        Version(stat.S_IFDIR | 0o755, 0, None, first, first, 1),
+        Version(stat.S_IFREG | 0o4640, 5, -(10**18), last, last, 1),
+    )
+    found = [Found("vol1", b"a/\xff", versions, None), Found("vol1", b"b", versions, last)]
+    monkeypatch.setattr("voltool.browse.find.find", lambda *_: iter(found))
+    result = filled("find", "a", "--json")
+    assert check_lines(result)["paths"] == 2
+    assert result.lines[0]["versions"][1]["mode"] == "4640"
+    result = filled("find", "a", "--limit", "1", "--json")
+    assert (check_lines(result)["paths"], result.result["more"]) == (1, True)
+    record, other = (encode_object(make_record(mode, 5)) for mode in (stat.S_IFREG | 0o640, stat.S_IFREG | 0o600))
+    told = [
+        Difference(b"a\xff", None, b"", record),
+        Difference(b"b", None, record, b""),
+        Difference(b"c", b"d", record, other),
+        Difference(b".", None, record, other),
+    ]
+    monkeypatch.setattr("voltool.browse.diff.diff", lambda *_: iter(told))
+    result = filled("diff", "vol1", "--json")
+    last_line = check_lines(result)
+    assert [last_line[key] for key in ("added", "removed", "renamed", "changed", "new_bytes")] == [1, 1, 1, 1, 5]
+    assert [line["changes"] for line in result.lines if line["event"] == "difference"] == [[], [], ["mode"], ["mode"]]
+
+
 def test_volumes_and_hosts(filled: Console) -> None:
     assert (
         check_lines(filled("volume", "add", "vol1", "hostA:/srv/vol1", "--exclude", "*.tmp", "--json"))["created"]
@@ -292,8 +322,12 @@ def test_backup_and_its_schedule(filled: Console, tmp_path: Path, monkeypatch: p
     last = check_lines(filled("schedule", "show", "--days", "7", "--json"))
     assert len(last["planned"]) == 14
     assert last["exit"] == 1
+
     # A host that is dead: the turn is an event, and in the result.
-    filled.hosts.dead.add("hostA")
+    def job(_world: Any, _volume: Any, _options: Any) -> Outcome:
+        raise UnreachableError("the host cannot be reached")
+
+    filled.job("dump", dump_volume=job)
     config.write_text('schedule = "weekly"\nretries = 0\n')
     result = filled("backup", "new", "--json")
     last = check_lines(result)

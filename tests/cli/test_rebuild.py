@@ -268,6 +268,8 @@ def test_a_hostile_store(voltool: Console, world: World) -> None:
     assert [dump.file for dump in world.catalog.dumps()] == [good]
     said = heard(world)
     assert f"-L0-{'d' * 32}.voltool is passed over" in said
+    assert f"-L0-{'e' * 32}.voltool is passed over: it is not a file" in said
+    assert f"-L0-{'c' * 32}.voltool is passed over: it is not a file" in said
     assert "volumes.json is passed over: it is" in said
     assert "/evil\\x0a\\x1b[2J.voltool is passed over" in said
     assert all(line.isprintable() for line in said.splitlines())

@@ -26,7 +26,7 @@ from voltool.model import StoredDump
 from voltool.tree.walk import TICK_NS
 from voltool.volumes.removal import remove_tree
 
-EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "3"))
 PLACES = [("ext4", "directory"), ("xfs", "directory"), ("btrfs", "btrfs")]
 
 

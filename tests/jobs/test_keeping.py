@@ -445,6 +445,7 @@ def test_without_rules_only_the_same_point_in_time_is_replaced(ground: Rig, tmp_
     assert judge.compare(tmp_path / "chain", tmp_path / "merged") == []
     again = merge_dump(ground.world, two, NO_RULES)
     assert (again.made, again.dump) == (False, outcome.dump)
+    assert set(again.chain) == {*outcome.chain, outcome.dump.header.dump_id}
     dropped, spared = replace_merged(ground.world, outcome, NO_RULES, time.time_ns())
     assert ([dump.header.dump_id for dump in dropped], spared) == ([two.header.dump_id], [])
     assert dumps_of(ground) == [zero, one, outcome.dump]

@@ -1,4 +1,5 @@
-"""A year of nights for fifty volumes: failures, missed days, clocks that jump. At the end of every day every promise holds.
+"""A year of nights for twenty volumes: failures, missed days, clocks that jump, of hosts and of the one that prunes. At the end
+of every day every promise holds. (tests/nightly/test_year_kept.py has the same with the real schedule, for fifty.)
 
 The promise is stated here over all dumps there ever were, by a bookkeeper who never drops anything; retention sees only what it
 left the night before.
@@ -10,7 +11,7 @@ import bisect
 import heapq
 import random
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from tests.catalog.samples import SECOND, make_dump, make_volume
 from voltool.model import KnownVolume, StoredDump
@@ -33,6 +34,7 @@ class Bookkeeper:
     """What was ever dumped, and what is promised of it. A dump counts from the moment its time has come."""
 
     rules: Rules
+    zone: tzinfo = UTC
     waiting: list[StoredDump] = field(default_factory=list)
     by_sequence: list[tuple[int, Point]] = field(default_factory=list)
     newest: tuple[dict[object, StoredDump], ...] = field(default_factory=lambda: ({}, {}, {}, {}))
@@ -42,7 +44,7 @@ class Bookkeeper:
         self.waiting = [dump for dump in self.waiting if dump.header.clone_time_ns > now_ns]
         for dump in come:
             bisect.insort(self.by_sequence, (dump.header.sequence, point_of(dump)))
-            when = datetime.fromtimestamp(dump.header.clone_time_ns // SECOND, UTC)
+            when = datetime.fromtimestamp(dump.header.clone_time_ns // SECOND, self.zone)
             keys = (when.toordinal(), when.isocalendar()[:2], (when.year, when.month), when.year)
             for group, key in zip(self.newest, keys, strict=True):
                 if key not in group or group[key].header.sequence < dump.header.sequence:
@@ -97,9 +99,9 @@ class Household:
 
     def check(self, day: int) -> None:
         lineage = Lineage(self.dumps)
-        restorable = {point_of(dump) for dump in self.dumps if lineage.is_whole(dump)}
-        assert self.books.promised(START + day * DAY + SECOND) <= restorable, (self.volume.name, day)
         assert all(lineage.is_whole(dump) for dump in self.dumps)
+        restorable = {point_of(dump) for dump in self.dumps}
+        assert self.books.promised(START + day * DAY + SECOND) <= restorable, (self.volume.name, day)
         assert not self.number or any(dump.header.level == 0 for dump in self.dumps)
 
 
@@ -113,7 +115,7 @@ def test_every_promise_holds_at_the_end_of_every_day_of_a_year() -> None:
             ("weekly", "monthly", "never")[number % 3],
             random.Random(number),
         )
-        for number in range(50)
+        for number in range(20)
     ]
     for day in range(365):
         asleep = dice.random() < 0.03
@@ -124,4 +126,4 @@ def test_every_promise_holds_at_the_end_of_every_day_of_a_year() -> None:
             house.check(day)
     # Chains of eight levels, a month each, and fulls: what is promised, and not much beside it.
     assert max(house.most for house in houses) < 120
-    assert sum(house.number for house in houses) > 15_000
+    assert sum(house.number for house in houses) > 6_000

@@ -132,7 +132,9 @@ def test_foreign_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".hidden/b.voltool").write_bytes(b"")
     os.mkfifo(tmp_path / "vol/fifo")
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))).write_bytes(b"")
+    (tmp_path / ".hidden/link").symlink_to("b.voltool")
     assert [os.fsencode(file.name) for file in store.list()] == [b"vol/a.voltool", b"\xff"]
+    assert list(store.oddities()) == ["vol/fifo", "vol/link"]
 
 
 def test_without_renameat2_publishing_still_never_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

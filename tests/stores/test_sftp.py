@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -271,6 +272,34 @@ def test_a_full_disk_ends_cleanly(server: Server, make_filesystem: Callable[...,
     put(store, "vol/small.voltool")
 
 
+def test_discarding_needs_no_room(server: Server, make_filesystem: Callable[..., LoopFilesystem]) -> None:
+    filesystem = make_filesystem("ext4", 24 << 20)
+    store = server.store(filesystem.path)
+    for name in ("vol/a.voltool", "vol/b.voltool"):
+        put(store, name)
+    fill(filesystem.path / "filler")
+    (before,) = store.list("vol/a")
+    with store.pin("vol/b.voltool", "a restore"):
+        assert get(store, "vol/b.voltool") == DATA
+    store.discard("vol/a.voltool")
+    assert [file.name for file in store.list()] == ["filler", "vol/b.voltool"]
+    (discarded,) = store.discarded()
+    assert discarded.mtime_ns >= before.mtime_ns
+    store.recover("vol/a.voltool")
+    store.discard("vol/a.voltool")
+    store.purge("vol/a.voltool")
+    assert list(store.discarded()) == []
+
+
+def fill(path: Path) -> None:
+    """Until not a byte more can be written."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for size in (1 << 20, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size) if size > 1 else b"x")
+
+
 def write_48_mib(write: Callable[[bytes], None], publish: Callable[[], None]) -> None:
     for _ in range(48):
         write(os.urandom(1 << 20))
@@ -360,6 +389,7 @@ def test_foreign_and_hostile_entries_are_passed_over(server: Server) -> None:
     os.mkfifo(root / "vol/fifo")
     Path(os.fsdecode(os.fsencode(root) + b"/\xff\n")).write_bytes(b"x")
     assert [os.fsencode(file.name) for file in store.list()] == [b"vol/a.voltool", b"\xff\n"]
+    assert list(store.oddities()) == ["vol/fifo", "vol/link"]
     assert get(store, os.fsdecode(b"\xff\n")) == b"x"
     assert store.sweep() == (".unfinished/not ours",)
     for name in ("vol/link", "vol/fifo"):

@@ -14,6 +14,8 @@ from voltool.errors import AgentError, VoltoolError
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.wire import messages, moving
 
+# NaN, which is not equal to itself, is no number that anybody sends.
+st.register_type_strategy(float, st.floats(allow_nan=False))
 any_message: st.SearchStrategy[Any] = st.one_of([st.from_type(kind) for kind in messages.KNOWN.values()])
 
 

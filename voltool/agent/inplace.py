@@ -7,10 +7,11 @@ staging as it is: the next run compares anew and goes on with what has arrived.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from array import array
 from typing import Iterator, List, Optional, Tuple
 
+from voltool.agent.chunks import ChunkStream
 from voltool.agent.host import HostState
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace
@@ -22,20 +23,25 @@ from voltool.model import FileProblem, Problem
 from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.attributes import Attributes
+from voltool.tree.apply.files import translate
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.staging import StagingKey
+from voltool.tree.apply.staging import StagingKey, make_private
 from voltool.tree.inplace.act import Actor
 from voltool.tree.inplace.compare import Comparer
 from voltool.tree.inplace.ground import Ground
-from voltool.tree.inplace.plan import CHANGE, LEAVE, WRITE, Plan, Planner, lacking
+from voltool.tree.inplace.patch import Patcher
+from voltool.tree.inplace.plan import CHANGE, LEAVE, WRITE, Plan, lacking, patches
+from voltool.tree.inplace.planner import Planner
 from voltool.tree.inplace.scope import Scope
-from voltool.tree.inplace.staged import Stage, StagedArrival
+from voltool.tree.inplace.staged import Stage, StagedArrival, is_staged, staged_path
 from voltool.tree.inplace.survey import Left, Survey
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.volumes import records
+from voltool.volumes.mounts import is_within
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
+from voltool.wire.numbers import encode_numbers
 
 #: Numbers and names of a plan that travel together.
 _NUMBERS, _NAMES = 8192, 500
@@ -51,7 +57,12 @@ def restore_in_place(
     """Handle `StartInPlace`. Raises RefusedError (what is in the way, a volume that is not to be touched), SpaceError, ..."""
     target = resolve_target(request.target)
     with contextlib.ExitStack() as stack:
-        take_standing(target, host, stack)
+        for volume in take_standing(target, host, stack):
+            if volume.uuid != request.volume_uuid:
+                text = (
+                    f"{shown(target)} is the volume {volume.name}, or in it, and the dump is of {request.volume_name}"
+                )
+                conversation.report(Notice("warning", text))
         return _InPlace(request, conversation, host, target, stack).run()
 
 
@@ -71,12 +82,13 @@ class _InPlace:
         self._host = host
         self._stack = stack
         self._key = StagingKey(target, request.volume_uuid, request.state_id, f"in place {request.selection}")
+        root = os.open(target, _DIRECTORY)
+        stack.callback(os.close, root)
+        self._before = os.fstat(root)
         self._stage = Stage(self._key)
         self._staging = self._stage.staging
         stack.callback(self._stage.close)
         records.remember_area(host.directory, self._staging.path)
-        root = os.open(target, _DIRECTORY)
-        stack.callback(os.close, root)
         self._ground = Ground(root)
         stack.callback(self._ground.close)
         self._owners = Owners(numeric=request.numeric_owner)
@@ -93,8 +105,7 @@ class _InPlace:
             tell_about_staging(self._staging, self._conversation)
             plan = self._plan(state, light=False)
             self._stack.callback(plan.close)
-            check_room(self._staging, plan.needed_bytes, plan.needed_count)
-            self._tell(plan)
+            self._tell(plan, state)
             if self._request.dry_run or not isinstance(self._conversation.receive(), messages.Proceed):
                 self._give_up()
                 return messages.Done()
@@ -102,13 +113,21 @@ class _InPlace:
             self._give_up()
             raise
         self._receive()
+        if plan.patches.count:
+            self._receive_chunks(plan, state)
         problems = self._act(plan, state)
         return messages.InPlaceReply(tuple(problems))
 
     def _give_up(self) -> None:
         """Nothing was done: leave no trace of it, but what an earlier run may go on with."""
-        if self._stage.fresh:
-            self._remove_staging()
+        if not self._stage.fresh:
+            return
+        self._remove_staging()
+        if is_within(
+            self._staging.path, self._key.target
+        ):  # to have made staging in it has changed the directory's time
+            with contextlib.suppress(OSError):
+                os.utime(self._ground.root, ns=(self._before.st_atime_ns, self._before.st_mtime_ns))
 
     def _remove_staging(self) -> None:
         self._staging.remove()
@@ -155,14 +174,16 @@ class _InPlace:
             remedy="move it aside, or --delete where that what the dump does not have may go",
         )
 
-    def _tell(self, plan: Plan) -> None:
+    def _tell(self, plan: Plan, state: BaseState) -> None:
         """The plan, with some names, and what is needed. (Of what is left alone the notices tell.)"""
+        transfer = not self._stage.covers(plan.needed)
+        if transfer:
+            check_room(self._staging, plan.needed_bytes, plan.needed_count)
         self._name_left(plan)
         for kind, paths in _grouped(plan.names):
             self._conversation.send(messages.PlannedNames(kind, paths))
         if not self._request.dry_run:
             self._stage.prepare(plan.needed)
-        transfer = self._stage.transfer if not self._request.dry_run else plan.needed_count > 0
         counts = plan.counts
         self._conversation.send(
             messages.InPlacePlan(
@@ -176,15 +197,22 @@ class _InPlace:
                 transfer=transfer,
                 needed_bytes=plan.needed_bytes,
                 resume_after=self._staging.progress.resume_after if self._stage.transfer else 0,
+                patches=plan.patches.count > 0,
             )
         )
-        block = array("Q")
-        for number in self._stage.asked.numbers(0, 1 << 63) if self._stage.transfer else ():
-            block.append(number)
-            if len(block) == _NUMBERS:
-                self._conversation.send_data(block.tobytes())
-                block = array("Q")
-        self._conversation.send_data(block.tobytes())
+        self._send_numbers(self._stage.asked.numbers(0, 1 << 63) if self._stage.transfer else iter(()))
+        if plan.patches.count:
+            self._send_numbers(self._chunk_numbers(plan, state))
+
+    def _chunk_numbers(self, plan: Plan, state: BaseState) -> Iterator[int]:
+        for patch in patches(plan, state):
+            if not is_staged(self._staging.descriptor, staged_path(patch.record.number)):
+                for index in patch.chunks:
+                    yield from (patch.record.number, index)
+
+    def _send_numbers(self, numbers: Iterator[int]) -> None:
+        while block := list(itertools.islice(numbers, _NUMBERS)):
+            self._conversation.send_data(encode_numbers(block))
         self._conversation.send(messages.EndOfData())
 
     def _name_left(self, plan: Plan) -> None:
@@ -209,6 +237,33 @@ class _InPlace:
         with contextlib.closing(StagedArrival(self._staging, settings, self._conversation)) as arrival:
             receive_dump(self._conversation, arrival.feed, self._request.bandwidth)
             self._losses = arrival.arrive()
+
+    def _receive_chunks(self, plan: Plan, state: BaseState) -> None:
+        """Large files of which little differs are made of what stands. One that has changed since is not made, and is left."""
+        umask = os.umask(0)
+        make_private(self._staging.descriptor, b"links")
+        comparer = Comparer(self._ground, self._owners)
+        chunks = ChunkStream(self._conversation, self._request.bandwidth)
+        try:
+            attributes = Attributes(self._owners, self._losses)
+            with contextlib.closing(Patcher(self._ground, self._staging.descriptor, attributes)) as patcher:
+                make_private(self._staging.descriptor, os.path.dirname(os.path.dirname(staged_path(1))))
+                make_private(self._staging.descriptor, os.path.dirname(staged_path(1)))
+                for patch in patches(plan, state):
+                    if is_staged(self._staging.descriptor, staged_path(patch.record.number)):
+                        continue
+                    good = patcher.begin(patch.record, patch.path, patch.seen)
+                    for index in patch.chunks:
+                        data = chunks.next(patch.record.number, index)
+                        if good:
+                            patcher.write(patch.record, index, data)
+                    if good:
+                        patcher.finish(patch.record, comparer)
+            chunks.end()
+        except OSError as error:
+            raise translate(error, "to the staging directory") from error
+        finally:
+            os.umask(umask)
 
     def _act(self, plan: Plan, state: BaseState) -> List[FileProblem]:
         umask = os.umask(0)

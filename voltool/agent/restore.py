@@ -73,9 +73,25 @@ def check_room(staging: Staging, least_bytes: int, objects: int) -> None:
         )
 
 
+class Throttle:
+    """Keeps what passes below ``bandwidth`` bytes/s (0: as fast as it comes), by waiting."""
+
+    def __init__(self, bandwidth: int) -> None:
+        self._bandwidth = bandwidth
+        self._due = time.monotonic()
+
+    def passed(self, length: int) -> None:
+        """So many bytes have come."""
+        if self._bandwidth:
+            now = time.monotonic()
+            self._due = max(self._due, now - 1.0) + length / self._bandwidth
+            if self._due > now:
+                time.sleep(self._due - now)
+
+
 def receive_dump(conversation: Conversation, feed: Callable[[bytes], None], bandwidth: int) -> None:
     """Feed what comes until `EndOfData`, no faster than ``bandwidth`` bytes/s (0: as fast as it comes)."""
-    due = time.monotonic()
+    throttle = Throttle(bandwidth)
     while True:
         item = conversation.receive()
         if isinstance(item, messages.EndOfData):
@@ -83,11 +99,7 @@ def receive_dump(conversation: Conversation, feed: Callable[[bytes], None], band
         if not isinstance(item, bytes):
             raise AgentError("something else came where a dump should", why=type(item).__name__)
         feed(item)
-        if bandwidth:
-            now = time.monotonic()
-            due = max(due, now - 1.0) + len(item) / bandwidth
-            if due > now:
-                time.sleep(due - now)
+        throttle.passed(len(item))
 
 
 def resolve_target(target: bytes) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import List
 
 from voltool.agent.host import HostState
 from voltool.errors import MovedError, NotFoundError, RefusedError
-from voltool.model import PUBLISHED, RETIRED
+from voltool.model import PUBLISHED, RETIRED, VolumeRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
@@ -16,11 +17,12 @@ from voltool.volumes.mounts import is_within
 from voltool.volumes.moving.records import MoveBook
 
 
-def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -> None:
+def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -> List[VolumeRecord]:
     """Refuse a directory that is not to be touched; of a volume (or a part of one) hold the lock file as long as ``stack`` lasts.
 
-    Raises NotFoundError, RefusedError, MovedError, BusyError.
+    Gives these volumes. Raises NotFoundError, RefusedError, MovedError, BusyError.
     """
+    found: List[VolumeRecord] = []
     if not os.path.isdir(target) or os.path.islink(target):
         raise NotFoundError(
             "there is no directory to restore into", where=shown(target), remedy="without --in-place, it is made anew"
@@ -39,18 +41,22 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
             home = records.open_home(host.directory, entry.uuid, entry.path)
             stack.enter_context(home.lock("restore --in-place"))
             refuse_locked(LockBook(host.directory, entry.uuid), entry.path)
+            found.append(home.record)
         elif is_within(entry.path, target):
             raise RefusedError(
                 "a volume lies inside the directory",
                 where=shown(entry.path),
                 remedy="restore into the volume itself, or with --only beside it to another place",
             )
+    return found
 
 
 def _refuse_moves(target: bytes, book: MoveBook) -> None:
     for move in (*book.sources(), *book.archived()):
         if move.phase == RETIRED:
-            if os.path.lexists(move.retired_path) and _touch(target, move.retired_path):
+            own = os.path.join(target, records.AREA_NAME)  # is never touched
+            inside = _touch(target, move.retired_path) and not is_within(move.retired_path, own)
+            if inside and os.path.lexists(move.retired_path):
                 raise RefusedError(
                     "the directory holds the retired copy of a volume",
                     where=shown(move.retired_path),

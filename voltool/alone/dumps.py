@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
+from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.reader import DumpReader
 from voltool.errors import IntegrityError, NotFoundError, UsageError, VoltoolError
+from voltool.model import DumpHeader, DumpTotals
 from voltool.showing import shown
 
 SUFFIX = b".voltool"
@@ -46,32 +49,27 @@ class FileSource:
 
 @dataclass(frozen=True, eq=False)
 class DumpFile:
-    """A sound dump (header, trailer, index) at ``path``."""
+    """A sound dump (header, trailer, index) at ``path``. Not open: there may be very many."""
 
     path: bytes
-    reader: DumpReader
-    source: FileSource
+    header: DumpHeader
+    totals: DumpTotals
 
     @property
     def order(self) -> Tuple[int, int]:
         """The newest dump of a volume has the highest: clocks are set, sequences are not."""
-        return self.reader.header.sequence, self.reader.header.clone_time_ns
+        return self.header.sequence, self.header.clone_time_ns
 
 
 class DumpShelf:
-    """The dump files that were named, and those that lie beside them. Use as a context manager."""
+    """The dump files that were named, and those that lie beside them. ``tell`` hears of what is passed over."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._open: Dict[Tuple[int, int], DumpFile] = {}
-        self._looked_into: Dict[bytes, List[DumpFile]] = {}
-
-    def __enter__(self) -> DumpShelf:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for dump in self._open.values():
-            dump.source.close()
+        self._known: Dict[Tuple[int, int], DumpFile] = {}
+        #: By volume and state; those that were named come first.
+        self._by_state: Dict[Tuple[str, str], List[DumpFile]] = {}
+        self._looked_into: Set[bytes] = set()
 
     def named(self, paths: Sequence[bytes]) -> List[DumpFile]:
         """The dumps at ``paths``; of a directory all in it and below. NotFoundError, IntegrityError for one that is none."""
@@ -85,31 +83,47 @@ class DumpShelf:
             raise NotFoundError("there is no dump", where=", ".join(shown(path) for path in paths))
         return list(dict.fromkeys(dumps))
 
-    def chain(self, newest: DumpFile, named: Sequence[DumpFile]) -> List[DumpFile]:
+    def chain(self, newest: DumpFile) -> List[DumpFile]:
         """What ``newest`` rests on, level 0 first: of the dumps that were named, else of those that lie beside it.
 
         IntegrityError that says which dump is missing.
         """
         chain = [newest]
-        while chain[0].reader.header.base_state_id is not None:
-            base = _base_of(chain[0], named) or _base_of(chain[0], self._beside(chain[0]))
+        while chain[0].header.base_state_id is not None:
+            base = self._base_of(chain[0])
             if base is None:
                 raise _missing(chain[0])
             chain.insert(0, base)
         return chain
 
-    def has_base(self, dump: DumpFile, named: Sequence[DumpFile]) -> bool:
+    def has_base(self, dump: DumpFile) -> bool:
         """Whether the dump stands alone, or its base is at hand."""
-        return dump.reader.header.base_state_id is None or bool(
-            _base_of(dump, named) or _base_of(dump, self._beside(dump))
-        )
+        return dump.header.base_state_id is None or self._base_of(dump) is not None
 
-    def _beside(self, dump: DumpFile) -> List[DumpFile]:
+    def _base_of(self, dump: DumpFile) -> Optional[DumpFile]:
+        found = self._known_base(dump)
+        if found is None and self._look_beside(dump):
+            found = self._known_base(dump)
+        return found
+
+    def _known_base(self, dump: DumpFile) -> Optional[DumpFile]:
+        """The dump of the base's state, by preference the very dump that was the base; its level is lower, so a chain ends."""
+        header = dump.header
+        fitting = [
+            other
+            for other in self._by_state.get((header.volume_uuid, header.base_state_id or ""), ())
+            if other.header.level < header.level
+        ]
+        return max(fitting, key=lambda other: other.header.dump_id == header.base_dump_id, default=None)
+
+    def _look_beside(self, dump: DumpFile) -> bool:
+        """Read the other dumps in its directory, once."""
         directory = os.path.dirname(os.path.abspath(dump.path))
-        if directory not in self._looked_into:
-            paths = [os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(SUFFIX)]
-            self._looked_into[directory] = self._sound(paths)
-        return self._looked_into[directory]
+        if directory in self._looked_into:
+            return False
+        self._looked_into.add(directory)
+        self._sound(os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(SUFFIX))
+        return True
 
     def _sound(self, paths: Iterable[bytes]) -> List[DumpFile]:
         dumps = []
@@ -127,17 +141,36 @@ class DumpShelf:
         try:
             status = os.stat(path)
             key = (status.st_dev, status.st_ino)
-            if key not in self._open:
+            if key not in self._known:
                 source = FileSource(path)
                 try:
-                    self._open[key] = DumpFile(path, DumpReader(source, shown(path)), source)
-                except BaseException:
+                    reader = DumpReader(source, shown(path))
+                    dump = self._known[key] = DumpFile(path, reader.header, reader.totals)
+                    self._by_state.setdefault((dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
+                finally:
                     source.close()
-                    raise
-            return self._open[key]
+            return self._known[key]
         except OSError as error:
-            why = error.strerror or str(error)
-            raise NotFoundError("the dump cannot be opened", where=shown(path), why=why) from None
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: bytes, error: OSError) -> NotFoundError:
+    return NotFoundError("the dump cannot be opened", where=shown(path), why=error.strerror or str(error))
+
+
+@contextlib.contextmanager
+def opened(dumps: Sequence[DumpFile]) -> Iterator[Chain]:
+    """The dumps of a chain, level 0 first, while the context lasts. IntegrityError where they do not fit."""
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for dump in dumps:
+            try:
+                source = FileSource(dump.path)
+            except OSError as error:
+                raise _unreadable(dump.path, error) from None
+            stack.callback(source.close)
+            readers.append(DumpReader(source, shown(dump.path)))
+        yield Chain(readers)
 
 
 def below(directory: bytes) -> List[bytes]:
@@ -153,7 +186,7 @@ def below(directory: bytes) -> List[bytes]:
 
 def newest_of(dumps: Sequence[DumpFile]) -> DumpFile:
     """The newest. UsageError where the dumps are of several volumes."""
-    volumes = {dump.reader.header.volume_uuid: dump.reader.header.volume_name for dump in dumps}
+    volumes = {dump.header.volume_uuid: dump.header.volume_name for dump in dumps}
     if len(volumes) > 1:
         raise UsageError(
             "these are dumps of several volumes",
@@ -163,21 +196,8 @@ def newest_of(dumps: Sequence[DumpFile]) -> DumpFile:
     return max(dumps, key=lambda dump: dump.order)
 
 
-def _base_of(dump: DumpFile, candidates: Iterable[DumpFile]) -> Optional[DumpFile]:
-    """The dump of the base's state, by preference the very dump that was the base; its level is lower, so this ends."""
-    header = dump.reader.header
-    fitting = [
-        other
-        for other in candidates
-        if other.reader.state_id == header.base_state_id
-        and other.reader.header.volume_uuid == header.volume_uuid
-        and other.reader.header.level < header.level
-    ]
-    return max(fitting, key=lambda other: other.reader.header.dump_id == header.base_dump_id, default=None)
-
-
 def _missing(dump: DumpFile) -> IntegrityError:
-    header = dump.reader.header
+    header = dump.header
     directory = os.path.dirname(os.path.abspath(dump.path))
     return IntegrityError(
         "a dump that this one rests on is missing",

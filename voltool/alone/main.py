@@ -10,7 +10,7 @@ import time
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from voltool import __version__
-from voltool.alone.dumps import DumpFile, DumpShelf, newest_of
+from voltool.alone.dumps import DumpFile, DumpShelf, newest_of, opened
 from voltool.dumpfile import codec
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.format import ObjectRecord
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        with DumpShelf(lambda text: _say(f"warning: {text}")) as shelf:
-            return int(options.run(options, shelf))
+        return int(options.run(options, DumpShelf(lambda text: _say(f"warning: {text}"))))
     except VoltoolError as error:
         return _failed(error)
     except KeyboardInterrupt:
@@ -94,15 +93,16 @@ def _restore(options: argparse.Namespace, shelf: DumpShelf) -> int:
 
     named = shelf.named(_paths(options.dumps))
     newest = newest_of(named)
-    chain = shelf.chain(newest, named)
+    chain = shelf.chain(newest)
     for dump in chain:
-        _say(f"level {dump.reader.header.level}: {shown(dump.path)}")
+        _say(f"level {dump.header.level}: {shown(dump.path)}")
     for dump in named:
         if dump not in chain:
             _say(f"not needed: {shown(dump.path)}")
     _warn_if_slow()
     target = os.fsencode(options.target)
-    applied = restore(chain, target, _Teller(), numeric_owner=options.numeric_owner)
+    with opened(chain) as whole:
+        applied = restore(whole, target, _Teller(), numeric_owner=options.numeric_owner)
     for problem in applied.problems:
         _say(f"warning: {problem.problem.value}: {shown(problem.path)}: {problem.why}")
     entries = _count(applied.entries, "entry", "entries")
@@ -121,13 +121,14 @@ def _verify(options: argparse.Namespace, shelf: DumpShelf) -> int:
         if dump in bases:  # it was checked with what rests on it
             continue
         try:
-            chain = shelf.chain(dump, named)
-            verify_chain(Chain([part.reader for part in chain]))
+            chain = shelf.chain(dump)
+            with opened(chain) as whole:
+                verify_chain(whole)
         except VoltoolError as error:
             codes.append(_failed(error))
             continue
         bases.update(chain)
-        entries = _count(dump.reader.totals.entries, "entry", "entries")
+        entries = _count(dump.totals.entries, "entry", "entries")
         print(f"{shown(dump.path)} is whole: {entries}, in {_count(len(chain), 'dump')}")
     return combined_exit_code(codes)
 
@@ -135,24 +136,28 @@ def _verify(options: argparse.Namespace, shelf: DumpShelf) -> int:
 def _list(options: argparse.Namespace, shelf: DumpShelf) -> int:
     named = shelf.named(_paths(options.dumps))
     if options.files:
-        chain = Chain([dump.reader for dump in shelf.chain(newest_of(named), named)])
-        for path, record in _tree(chain):
-            kind = stat.filemode(record.mode)
-            moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.mtime_s))
-            print(f"{kind} {record.uid:>6} {record.gid:>6} {record.size:>14,} {moment} {shown(path)}")
+        with opened(shelf.chain(newest_of(named))) as chain:
+            _print_tree(chain)
         return EXIT_DONE
-    volumes = sorted({(dump.reader.header.volume_name, dump.reader.header.volume_uuid) for dump in named})
+    volumes = sorted({(dump.header.volume_name, dump.header.volume_uuid) for dump in named})
     for name, uuid in volumes:
         print(f"{shown(os.fsencode(name))} ({shown(os.fsencode(uuid))})")
-        of_volume = [dump for dump in named if dump.reader.header.volume_uuid == uuid]
+        of_volume = [dump for dump in named if dump.header.volume_uuid == uuid]
         for dump in sorted(of_volume, key=lambda dump: dump.order):
-            header = dump.reader.header
-            missing = "" if shelf.has_base(dump, named) else f"  (the dump {header.base_dump_id} below it is missing)"
+            header = dump.header
+            missing = "" if shelf.has_base(dump) else f"  (the dump {header.base_dump_id} below it is missing)"
             print(
-                f"  level {header.level}  {_time(dump)}  {_count(dump.reader.totals.entries, 'entry', 'entries'):>15}"
-                f"  {_count(dump.source.size, 'byte'):>20}  {shown(dump.path)}{missing}"
+                f"  level {header.level}  {_time(dump)}  {_count(dump.totals.entries, 'entry', 'entries'):>15}"
+                f"  {_count(dump.totals.stored_bytes, 'byte'):>20}  {shown(dump.path)}{missing}"
             )
     return EXIT_DONE
+
+
+def _print_tree(chain: Chain) -> None:
+    for path, record in _tree(chain):
+        kind = stat.filemode(record.mode)
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.mtime_s))
+        print(f"{kind} {record.uid:>6} {record.gid:>6} {record.size:>14,} {moment} {shown(path)}")
 
 
 def _tree(chain: Chain) -> Iterator[Tuple[bytes, ObjectRecord]]:
@@ -207,7 +212,7 @@ def _say(text: str) -> None:
 
 
 def _time(dump: DumpFile) -> str:
-    seconds = dump.reader.header.clone_time_ns // 1_000_000_000
+    seconds = dump.header.clone_time_ns // 1_000_000_000
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 

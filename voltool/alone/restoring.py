@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Sequence
 
-from voltool.alone.dumps import DumpFile
 from voltool.dumpfile.chain import Chain
 from voltool.dumpfile.merge import Merge
 from voltool.errors import NotFoundError
@@ -18,12 +16,11 @@ from voltool.tree.apply.staging import StagingKey, open_staging
 _MOST_WORKERS = 4
 
 
-def restore(dumps: Sequence[DumpFile], target: bytes, reporter: Reporter, *, numeric_owner: bool) -> Applied:
-    """Restore the chain (level 0 first) to ``target``, which must not exist or be empty; an interrupted one goes on.
+def restore(chain: Chain, target: bytes, reporter: Reporter, *, numeric_owner: bool) -> Applied:
+    """Restore the chain to ``target``, which must not exist or be empty; an interrupted one goes on.
 
     Raises IntegrityError, RefusedError, SpaceError, NotFoundError; the target is published last.
     """
-    chain = Chain([dump.reader for dump in dumps])
     header = chain.header
     parent, name = os.path.split(os.path.abspath(target))
     if not name:

@@ -152,7 +152,7 @@ def _is_sane(dump: StoredDump) -> bool:
         totals.objects,
         totals.data_bytes,
     )
-    texts: tuple[object, ...] = (
+    texts: tuple[object, ...] = (  # as JSON has them, whatever the hints promise
         header.volume_uuid, header.volume_name, header.host, header.driver, header.boot_id, header.tool_version,
         header.machine_id, header.epoch.token, header.epoch.host, header.base_state_id or "", header.base_dump_id or "",
     )  # fmt: skip

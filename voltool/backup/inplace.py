@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from voltool.backup.chains import OpenedChain, open_chain
@@ -14,6 +13,8 @@ from voltool.backup.paths import resolve_paths
 from voltool.backup.ports import World
 from voltool.backup.restore import digest_of, send_stream
 from voltool.dumpfile.bitmap import Bitmap
+from voltool.dumpfile.chain import Chain
+from voltool.dumpfile.compose import compose, cut_chunks
 from voltool.dumpfile.merge import Merge
 from voltool.dumpfile.plan import MergePlan
 from voltool.dumpfile.selection import NumberSelection, Selection
@@ -21,8 +22,10 @@ from voltool.errors import EXIT_DONE, EXIT_PARTIAL, AgentError, RefusedError, Us
 from voltool.machine import this_machine
 from voltool.model import FileProblem, StoredDump
 from voltool.showing import shown
+from voltool.tree.inplace.patch import PIECE
 from voltool.wire.conversation import IntroducedConversation
 from voltool.wire.messages import Done, EndOfData, InPlacePlan, InPlaceReply, PlannedNames, Proceed, StartInPlace
+from voltool.wire.numbers import SIZE, decode_numbers
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ def restore_in_place(
         for data in wanted_manifest(opened.chain, selection):
             agent.send_data(data)
         agent.send(EndOfData())
-        planned, needed = _receive_plan(agent)
+        planned, needed, chunks = _receive_plan(agent)
         problems: tuple[FileProblem, ...] = ()
         done = not wish.dry_run and (not planned.anything or confirm(planned))
         if done:
-            problems = _carry_out(agent, opened, planned.plan, needed)
+            problems = _carry_out(agent, opened, planned.plan, needed, chunks)
         else:
             if wish.dry_run:
                 confirm(planned)
@@ -141,7 +144,8 @@ def _request(
 
 def _refuse_stores(world: World, opened: OpenedChain, agent: IntroducedConversation, target: bytes) -> None:
     """The dumps themselves must not lie in what is restored."""
-    if agent.agent.machine_id != this_machine().machine_id:
+    here, there = this_machine(), agent.agent
+    if (there.machine_id, there.hostname) != (here.machine_id, here.hostname):
         return
     for dump in opened.dumps:
         store = world.stores.open(dump.store).path_on_this_host()
@@ -155,7 +159,7 @@ def _refuse_stores(world: World, opened: OpenedChain, agent: IntroducedConversat
             )
 
 
-def _receive_plan(agent: IntroducedConversation) -> tuple[PlannedRestore, Bitmap]:
+def _receive_plan(agent: IntroducedConversation) -> tuple[PlannedRestore, Bitmap, dict[int, Bitmap]]:
     names: dict[str, list[bytes]] = {}
     message = agent.receive()
     while isinstance(message, PlannedNames):
@@ -164,30 +168,62 @@ def _receive_plan(agent: IntroducedConversation) -> tuple[PlannedRestore, Bitmap
     if not isinstance(message, InPlacePlan):
         raise AgentError("the agent does not follow the protocol", why=type(message).__name__)
     needed = Bitmap()
+    for number in _receive_numbers(agent):
+        needed.add(number)
+    chunks: dict[int, Bitmap] = {}
+    if message.patches:
+        numbers = _receive_numbers(agent)
+        for number, index in zip(numbers, numbers, strict=True):
+            chunks.setdefault(number, Bitmap()).add(index)
+    return PlannedRestore(message, names), needed, chunks
+
+
+def _receive_numbers(agent: IntroducedConversation) -> Iterator[int]:
     rest = b""
     data = agent.receive()
     while not isinstance(data, EndOfData):
         rest += data
-        whole = len(rest) - len(rest) % 8
-        for number in array("Q", rest[:whole]):
-            needed.add(number)
+        whole = len(rest) - len(rest) % SIZE
+        yield from decode_numbers(rest[:whole])
         rest = rest[whole:]
         data = agent.receive()
-    return PlannedRestore(message, names), needed
 
 
 def _carry_out(
-    agent: IntroducedConversation, opened: OpenedChain, plan: InPlacePlan, needed: Bitmap
+    agent: IntroducedConversation,
+    opened: OpenedChain,
+    plan: InPlacePlan,
+    needed: Bitmap,
+    chunks: dict[int, Bitmap],
 ) -> tuple[FileProblem, ...]:
     agent.send(Proceed())
     if plan.transfer:
         merge = Merge(opened.chain, resume_after=plan.resume_after, selection=NumberSelection(needed))
         send_stream(agent, merge)
         agent.send(EndOfData())
+    if plan.patches:
+        for number in sorted(chunks):
+            _send_chunks(agent, opened.chain, number, chunks[number])
+        agent.send(EndOfData())
     reply = agent.receive()
     if not isinstance(reply, InPlaceReply):
         raise AgentError("the agent does not follow the protocol", why=type(reply).__name__)
     return reply.problems
+
+
+def _send_chunks(agent: IntroducedConversation, chain: Chain, number: int, wanted: Bitmap) -> None:
+    """Some chunks of a large file; the agent checks the file that comes of them."""
+    record = chain.object(number)
+    layers = chain.layers(chain.versions_of(number)) if record is not None else []
+    if record is None or not layers:
+        raise AgentError("the agent asks for a file that is not in the dump")
+    for piece in cut_chunks(compose(layers, number, record.size), record.size):
+        for index in range(piece.first, piece.first + piece.chunks):
+            if index in wanted:
+                length = 0 if piece.data is None else len(piece.data)
+                agent.send_data(PIECE.pack(number, index, length))
+                if piece.data is not None:
+                    agent.send_data(bytes(piece.data))
 
 
 def _expect_done(agent: IntroducedConversation) -> None:

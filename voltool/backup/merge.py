@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from voltool.backup.chains import OpenedChain, open_chain
@@ -25,7 +24,7 @@ from voltool.dumpfile.verify import verify_chain
 from voltool.errors import IntegrityError, SpaceError, VoltoolError
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import StoredDump
-from voltool.policy.chain import Lineage, point_of
+from voltool.policy.chain import Lineage, point_of, recency
 from voltool.policy.retention import decide
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
@@ -39,7 +38,7 @@ _OVERHEAD = 1 << 20
 @dataclass(frozen=True)
 class MergeOutcome:
     """``dump`` is the full dump; ``made`` is false where there was one of that point in time already. ``chain``: the ids of the
-    dumps it was made of, level 0 first."""
+    dumps it was made of, oldest first; where it was not made now, of those that lead to its point in time, itself among them."""
 
     dump: StoredDump
     made: bool
@@ -54,10 +53,12 @@ def merge_dump(world: World, dump: StoredDump, keeping: Keeping) -> MergeOutcome
     store = world.stores.open(dump.store)
     store.sweep()
     known = world.catalog.dumps(dump.header.volume_uuid)
-    existing = _full_of(dump, known)
+    alike = [other for other in [dump, *known] if other.store == dump.store and point_of(other) == point_of(dump)]
+    existing = next((other for other in alike if other.header.level == 0), None)
     if existing is not None:
-        chain = Lineage(known).chain_of(dump)
-        ids = tuple(each.header.dump_id for each in chain)
+        lineage = Lineage(known)
+        parts = sorted({*alike}.union(*(lineage.chain_of(other) for other in alike)), key=recency)
+        ids = tuple(part.header.dump_id for part in parts)
         return MergeOutcome(existing, made=False, chain=ids, seconds=time.monotonic() - began)
     with open_chain(world, dump, "merging it") as opened:
         merged = _Merging(world, store, opened, keeping).run()
@@ -67,11 +68,6 @@ def merge_dump(world: World, dump: StoredDump, keeping: Keeping) -> MergeOutcome
         world.reporter.report(Notice("warning", f"merged, and the catalog will learn of it later: {error.what}"))
     _tell_host(world, merged)
     return MergeOutcome(merged, made=True, chain=opened.dump_ids, seconds=time.monotonic() - began)
-
-
-def _full_of(dump: StoredDump, known: Collection[StoredDump]) -> StoredDump | None:
-    alike = [other for other in [dump, *known] if other.store == dump.store and point_of(other) == point_of(dump)]
-    return next((other for other in alike if other.header.level == 0), None)
 
 
 class _Merging:

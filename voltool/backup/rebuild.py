@@ -74,15 +74,21 @@ def rebuild(world: World, urls: Sequence[str], hosts: Sequence[str]) -> RebuildO
 def _can_be_listed(world: World, url: str, outcome: RebuildOutcome) -> bool:
     try:
         files = list(world.stores.open(url).list())
+        odd = list(world.stores.open(url).oddities())
     except VoltoolError as error:
         outcome.failed.append((url, error))
         return False
     if not files:
         world.reporter.report(Notice("warning", f"nothing lies in {url} (is it mounted?)"))
-    for file in files:
-        if file.name.endswith(SUFFIX) and parse_name(file.name) is None:
-            message = f"{url}/{shown(os.fsencode(file.name))} is passed over: no dump is called so"
-            world.reporter.report(Notice("warning", message))
+    strange = [(name, "it is not a file") for name in odd]
+    strange += [
+        (file.name, "no dump is called so")
+        for file in files
+        if file.name.endswith(SUFFIX) and not parse_name(file.name)
+    ]
+    for name, why in strange:
+        message = f"{url}/{shown(os.fsencode(name))} is passed over: {why}"
+        world.reporter.report(Notice("warning", message))
     return True
 
 

@@ -31,6 +31,8 @@ from voltool.model import ROOT_OBJECT, StoredDump
 _GETFLAGS, _FSGETXATTR = 0x80086601, 0x801C581F
 _FSXATTR = struct.Struct("=IIIII8x")
 _SECTOR = 512
+#: Of an inode number, so many bits are for the object.
+_OBJECT_BITS = 40
 #: The same complaint is not logged again so soon, seconds.
 _QUIET = 60.0
 
@@ -67,6 +69,7 @@ class VolumeFiles:
         self._handles: dict[int, _Handle] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._places: dict[str, int] = {}
         self._told: dict[str, float] = {}
         self._began_ns = time.time_ns()
 
@@ -79,7 +82,8 @@ class VolumeFiles:
             if place.dump is None:
                 return self._own_attributes(place)
             with self._opened.use(place.dump) as tree:
-                return attributes(tree, self._record(tree, place))
+                found = attributes(tree, self._record(tree, place))
+            return found | {"st_ino": self._inode(place.dump, found["st_ino"])}
 
     def readlink(self, path: str) -> str:
         """The target of a symlink."""
@@ -102,7 +106,7 @@ class VolumeFiles:
             tree = self._opened.hold(place.dump)
             try:
                 record = self._record(tree, place)
-                entries = [_entry(named) for named in tree.children(record.number)]
+                entries = [self._entry(place.dump, named) for named in tree.children(record.number)]
                 return self._remember(_Handle(place.dump, entries, record))
             except BaseException:
                 self._opened.release(place.dump)
@@ -229,8 +233,22 @@ class VolumeFiles:
         }
 
     def _own_entries(self) -> list[tuple[bytes, int, int]]:
-        folders = [(name, stat.S_IFDIR, ROOT_OBJECT) for name in self._points.folders()]
+        folders = [
+            (name, stat.S_IFDIR, self._inode(dump, ROOT_OBJECT)) for name, dump in self._points.folders().items()
+        ]
         return [*folders, (LATEST, stat.S_IFLNK, 2)] if folders else []
+
+    def _entry(self, dump: StoredDump, named: Named) -> tuple[bytes, int, int]:
+        return named.name, stat.S_IFMT(named.record.mode), self._inode(dump, named.record.number)
+
+    def _inode(self, dump: StoredDump, number: int) -> int:
+        """The object's number; where several points in time are shown, with the point's own above it: who sees one inode number
+        twice takes both for one file, and diff(1) would not even look."""
+        if self._points.single is not None:
+            return number
+        with self._lock:
+            place = self._places.setdefault(dump.header.dump_id, len(self._places) + 1)
+        return number | place << _OBJECT_BITS
 
     def _remember(self, handle: _Handle) -> int:
         with self._lock:
@@ -305,7 +323,3 @@ def _known_content(tree: Tree, record: fmt.ObjectRecord) -> Content:
     if not content.is_known:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     return content
-
-
-def _entry(named: Named) -> tuple[bytes, int, int]:
-    return named.name, stat.S_IFMT(named.record.mode), named.record.number

@@ -5,11 +5,14 @@ libfuse 3 is taken where it is, else libfuse 2. Sources: fuse(4), mount.fuse3(8)
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
+import re
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,8 @@ SUBTYPE = "voltool"
 _CACHED_SECONDS = 3600
 #: linux/fuse.h and fuse_common.h: the kernel checks ACLs, not modes alone.
 _CAP_POSIX_ACL = 1 << 19
+#: How many of libfuse 3's threads there are at most; none ends because it is idle.
+_THREADS = 16
 _DEVICE = "/dev/fuse"
 
 
@@ -58,20 +63,7 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
         )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # libfuse takes over only what nobody else has taken
-    options: dict[str, Any] = {
-        "foreground": True,
-        "fsname": f"voltool:{name}",
-        "subtype": SUBTYPE,
-        "ro": True,
-        "nodev": True,
-        "nosuid": True,
-        "use_ino": True,
-        "kernel_cache": True,
-        "entry_timeout": _CACHED_SECONDS,
-        "attr_timeout": _CACHED_SECONDS,
-    }
-    if allow_other:
-        options |= {"allow_other": True, "default_permissions": True}
+    options = _options(mfusepy, name, allow_other=allow_other)
     messages = _Messages()
     try:
         _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
@@ -86,6 +78,30 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
         ) from None
     finally:
         messages.end()
+
+
+def _options(mfusepy: Any, name: str, *, allow_other: bool) -> dict[str, Any]:
+    """As mount.fuse3(8) has them."""
+    options: dict[str, Any] = {
+        "foreground": True,
+        # The name stands in a dump, which may be anybody's; a comma would begin the next option.
+        "fsname": "voltool:" + re.sub(r"[^A-Za-z0-9._-]", "_", name),
+        "subtype": SUBTYPE,
+        "ro": True,
+        "nodev": True,
+        "nosuid": True,
+        "use_ino": True,
+        "kernel_cache": True,
+        "entry_timeout": _CACHED_SECONDS,
+        "attr_timeout": _CACHED_SECONDS,
+    }
+    if mfusepy.fuse_version_major >= 3:
+        options["max_idle_threads"] = _THREADS
+    if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
+        options["max_threads"] = _THREADS
+    if allow_other:
+        options |= {"allow_other": True, "default_permissions": True}
+    return options
 
 
 def _remedy(*, allow_other: bool) -> str:
@@ -119,9 +135,19 @@ class _Messages:
 
 def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *, allow_other: bool) -> Any:
     """The class of mfusepy with what it lacks: lseek(2), ACLs, and a word when the kernel has mounted it."""
+    threads = threading.local()
+    # Else ctypes makes and destroys a thread state of Python's in each call, which costs nearly as much as the call itself. With
+    # libfuse 2, whose threads come and go, those that are kept would pile up.
+    stay = mfusepy.fuse_version_major >= 3
 
     class Binding(mfusepy.FUSE):  # type: ignore[misc]
         """mfusepy.FUSE and a little more."""
+
+        def _wrapper(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+            """Any operation, in one of libfuse's threads: the first one there lets Python keep what it knows of the thread."""
+            if stay and not hasattr(threads, "known"):
+                threads.known = ctypes.pythonapi.PyGILState_Ensure()
+            return super()._wrapper(func, *args, **kwargs)
 
         def lseek(self, path: bytes | None, offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""

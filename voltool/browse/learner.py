@@ -10,7 +10,7 @@ from voltool.backup.ports import World
 from voltool.browse.index import Comparison, NameIndex
 from voltool.catalog.database import DamagedError
 from voltool.dumpfile.reader import DumpReader
-from voltool.errors import BusyError, IntegrityError, NotFoundError, VoltoolError
+from voltool.errors import BusyError, IntegrityError, NotFoundError, SpaceError, VoltoolError
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.model import StoredDump
 from voltool.policy.chain import chain_of
@@ -65,9 +65,7 @@ class NameLearner:
         known = self._world.catalog.dumps(dump.header.volume_uuid)
         for part in chain_of(dump, known):
             self.index.learn(part, lambda part=part: _records(self._world, part))  # type: ignore[misc]
-        gone = self.index.compare(dump.header.volume_uuid).gone
-        if gone:
-            self.index.sweep(gone)
+        self._sweep(self.index.compare(dump.header.volume_uuid))
 
     # ------------------------------------------------------------------------------------------------ catching up
 
@@ -89,9 +87,11 @@ class NameLearner:
                     continue
                 try:
                     self.index.learn(dump, lambda dump=dump: _records(self._world, dump))  # type: ignore[misc]
-                except (DamagedError, BusyError):
+                except DamagedError:
                     raise
                 except VoltoolError as error:
+                    if error.where == self._path:  # the index itself: full, or in use; what it has can be searched
+                        return self._give_up(error, comparison)
                     failures.add(dump, error)
                 else:
                     learned += 1
@@ -100,8 +100,19 @@ class NameLearner:
         for message in failures.messages():
             reporter.report(Notice("warning", message))
         after = self.index.compare(volume_uuid)
-        self.index.sweep(after.gone)
+        self._sweep(after)
         return after
+
+    def _sweep(self, comparison: Comparison) -> None:
+        """Another time will do, where there is no room or somebody else writes."""
+        with contextlib.suppress(SpaceError, BusyError):
+            self.index.sweep(comparison.gone)
+
+    def _give_up(self, error: VoltoolError, comparison: Comparison) -> Comparison:
+        self._world.reporter.report(PhaseEnded("names", "index"))
+        message = f"what the index of names lacks is not searched: {error.what}: {error.why}"
+        self._world.reporter.report(Notice("warning", message))
+        return comparison
 
 
 class _Failures:

@@ -19,6 +19,7 @@ from voltool.browse.opened import IDLE_SECONDS, OpenPoints
 from voltool.browse.points import Points
 from voltool.errors import VoltoolError
 from voltool.events import Notice, Reporter
+from voltool.model import StoredDump
 
 #: How often idle points in time are looked for, seconds.
 _SWEEP = 30.0
@@ -55,17 +56,20 @@ def serve(
         fuse.serve(files, path, name, allow_other=options.allow_other, on_ready=on_ready)
 
 
-def forbidden_places(world: World, urls: Sequence[str], state: bytes) -> list[tuple[bytes, str]]:
-    """Where nothing must be mounted: the stores in the catalog and ``urls``, and the state directory."""
-    stores = dict.fromkeys([*urls, *(dump.store for dump in world.catalog.dumps())])
+def forbidden_places(world: World, points: Points, urls: Sequence[str], state: bytes) -> list[tuple[bytes, str]]:
+    """Where nothing must be mounted: the stores of what is shown and the stores ``urls``, and the state directory."""
+    stores = dict.fromkeys([*urls, *(dump.store for dump in _dumps_of(points))])
     places = [(world.stores.open(url).path_on_this_host(), f"the store {url}") for url in stores]
     return [*((path, what) for path, what in places if path is not None), (state, "voltool's state directory")]
 
 
+def _dumps_of(points: Points) -> list[StoredDump]:
+    return [points.single] if points.single is not None else list(points.folders().values())
+
+
 def _sweep_stores(world: World, points: Points) -> None:
     """Pins of the killed go with the next run, whatever it is."""
-    dumps = [points.single] if points.single is not None else points.folders().values()
-    for url in {dump.store for dump in dumps}:
+    for url in {dump.store for dump in _dumps_of(points)}:
         with contextlib.suppress(VoltoolError):  # a store that cannot be written to can be read
             world.stores.open(url).sweep()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from voltool.errors import UsageError
 
-_WILD = re.compile(r"(?<!\\)[*?\[]")
+_WILD = re.compile(r"(?<!\\)(?:[*?]|\[[^/]+\])")
 _DIRECTORIES = "(?:/[^/]+)*"
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 

@@ -68,7 +68,7 @@ def decision_lines(decisions: Sequence[Decision]) -> list[str]:
         )
         for decision in decisions
     ]
-    return table(("DUMP", "VOLUME", "LEVEL", "TIME", "STORED", "", "WHY"), rows, right=(4,)) if rows else []
+    return table(("DUMP", "VOLUME", "LEVEL", "TIME", "STORED", "DECISION", "WHY"), rows, right=(4,)) if rows else []
 
 
 def discarded_lines(found: Sequence[Discarded], grace_of: Callable[[str], int]) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from voltool.cli import display
@@ -48,7 +50,9 @@ def restore_in_place(
         )
 
     def confirm(planned: PlannedRestore) -> bool:
-        _show_plan(invocation, location, planned)
+        tell = invocation.output.line if wish.dry_run else partial(invocation.output.notice, "info")
+        for line in _plan_lines(location, planned):
+            tell(line)
         return not wish.dry_run and (yes or invocation.output.ask("Go on?"))
 
     outcome = bring_back(invocation.world, dump, location.host, location.path, wish, confirm)
@@ -67,32 +71,31 @@ def _counts(planned: PlannedRestore) -> dict[str, int]:
     }
 
 
-def _show_plan(invocation: Invocation, location: Location, planned: PlannedRestore) -> None:
-    output = invocation.output
+def _plan_lines(location: Location, planned: PlannedRestore) -> Iterator[str]:
     plan, counts = planned.plan, _counts(planned)
     told = ", ".join(f"{number} {_TITLES[kind]}" for kind, number in counts.items() if number) or "nothing differs"
     kept = f"; {display.count(plan.kept, 'name')} not in the dump stay" if plan.kept else ""
     data = f" ({display.amount(plan.bytes)})" if plan.bytes else ""
-    output.notice("info", f"{location.host}:{shown(location.path)}: {told}{data}{kept}")
+    yield f"{location.host}:{shown(location.path)}: {told}{data}{kept}"
     for kind, title in _TITLES.items():
         paths = planned.names.get(kind, [])
         for path in paths if kind != "leave" else []:
-            output.notice("info", f"  {title}: {shown(path) or '.'}")
+            yield f"  {title}: {shown(path) or '.'}"
         more = counts.get(kind, 0) - len(paths)
         if more > 0:
-            output.notice("info", f"  {title}: and {more} more (--verbose names them)")
+            yield f"  {title}: and {more} more (--verbose names them)"
 
 
 def _show_outcome(
     invocation: Invocation, dump: StoredDump, location: Location, outcome: InPlaceOutcome, *, dry_run: bool
 ) -> None:
-    from voltool.cli.json_lines import name_value, problem_object
-
     output, plan = invocation.output, outcome.planned.plan
     for problem in outcome.problems:
         output.notice("warning", f"{problem.problem.value}: {shown(problem.path) or '.'}: {problem.why}")
     place = f"{location.host}:{shown(location.path)}"
-    if outcome.done:
+    if outcome.done and not outcome.planned.anything:
+        output.summary(f"{dump.header.volume_name}: {place} is as the dump has it: nothing was changed")
+    elif outcome.done:
         names = display.count(plan.created + plan.written + plan.linked, "name")
         output.summary(
             f"{dump.header.volume_name}: restored in place at {place}: {names} ({display.amount(plan.bytes)}),"
@@ -102,6 +105,13 @@ def _show_outcome(
     elif not dry_run:
         output.summary(f"{place}: nothing was changed")
     invocation.codes.append(outcome.exit_code)
+    _fill_fields(invocation, outcome)
+
+
+def _fill_fields(invocation: Invocation, outcome: InPlaceOutcome) -> None:
+    from voltool.cli.json_lines import name_value, problem_object
+
+    plan = outcome.planned.plan
     invocation.fields |= {
         "dumps": list(outcome.dump_ids),
         "target": outcome.target,

@@ -34,8 +34,9 @@ class RunShown:
         text += (
             f" {display.amount(run.stored_bytes)} stored in {display.duration((run.ended_ns - run.started_ns) / 1e9)}"
         )
-        if run.made_level != run.level:
-            text += f"; level {run.level} was wanted, and there was no base for it"
+        if run.made_level != run.level:  # the plan has seen that coming, or the dump job was the first to see
+            foreseen = ended.turn.due.level != ended.turn.due.wanted
+            text += f"; {run.why}" if foreseen else f"; level {run.level} was wanted, and there was no base for it"
         if run.attempts > 1:
             text += f"; {run.attempts} attempts"
         if run.warnings:

@@ -1,8 +1,8 @@
 """One pass of a run: the dumps of many volumes in several threads, watched; each ends with a record of its turn.
 
 A thread does nothing but the dump job and the record in the catalog; whatever else a run does is the main thread's. What
-they share: the catalog (a connection for each thread), stores (without state), the reporter (which locks for itself). Ways to
-hosts are made anew for each dump.
+they share: the catalog (a connection for each thread), stores (without state, or safe for several threads), the reporter
+(which locks for itself). Ways to hosts are made anew for each dump.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from voltool.backup.dump import DumpOutcome, dump_volume
 from voltool.backup.options import dump_options
 from voltool.backup.ports import World
 from voltool.errors import AgentError, BusyError, UnreachableError, VoltoolError
@@ -28,6 +27,7 @@ from voltool.remote.follow import at_home
 from voltool.showing import shown
 
 if TYPE_CHECKING:
+    from voltool.backup.dump import DumpOutcome
     from voltool.config.settings import Settings
 
 #: How often is looked for dumps that stand still, seconds.
@@ -139,6 +139,8 @@ class Pass:
         return self._remembered(ended)
 
     def _dump(self, turn: Turn, watch: Watch, home: list[KnownVolume]) -> DumpOutcome:
+        from voltool.backup.dump import dump_volume
+
         world = replace(self.world, hosts=watch, reporter=watch)
         options = dump_options(self.settings, turn.volume.name, turn.store, {"level": turn.due.wanted})
 

@@ -6,16 +6,17 @@ what runs, cleanly; the report is made and announced all the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from voltool.backup.ports import World
 from voltool.durable import FileLock, make_directory
-from voltool.errors import EXIT_FAILED, InterruptedByUser, Interruption, VoltoolError, combined_exit_code
+from voltool.errors import EXIT_FAILED, BusyError, InterruptedByUser, Interruption, VoltoolError, combined_exit_code
 from voltool.nightly.dumping import Ended, Pass, begun
 from voltool.nightly.plan import LeftOut, Plan, Turn
 from voltool.nightly.ports import Announcer, Learner, NoAnnouncer, Upkeep, no_learner, no_upkeep
@@ -226,10 +227,20 @@ def _of_volume(name: str, text: str) -> str:
     return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
-def run_lock(state: str, owner: str) -> FileLock:
-    """The lock that keeps two runs apart; BusyError says who holds it. ``state`` is made where it is missing."""
+@contextlib.contextmanager
+def alone(state: str, owner: str) -> Iterator[None]:
+    """Inside, no other run works with the state directory ``state`` (made where it is missing); BusyError says who does."""
     make_directory(state)
-    return FileLock(os.path.join(state, "backup.lock"), what="voltool backup", owner=owner)
+    lock = FileLock(os.path.join(state, "backup.lock"), what="voltool backup", owner=owner)
+    try:
+        lock.acquire()
+    except BusyError as error:
+        remedy = "wait until it is done; its lock ends with it"
+        raise BusyError("another voltool backup is running", why=error.why, remedy=remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_run_id(now_ns: int) -> str:

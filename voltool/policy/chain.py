@@ -26,6 +26,7 @@ class Lineage:
 
     def __init__(self, dumps: Iterable[StoredDump]) -> None:
         self._of_state: dict[tuple[str, str, str], list[StoredDump]] = {}
+        self._whole: dict[tuple[str, str], bool] = {}
         for dump in dumps:
             self._of_state.setdefault((dump.store, dump.header.volume_uuid, dump.totals.state_id), []).append(dump)
 
@@ -56,7 +57,19 @@ class Lineage:
 
     def is_whole(self, dump: StoredDump) -> bool:
         """Whether all that ``dump`` rests on is known, so that it can be restored."""
-        return self.chain_of(dump)[0].header.base_state_id is None
+        trail: list[tuple[str, str]] = []
+        link: StoredDump | None = dump
+        whole = False
+        while link is not None:
+            key = (link.store, link.header.dump_id)
+            if key in self._whole:
+                whole = self._whole[key]
+                break
+            trail.append(key)
+            whole = link.header.base_state_id is None
+            link = self.base_of(link)
+        self._whole.update(dict.fromkeys(trail, whole))
+        return whole
 
 
 def recency(dump: StoredDump) -> tuple[int, int, int]:

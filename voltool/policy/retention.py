@@ -214,26 +214,33 @@ def _representatives(dumps: Iterable[StoredDump]) -> dict[Point, StoredDump]:
     return chosen
 
 
-@functools.lru_cache(maxsize=65_536)
+#: A dump is asked for its day each night anew.
+_cached = functools.lru_cache(maxsize=65_536)
+
+
 def _local(seconds: int, zone: tzinfo | None) -> datetime:
     return datetime.fromtimestamp(
         max(seconds, 86_400), zone
     )  # what claims to be older is old enough, and always a date
 
 
+@_cached
 def _day(seconds: int, zone: tzinfo | None) -> str:
     return _local(seconds, zone).strftime("%Y-%m-%d")
 
 
+@_cached
 def _week(seconds: int, zone: tzinfo | None) -> str:
     year, week, _day_of_week = _local(seconds, zone).isocalendar()
     return f"{year}-W{week:02}"
 
 
+@_cached
 def _month(seconds: int, zone: tzinfo | None) -> str:
     return _local(seconds, zone).strftime("%Y-%m")
 
 
+@_cached
 def _year(seconds: int, zone: tzinfo | None) -> str:
     return _local(seconds, zone).strftime("%Y")
 

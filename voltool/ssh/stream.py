@@ -23,6 +23,8 @@ Buffer = bytes | bytearray | memoryview
 
 #: How much of stderr is kept: enough for a traceback.
 STDERR_KEPT = 16 << 10
+#: How long a process that was dropped, and so told to end, may take for it, seconds.
+_DROPPED_GRACE = 5.0
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
 
@@ -203,7 +205,7 @@ class ProcessStream:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdin.close()
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + (min(grace, _DROPPED_GRACE) if self._dropped else grace)
         while process.poll() is None and time.monotonic() < deadline:
             # Take what it still says, or it may wait for us for ever.
             if select.select([self._out], [], [], 0.02)[0] and not os.read(self._out, 1 << 20):
@@ -212,7 +214,7 @@ class ProcessStream:
         process.stdout.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        if process.poll() is None:
+        if process.poll() is None and not self._dropped:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)

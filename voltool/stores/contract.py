@@ -87,6 +87,9 @@ class Store(Protocol):
     def directories(self) -> Iterator[StoredDirectory]:
         """The directories at the top that may have files, sorted by name; cheap: their files are not looked at."""
 
+    def oddities(self) -> Iterator[str]:
+        """The names of what is neither a file nor a directory (a link, a pipe) and not hidden, sorted: `list` passes it over."""
+
     def remove(self, name: str) -> None:
         """Remove a published file durably; idempotent."""
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from voltool.beneath import open_beneath
-from voltool.durable import make_directory, rename_new, write_file
+from voltool.durable import fsync_directory, make_directory, rename_new
 from voltool.errors import RefusedError, UsageError
 from voltool.stores.contract import Space, StoredDirectory, StoredFile
 from voltool.stores.local_files import (
@@ -187,11 +187,19 @@ class LocalStore:
             yield directory, base
 
     def put_aside(self, name: str, data: bytes) -> None:
-        """Replace the small file ``name`` at the top, atomically and durably."""
+        """Replace the small file ``name`` at the top, atomically and durably; of two who do so at once, one wins as a whole."""
         path = self._aside(name)
-        with translated("the store cannot take a note", path):
+        with translated("the store cannot take a note", path), contextlib.ExitStack() as stack:
             make_directory(self.root)
-            write_file(path, data)
+            partial, descriptor = make_locked(self.root, _PARTIAL, name)
+            stack.callback(os.close, descriptor)
+            stack.callback(remove_quietly, partial)  # where it was not renamed
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            os.rename(partial, path)
+            fsync_directory(self.root)
 
     def get_aside(self, name: str) -> bytes | None:
         """The small file ``name`` at the top; None where there is none."""
@@ -201,6 +209,18 @@ class LocalStore:
                 return read_small(path)
             except FileNotFoundError:
                 return None
+
+    def oddities(self) -> Iterator[str]:
+        """Names of links, pipes and the like, sorted."""
+        with translated("the store cannot be listed", self.root):
+            found = [
+                os.path.relpath(entry.path, self.root)
+                for directory, _names, _files in os.walk(self.root)
+                for entry in os.scandir(directory)
+                if not entry.name.startswith(".") and not entry.is_file(follow_symlinks=False)
+                if not entry.is_dir(follow_symlinks=False) and "/." not in directory[len(self.root) :]
+            ]
+        return iter(sorted(found))
 
     def space(self) -> Space | None:
         """The file system below the store, also where the store's directory does not exist yet."""

@@ -9,12 +9,11 @@ said.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import posixpath
-import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -26,8 +25,9 @@ from voltool.stores.contract import ASIDE_MOST, Space, StoredDirectory, StoredFi
 from voltool.stores.local_files import exists, pinned, too_large
 from voltool.stores.sftp_client import DENIED, FSYNC, NO_SUCH_FILE, Entry, SftpClient
 from voltool.stores.sftp_files import SftpReader, SftpWriter
-from voltool.stores.sftp_leases import Leases
+from voltool.stores.sftp_leases import Leases, parts_of
 from voltool.stores.sftp_link import SftpLink, translated
+from voltool.stores.sftp_names import digest_of, parents_of
 from voltool.stores.sftp_wire import SftpStatus
 
 _UNFINISHED = b"/.unfinished"
@@ -71,8 +71,6 @@ class SftpStore:
         """Hang up."""
         self._link.close()
 
-    # ------------------------------------------------------------------------------------------------ what it holds
-
     def create(self, name: str) -> SftpWriter:
         """Begin a file; RefusedError at once where the name exists already."""
         path = self._path(name)
@@ -103,9 +101,13 @@ class SftpStore:
     def directories(self) -> Iterator[StoredDirectory]:
         """The directories at the top, sorted by name; their times are whole seconds."""
         with self._translated("the store cannot be listed", self._root):
-            entries = [entry for entry in self._entries(b"") if stat.S_ISDIR(entry.mode) and entry.name[:1] != b"."]
-        found = [StoredDirectory(os.fsdecode(entry.name), entry.mtime * 1_000_000_000) for entry in entries]
-        return iter(sorted(found, key=lambda directory: directory.name))
+            found = [entry for entry in self._entries(b"") if stat.S_ISDIR(entry.mode) and entry.name[:1] != b"."]
+        ours = (StoredDirectory(os.fsdecode(entry.name), entry.mtime * 1_000_000_000) for entry in found)
+        return iter(sorted(ours, key=lambda directory: directory.name))
+
+    def oddities(self) -> Iterator[str]:
+        """Names of links, pipes and the like, sorted."""
+        return (file.name for file in self._found("", b"", wanted=_is_odd))
 
     def remove(self, name: str) -> None:
         """Remove a published file; idempotent."""
@@ -113,15 +115,13 @@ class SftpStore:
         with self._translated("the dump cannot be removed", path):
             self._link.run(lambda client: client.remove_file(path))
 
-    # ------------------------------------------------------------------------------------------------------ the bin
-
     def discard(self, name: str) -> None:
         """Rename into the bin; RefusedError while it is pinned, idempotent. Whoever pins it meanwhile has it back."""
         path, binned = self._path(name), self._binned(name)
         if self.is_pinned(name):
             raise pinned(self._shown(path))
-        with self._translated("the dump cannot be discarded", path), self._leases.held():
-            now = self._leases.now()
+        with self._translated("the dump cannot be discarded", path):
+            now = self._now()
 
             def move(client: SftpClient) -> None:
                 entry = client.entry(path)
@@ -135,6 +135,16 @@ class SftpStore:
         if self.is_pinned(name):
             self.recover(name)
             raise pinned(self._shown(path))
+
+    def _now(self) -> int:
+        """The server's clock; ours where the disk is so full that it cannot be asked: to discard is to make room."""
+        try:
+            with self._leases.held():
+                return self._leases.now()
+        except SftpStatus as status:
+            if status.code == DENIED:
+                raise
+            return int(time.time())
 
     def discarded(self, prefix: str = "") -> Iterator[StoredFile]:
         """Discarded files, sorted by the names they had."""
@@ -151,8 +161,6 @@ class SftpStore:
         binned = self._binned(name)
         with self._translated("the dump cannot be removed", binned):
             self._link.run(lambda client: client.remove_file(binned))
-
-    # ---------------------------------------------------------------------------------------------------- the notes
 
     def put_aside(self, name: str, data: bytes) -> None:
         """Replace the small file ``name`` at the top, atomically."""
@@ -195,8 +203,6 @@ class SftpStore:
         with self._translated("the store's file system cannot be looked at", self._root):
             return self._link.run(look)
 
-    # ----------------------------------------------------------------------------------------------------- the living
-
     @contextlib.contextmanager
     def pin(self, name: str, purpose: str) -> Iterator[None]:
         """Keep ``name`` from being removed while the context lasts; NotFoundError if it is not there.
@@ -222,7 +228,7 @@ class SftpStore:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._leases.held())
-                pin = self._own(_PINS, _digest(name))
+                pin = self._own(_PINS, digest_of(name))
                 self._link.run(lambda client: self._put_pin(client, pin, note))
             except SftpStatus as status:
                 raise _Unwritable from status
@@ -233,7 +239,7 @@ class SftpStore:
 
     def _put_pin(self, client: SftpClient, pin: bytes, note: bytes) -> None:
         client.make_directory(self._root + _PINS)
-        handle = client.create(pin, exclusive=False)
+        handle = client.create_anew(pin)
         client.write_now(handle, note)
         client.close_handle(handle)
 
@@ -243,14 +249,14 @@ class SftpStore:
 
     def is_pinned(self, name: str) -> bool:
         """Whether somebody alive pins ``name``."""
-        path, digest = self._path(name), _digest(name)
+        path, digest = self._path(name), digest_of(name)
         with self._translated("the pins cannot be looked at", path):
-            pins = [entry for entry in self._entries(_PINS) if _parts(entry)[2] == digest]
+            pins = [entry for entry in self._entries(_PINS) if parts_of(entry)[2] == digest]
             if not pins:
                 return False
             with self._leases.held():
                 living = self._leases.living()
-        return any(_parts(pin)[0] in living for pin in pins)
+        return any(parts_of(pin)[0] in living for pin in pins)
 
     def sweep(self, directory: str = "") -> tuple[str, ...]:  # noqa: ARG002 - they all lie in one place
         """Remove unfinished files and pins whose owners are dead; the names of the unfinished files."""
@@ -263,7 +269,7 @@ class SftpStore:
             with self._leases.held():
                 living = self._leases.living()
             for where, entry in found:
-                if _parts(entry)[0] not in living:
+                if parts_of(entry)[0] not in living:
                     path = self._root + where + b"/" + entry.name
                     self._link.run(lambda client, path=path: client.remove_file(path))  # type: ignore[misc]
                     if where == _UNFINISHED:
@@ -273,8 +279,6 @@ class SftpStore:
     def path_on_this_host(self) -> bytes | None:
         """Nowhere."""
         return None
-
-    # ---------------------------------------------------------------------------------------------------- inner parts
 
     def _naming(self, partial: bytes, path: bytes) -> Callable[[SftpClient, bytes], None]:
         def name_it(client: SftpClient, handle: bytes) -> None:
@@ -315,16 +319,18 @@ class SftpStore:
             )
             self._reporter.report(Notice("warning", message))
 
-    def _found(self, prefix: str, mark: bytes) -> Files:
-        """Regular files whose names are ``mark`` and a name that a file here may have (given without the mark), sorted.
+    def _found(self, prefix: str, mark: bytes, wanted: Callable[[int], bool] = stat.S_ISREG) -> Files:
+        """Files (``wanted`` by mode) whose names are ``mark`` and a name that is not hidden (given without the mark), sorted.
 
         A level of directories at a time; of a volume's dumps only its directory is read.
         """
         found: Files = []
-        below = os.fsencode(prefix.rpartition("/")[0])
-        waiting = [self._path(os.fsdecode(below)) if below else self._root]
+        directory, slash, _rest = prefix.rpartition("/")
+        if slash and any(part[:1] in (".", "") for part in directory.split("/")):
+            return []  # nothing here has such a name
+        waiting = [self._path(directory) if directory else self._root]
         with self._translated("the store cannot be listed", self._root):
-            if below and not all(self._is_own_directory(path) for path in _parents(self._root, waiting[0])):
+            if directory and not all(self._is_own_directory(path) for path in parents_of(self._root, waiting[0])):
                 return []
             while waiting:
                 listed = self._link.run(lambda client, paths=tuple(waiting): client.directories(paths))  # type: ignore[misc]
@@ -335,7 +341,7 @@ class SftpStore:
                         whole = path + b"/" + entry.name
                         if stat.S_ISDIR(entry.mode) and not entry.name.startswith(b"."):
                             waiting.append(whole)
-                        elif stat.S_ISREG(entry.mode) and entry.name.startswith(mark) and name[:1] not in (b".", b""):
+                        elif wanted(entry.mode) and entry.name.startswith(mark) and name[:1] not in (b".", b""):
                             shown = os.fsdecode((path + b"/" + name)[len(self._root) + 1 :])
                             found.append(StoredFile(shown, entry.size, entry.mtime * 1_000_000_000))
         return sorted((file for file in found if file.name.startswith(prefix)), key=lambda file: file.name)
@@ -351,7 +357,7 @@ class SftpStore:
 
     def _own(self, where: bytes, digest: bytes) -> bytes:
         """A new name that says whose it is."""
-        return b"%s%s/%s-%s-%s" % (self._root, where, self._leases.token, secrets.token_hex(6).encode(), digest)
+        return self._root + where + b"/" + self._leases.name_of_ours(digest)
 
     def _binned(self, name: str) -> bytes:
         directory, base = posixpath.split(self._path(name))
@@ -381,20 +387,5 @@ class _Unwritable(Exception):  # noqa: N818 - a fact, not an error
     """Nothing can be written into the store."""
 
 
-def _parents(root: bytes, path: bytes) -> Iterator[bytes]:
-    """``path`` and what is above it, up to the root."""
-    while path != root:
-        yield path
-        path = posixpath.dirname(path)
-
-
-def _digest(name: str) -> bytes:
-    """A name of a file that may be longer than the name of a pin can be."""
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32].encode()
-
-
-def _parts(entry: Entry) -> tuple[bytes, bytes, bytes]:
-    """Token, random part and digest of a name that `SftpStore._own` made; a foreign name has none that is known."""
-    token, _, rest = entry.name.partition(b"-")
-    random, _, digest = rest.partition(b"-")
-    return token, random, digest
+def _is_odd(mode: int) -> bool:
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -94,10 +94,13 @@ class SftpClient(SftpWire):
         """A handle for reading."""
         return self.open_file(path, sftp.SFTP_FLAG_READ)
 
-    def create(self, path: bytes, *, exclusive: bool = True) -> bytes:
-        """A handle for writing a file that must not exist (or may: then it stays as it is)."""
-        flags = sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE
-        return self.open_file(path, flags | (sftp.SFTP_FLAG_EXCL if exclusive else 0))
+    def create(self, path: bytes) -> bytes:
+        """A handle for writing a file that must not exist."""
+        return self.open_file(path, sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL)
+
+    def create_anew(self, path: bytes) -> bytes:
+        """A handle for writing a file; what was in it is gone."""
+        return self.open_file(path, sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_TRUNC)
 
     def close_handle(self, handle: bytes) -> None:
         """Close a file or a directory."""

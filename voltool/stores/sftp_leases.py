@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 
 from voltool.errors import VoltoolError
-from voltool.stores.sftp_client import SftpClient
+from voltool.stores.sftp_client import Entry, SftpClient
 from voltool.stores.sftp_link import SftpLink
 from voltool.stores.sftp_wire import SftpStatus
 
@@ -36,6 +36,10 @@ class Leases:
         self._lock = threading.Lock()
         self._holders = 0
         self._stop = threading.Event()
+
+    def name_of_ours(self, digest: bytes) -> bytes:
+        """A new name that says whose it is; see `parts_of`."""
+        return b"%s-%s-%s" % (self.token, secrets.token_hex(6).encode(), digest)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -79,8 +83,9 @@ class Leases:
     def _touch(self, client: SftpClient) -> int:
         path = self._path(self.token)
         client.make_directory(self._root + _LEASES[:-1])
-        handle = client.create(path, exclusive=False)
-        client.write_now(handle, b"x")
+        handle = client.create_anew(path)
+        with contextlib.suppress(SftpStatus):  # a full disk: on Linux cutting it off has touched it as well
+            client.write_now(handle, b"x")
         client.close_handle(handle)
         entry = client.entry(path)
         return entry.mtime if entry is not None else 0
@@ -92,3 +97,10 @@ class Leases:
 
     def _path(self, token: bytes) -> bytes:
         return self._root + _LEASES + token
+
+
+def parts_of(entry: Entry) -> tuple[bytes, bytes, bytes]:
+    """Token, random part and digest of a name that `Leases.name_of_ours` made; a foreign name has no token that is alive."""
+    token, _, rest = entry.name.partition(b"-")
+    random, _, digest = rest.partition(b"-")
+    return token, random, digest

@@ -364,7 +364,9 @@ class StartInPlace:
     ← any number of `PlannedNames`, `InPlacePlan`, then data: the numbers of the objects that are needed, 8 bytes each,
     `EndOfData`. With ``dry_run`` it ends here with `Done`, and so it does when `EndOfData` comes instead of `Proceed`. Else
     → `Proceed`; where the plan says ``transfer`` → data frames: a level 0 dump of these objects alone, each under its number
-    in the root, `EndOfData`; ← `InPlaceReply`. Nothing of the directory is touched before all of it has come and was checked.
+    in the root, `EndOfData`; where it says ``patches`` → data: of each chunk asked for the object's number, its index (8 bytes
+    each), its length (4 bytes, 0: a hole) and its bytes, `EndOfData`; ← `InPlaceReply`. These chunks follow the numbers: ← data,
+    16 bytes each, number and index, `EndOfData`. Nothing of the directory is touched before all of it has come and was checked.
 
     ``only``: selected paths from the root on (empty: everything); ``selection`` stands for them in the name of staging.
     ``delete``: what is there and not in the dump goes, but what ``excludes`` names. ``limit``: how many names of each kind
@@ -399,7 +401,8 @@ class PlannedNames:
 class InPlacePlan:
     """What a restore in place would do: names created, files written (``bytes``: their sizes), objects whose attributes alone
     change, names linked anew, names deleted; ``kept``: names that the dump does not have and that stay. ``transfer``: data is
-    needed, ``needed_bytes`` at the least; of objects up to ``resume_after`` it may be left out."""
+    needed, ``needed_bytes`` at the least; of objects up to ``resume_after`` it may be left out. ``patches``: of some large files
+    only chunks are needed."""
 
     created: int
     written: int
@@ -411,6 +414,7 @@ class InPlacePlan:
     transfer: bool
     needed_bytes: int
     resume_after: int = 0
+    patches: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,11 @@ def _plan(invocation: Invocation, names: list[str]) -> Plan:
 def _run(invocation: Invocation, names: list[str]) -> int:
     from voltool.cli.run_lines import report_object
     from voltool.cli.run_shown import RunShown
-    from voltool.nightly.run import Run, run_lock
+    from voltool.nightly.run import Run, alone
 
     invocation.read_leniently()
     caller = invocation.world.caller
-    with run_lock(invocation.state, caller):
+    with alone(invocation.state, caller):
         plan = _plan(invocation, names)
         run = Run(
             invocation.world,
@@ -94,10 +94,11 @@ def _run(invocation: Invocation, names: list[str]) -> int:
             learner=_learner(invocation),
         )
         report = run.run()
-        for url in dict.fromkeys(turn.store for turn in plan.turns):
-            invocation.keep_copies(url)
-    invocation.fields |= report_object(report)
-    invocation.codes.append(report.exit_code)
+        invocation.fields |= report_object(report)
+        invocation.codes.append(report.exit_code)
+        if run.interrupted is None:
+            for url in dict.fromkeys(turn.store for turn in plan.turns):
+                invocation.keep_copies(url)
     _tell_the_rest(invocation, plan, report)
     for text in run.untold:
         _note(invocation, VoltoolError(f"nobody could be told of this run: {text}"))

@@ -138,6 +138,8 @@ def _close(invocation: Invocation, pattern: str, limit: int) -> None:
             f"nothing in the dumps matches {pattern!a}",
             remedy="part of the name, a glob such as '*.conf', -i to ignore case; voltool dumps shows what was searched",
         )
+    if invocation.output.json:
+        return
     if invocation.fields["more"]:
         message = f"there are more: only the first {display.count(limit, 'path')} shown; --limit 0 shows all, or narrow it down"
         invocation.output.notice("warning", message)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import At, DumpWord
+from voltool.cli.options import At
 from voltool.showing import shown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 def mount(
     context: typer.Context,
-    word: DumpWord,
+    word: Annotated[str, typer.Argument(metavar="NAME|DUMP", help="A volume (all its dumps) or one dump's id.")],
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory to mount on.")],
     at: At = None,
     allow_other: Annotated[
@@ -94,7 +94,9 @@ def _serve(
     switch = _Switch(invocation.output)
     world = dataclasses.replace(invocation.world, reporter=switch)
     points, name = _points(invocation, world, word, at)
-    places = forbidden_places(world, [invocation.store_url()], os.fsencode(invocation.state))
+    own = [section.store for section in invocation.settings.volumes.values() if section.store]
+    urls = [invocation.store_url(), *(invocation.store_url(explicit=url) for url in own)]
+    places = forbidden_places(world, points, urls, os.fsencode(invocation.state))
     if mountpoint.prepare(path, places):
         invocation.output.notice("info", f"a mount at {shown(path)} whose process was dead has been taken off")
 

@@ -58,8 +58,10 @@ def prune(
     names = {volume.uuid: volume.name for volume in invocation.world.catalog.volumes()}
     frozen: set[str] = set()
     now_ns = time.time_ns()
-    for uuid in dict.fromkeys(dump.header.volume_uuid for dump in found):
-        known = [dump for dump in found if dump.header.volume_uuid == uuid]
+    of_volume: dict[str, list[StoredDump]] = {}
+    for dump in found:
+        of_volume.setdefault(dump.header.volume_uuid, []).append(dump)
+    for uuid, known in of_volume.items():
         keeping = keeping_of(invocation.settings, names.get(uuid, known[-1].header.volume_name))
         outcome = prune_volume(invocation.world, uuid, known, keeping, now_ns, dry_run=dry_run)
         if keeping.rules.keeps_all:

@@ -154,9 +154,10 @@ class Staging:
             self._around = -1
 
     def clear(self, *, keep: Sequence[bytes]) -> None:
-        """Remove what an earlier run has left, but what is named in ``keep``, and begin anew. Raises OSError."""
+        """Remove what an earlier run has left, but what is named in ``keep``, and begin anew. Cut off, it is to be done again:
+        the record of how far that run came goes last. Raises OSError."""
         for name in os.listdir(self.path):
-            if name in {b"lock", *keep}:
+            if name in {b"lock", b"record.json", *keep}:
                 continue
             path = b"/proc/self/fd/%d/%s" % (self.descriptor, name)
             if stat.S_ISDIR(os.lstat(path).st_mode):

@@ -38,7 +38,7 @@ from voltool.tree.inplace.survey import doomed
 from voltool.tree.inplace.touch import NotTouched, Toucher, not_touched
 from voltool.tree.state import BaseState
 
-_CANNOT_HOLD = "the target could not hold it when it was staged"
+_CANNOT_HOLD = "the target could not hold it when it was staged, or it was changed meanwhile"
 
 
 class Actor:

@@ -116,14 +116,14 @@ class Comparer:
             data = os.pread(descriptor, record.size + 1, 0)
             self.bytes_read += len(data)
             return fmt.hash_small(data) == record.content
-        return fmt.content_hash(record.size, self._chunks(descriptor, record.size)) == record.content
+        return fmt.content_hash(record.size, self.chunks(descriptor, record.size)) == record.content
 
-    def _chunks(self, descriptor: int, size: int) -> Iterator[Tuple[bytes, int]]:
+    def chunks(self, descriptor: int, size: int) -> Iterator[Tuple[bytes, int]]:
         """The chunk hashes of an open file; holes are not read."""
         count = -(-size // _CHUNK)
         index = 0
         while index < count:
-            data_at = _next_data(descriptor, index * _CHUNK)
+            data_at = next_data(descriptor, index * _CHUNK)
             first = count if data_at is None else min(data_at // _CHUNK, count)
             if first > index:
                 yield fmt.ZERO_CHUNK, first - index
@@ -144,7 +144,7 @@ class Comparer:
         return fmt.ZERO_CHUNK if fmt.is_zero(view) else fmt.chunk_hash(fmt.block_hashes(view))
 
 
-def _next_data(descriptor: int, offset: int) -> Optional[int]:
+def next_data(descriptor: int, offset: int) -> Optional[int]:
     """Where the next byte that is not in a hole lies; None where there is none. Source: lseek(2)."""
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)

@@ -7,6 +7,7 @@ from typing import Sequence
 from voltool.tree.excluding import Excluder
 
 OWN = b".voltool"
+LOST_AND_FOUND = b"lost+found"
 
 
 class Scope:
@@ -23,5 +24,6 @@ class Scope:
         return self.whole or any(path == one or path.startswith(one + b"/") for one in self._only)
 
     def keeps(self, directory: bytes, name: bytes) -> bool:
-        """Whether what the dump does not have stays all the same: the volume's exclusions, and what is voltool's own."""
-        return name == OWN or self._excluder.matches(directory, name)
+        """Whether what the dump does not have stays all the same: the volume's exclusions, what is voltool's own, and what
+        belongs to a file system's root."""
+        return name == OWN or (not directory and name == LOST_AND_FOUND) or self._excluder.matches(directory, name)

@@ -56,7 +56,7 @@ class Stage:
 
     def prepare(self, needed: Bitmap) -> None:
         """Decide what must come: nothing, the rest of an earlier run, or all of ``needed``. Raises VoltoolError, OSError."""
-        if self._has_all(needed):
+        if self.covers(needed):
             self.asked, self.transfer = needed, False
             return
         self.transfer = True
@@ -69,14 +69,15 @@ class Stage:
         numbers = array("Q", needed.numbers(0, _ALL))
         durable.write_file(os.path.join(self.staging.path, _NEEDED), numbers.tobytes())
 
-    def _has_all(self, needed: Bitmap) -> bool:
+    def covers(self, needed: Bitmap) -> bool:
+        """Whether all of it is here already, whole and checked."""
         numbers = needed.numbers(0, _ALL)
         if next(numbers, None) is None:
             return True
         if not os.path.exists(os.path.join(self.staging.path, _ARRIVED)):
             return False
         descriptor = self.staging.descriptor
-        return all(_is_there(descriptor, staged_path(number)) for number in needed.numbers(0, _ALL))
+        return all(is_staged(descriptor, staged_path(number)) for number in needed.numbers(0, _ALL))
 
     def _earlier(self) -> Bitmap | None:
         """What an earlier run had asked for, if it was cut off while that came."""
@@ -93,7 +94,11 @@ class Stage:
         return found
 
     def _clear(self) -> None:
-        """Begin anew, with an empty staging under the same lock."""
+        """Begin anew, with an empty staging under the same lock. First what says that something of it can be used."""
+        for name in (_NEEDED, _ARRIVED):
+            path = os.path.join(self.staging.path, name)
+            if os.path.exists(path):
+                durable.remove_file(path)
         self.staging.clear(keep=(b"states",))
         assert self.staging.progress.phase is Phase.DATA
 
@@ -102,9 +107,9 @@ class Stage:
         self.staging.close()
 
 
-def _is_there(directory: int, path: bytes) -> bool:
+def is_staged(directory: int, path: bytes) -> bool:
+    """Whether it is staged, and staged alone: what has a name in the tree already may have been written to."""
     try:
-        os.stat(path, dir_fd=directory, follow_symlinks=False)
+        return os.stat(path, dir_fd=directory, follow_symlinks=False).st_nlink == 1
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return True
