@@ -109,7 +109,8 @@ def unscheduled_line(found: Sequence[Standing]) -> str:
 
 _HEADS = ("VOLUME", "HOST", "NEWEST DUMP", "BY LEVEL", "DUMPS", "STORED", "LAST TURN", "STATE")
 _STYLES = {
-    "nowhere?": "bold red", "overdue": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan", "ok": "green",
+    "nowhere?": "bold red", "overdue": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan",
+    "unfinished": "red", "ok": "green",
 }  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def state_of(each: Standing) -> str:
     if each.fault:
         return "misconfigured"
     if each.unfinished is not None:
-        return "moving"
+        return "moving" if each.unfinished.outcome == RUNNING else "unfinished"
     return "ok" if each.schedule else "unscheduled"
 
 

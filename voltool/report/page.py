@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from voltool import __version__
+from voltool.policy.moves import RUNNING
 from voltool.report.gather import DAYS, FAILED, OK, PARTIAL, Report, VolumeReport
 from voltool.report.picture import ChainPicture, chain_picture, curve, move_picture
 from voltool.showing import shown
@@ -85,7 +86,7 @@ def _state(volume: VolumeReport) -> str:
     if standing.fault:
         return "misconfigured"
     if standing.unfinished is not None:
-        return "moving"
+        return "moving" if standing.unfinished.outcome == RUNNING else "unfinished"
     return "ok" if standing.schedule else "unscheduled"
 
 
