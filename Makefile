@@ -17,7 +17,7 @@ help:
 	@echo "make test     all tests                       (PYTEST_ARGS=...)"
 	@echo "make check    ruff, mypy, import-linter, vermin, and that what is generated is up to date"
 	@echo "make generate man pages, completions, docs/commands.md and the tables of docs/config.md, out of the code"
-	@echo "make demo     three dumps and a restore between two throw-away hosts"
+	@echo "make demo     dumps, restores and a move between two throw-away hosts, then a week of nights in fast motion"
 	@echo "make bench    compare with tar, dump, xfsdump, restic, borg; writes docs/benchmarks.md (BENCH_ARGS=...)"
 	@echo "make soak     moves in which everybody is killed at random moments (SOAK_MINUTES=10, SOAK_SEED=...)"
 	@echo "make format   format the code"
