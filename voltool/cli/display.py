@@ -5,29 +5,11 @@ from __future__ import annotations
 import time
 from datetime import datetime
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+from voltool.config.quantity import amount, duration
+
+__all__ = ["age", "amount", "count", "duration", "local_time", "short_id"]
+
 ID_DIGITS = 12
-
-
-def amount(count: float) -> str:
-    """Bytes in units of 1024: ``17 B``, ``4.2 MiB``."""
-    value = float(count)
-    for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
-
-
-def duration(seconds: float) -> str:
-    """``3.2 s``, ``4 min 5 s``, ``2 h 10 min``, ``3 days``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    if seconds < 172_800:
-        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
-    return f"{int(seconds) // 86_400} days"
 
 
 def age(then_ns: int, now_ns: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Amounts as people write them: ``10M`` is ten times 1024 times 1024 bytes. No I/O."""
+"""Amounts as people write and read them: ``10M`` is ten times 1024 times 1024 bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -30,3 +30,27 @@ def parse_seconds(text: str) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not a duration", remedy="a number with s, m, h or d behind it, such as 10m")
     return int(match[1]) * _SECONDS[match[2].upper()]
+
+
+_SHOWN_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def amount(count: float) -> str:
+    """Bytes in units of 1024: ``17 B``, ``4.2 MiB``."""
+    value = float(count)
+    for unit in _SHOWN_UNITS:
+        if abs(value) < 1024 or unit == _SHOWN_UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """``3.2 s``, ``4 min 5 s``, ``2 h 10 min``, ``3 days``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    if seconds < 172_800:
+        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
+    return f"{int(seconds) // 86_400} days"

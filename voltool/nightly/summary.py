@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
+from voltool.config.quantity import amount
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL
 from voltool.policy.runs import RunReport, VolumeRun
 from voltool.showing import shown
@@ -13,7 +14,6 @@ from voltool.showing import shown
 #: So many volumes that went well are listed; what did not go well is listed whole.
 _MOST_GOOD = 200
 #: What is not said here is in `voltool report`; a health check takes some kilobytes.
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def volume_line(run: VolumeRun) -> str:
     how = "partial" if run.exit_code == EXIT_PARTIAL else "ok"
     seconds = (run.ended_ns - run.started_ns) / 1e9
     level = f"level {run.made_level}" if run.made_level is not None else "no dump"
-    text = f"{_line(run.volume)}: {how}: {level}, {_amount(run.stored_bytes)} in {seconds:.0f} s"
+    text = f"{_line(run.volume)}: {how}: {level}, {amount(run.stored_bytes)} in {seconds:.0f} s"
     if run.made_level is not None and run.made_level != run.level:
         text += f" (level {run.level} was due)"
     return text
@@ -66,7 +66,7 @@ def _body(
     report: RunReport, failed: list[VolumeRun], partial: list[VolumeRun], good: list[VolumeRun], zone: tzinfo | None
 ) -> Iterator[str]:
     yield f"Run {report.run_id}: {_time(report.started_ns, zone)} to {_time(report.ended_ns, zone)}"
-    yield f"Exit code {report.exit_code}, {_amount(sum(run.stored_bytes for run in report.volumes))} stored"
+    yield f"Exit code {report.exit_code}, {amount(sum(run.stored_bytes for run in report.volumes))} stored"
     yield from _section("Suspicious", map(_line, report.alarms))
     yield from _section("Failed", map(volume_line, failed))
     yield from _section("Wrong beside volumes", map(_line, report.faults))
@@ -109,12 +109,3 @@ def _time(time_ns: int, zone: tzinfo | None) -> str:
 
 def _local(time_ns: int) -> datetime:
     return datetime.fromtimestamp(time_ns // 1_000_000_000).astimezone()
-
-
-def _amount(count: float) -> str:
-    value = float(count)
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

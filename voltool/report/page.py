@@ -14,13 +14,13 @@ from importlib import resources
 from typing import Any
 
 from voltool import __version__
+from voltool.config.quantity import amount, duration
 from voltool.policy.moves import RUNNING
 from voltool.report.gather import DAYS, FAILED, OK, PARTIAL, Report, VolumeReport
 from voltool.report.picture import ChainPicture, chain_picture, curve, move_picture
 from voltool.showing import shown
 
 _TEMPLATES = "templates"
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 #: The curves' sizes in the overview and in the large picture.
 _SPARK = (96, 22)
 _LARGE = (860, 150)
@@ -122,27 +122,6 @@ def _durations(volume: VolumeReport) -> Durations:
             f"M{68 + number * step:.1f} {66 - height:.1f}h{step * 0.78:.1f}v{height:.1f}h-{step * 0.78:.1f}z"
         )
     return Durations({outcome: path for outcome, path in paths.items() if path}, top, int(68 + len(turns) * step))
-
-
-def amount(count: float) -> str:
-    """Bytes in units of 1024."""
-    value = float(count)
-    for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
-
-
-def duration(seconds: float) -> str:
-    """How long, in words."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    if seconds < 172_800:
-        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
-    return f"{int(seconds) // 86_400} days"
 
 
 def _age(now_ns: int) -> Any:
