@@ -11,9 +11,8 @@ from voltool.errors import EXIT_DONE, EXIT_PARTIAL
 from voltool.policy.runs import RunReport, VolumeRun
 from voltool.showing import shown
 
-#: So many volumes that went well are listed; what did not go well is listed whole.
+#: So many volumes that went well are listed, since a health check takes some kilobytes; what did not go well is listed whole.
 _MOST_GOOD = 200
-#: What is not said here is in `voltool report`; a health check takes some kilobytes.
 
 
 @dataclass(frozen=True)
