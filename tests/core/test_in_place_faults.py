@@ -27,6 +27,7 @@ from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.reader import DumpReader
 from voltool.errors import BusyError, IntegrityError, MovedError, NotFoundError, RefusedError, SpaceError, VoltoolError
 from voltool.model import MOVED, RETIRED, Peer, Problem, SourceMove, StoredDump
+from voltool.tree.inplace import ground
 from voltool.tree.inplace.touch import Toucher
 from voltool.tree.manifest import manifest_stream
 from voltool.volumes import records
@@ -408,6 +409,24 @@ def test_deleting_never_leaves_the_path(rig: Rig, mounted: Path) -> None:
     outcome = bring_back(rig, point, delete=True)
     assert [(problem.path, problem.problem) for problem in outcome.problems] == [(b"wanted/point", Problem.LEFT)]
     assert sorted(os.listdir(mounted)) == ["deep"]
+
+
+def test_more_directories_than_are_kept_open(rig: Rig) -> None:
+    """What is looked at of a directory comes after all that stand in it were opened: it must still be that directory."""
+    top = rig.path / "top"
+    for number in range(2 * ground.CACHED):
+        (top / f"d{number:03d}/below").mkdir(parents=True)
+        (top / f"d{number:03d}/file").write_bytes(b"dumped %d" % number)
+    (top / "zz").write_bytes(b"dumped")
+    known = contents(rig.path)
+    point = rig.dump()
+    for number in range(0, 2 * ground.CACHED, 3):
+        subprocess.run(["rm", "-r", str(top / f"d{number:03d}")], check=True)
+        (top / f"d{number + 1:03d}/extra").write_bytes(b"extra")
+    (top / "zz").unlink()
+    (top / "zzz").write_bytes(b"extra")
+    assert bring_back(rig, point, delete=True).problems == ()
+    assert contents(rig.path) == known
 
 
 def test_only_what_is_selected_is_touched(rig: Rig) -> None:

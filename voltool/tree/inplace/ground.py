@@ -20,7 +20,7 @@ _SEEN = struct.Struct(">QIIQqq")
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 #: Directories kept open.
-_CACHED = 64
+CACHED = 64
 
 
 class Seen(NamedTuple):
@@ -70,7 +70,10 @@ class Ground:
         self._open: collections.OrderedDict[bytes, int] = collections.OrderedDict()
 
     def directory(self, path: bytes) -> int:
-        """A descriptor of the directory at ``path`` (``b""``: the root), which stays ours; OSError, EXDEV for what is mounted."""
+        """A descriptor of the directory at ``path`` (``b""``: the root); OSError, EXDEV for what is mounted.
+
+        It stays ours, and is good until another directory is asked for: whoever needs it for longer takes a copy.
+        """
         if not path:
             return self.root
         found = self._open.get(path)
@@ -81,7 +84,7 @@ class Ground:
         if self.is_foreign(descriptor):
             os.close(descriptor)
             raise OSError(errno.EXDEV, "another file system is mounted there", path)
-        if len(self._open) >= _CACHED:
+        if len(self._open) >= CACHED:
             os.close(self._open.popitem(last=False)[1])
         self._open[path] = descriptor
         return descriptor

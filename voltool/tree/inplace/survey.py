@@ -106,10 +106,19 @@ class Survey:
         if not stands:
             return [below for name, child in wanted.items() for below in self._missing(path, name, child)]
         try:
-            descriptor = self._ground.directory(path)
+            # One of our own: the ground closes directories that it has kept open for a while, and others are opened meanwhile.
+            descriptor = os.dup(self._ground.directory(path))
         except OSError as error:
             self._leave(path, _MOUNTED if error.errno == errno.EXDEV else os.strerror(error.errno or 0), wanted)
             return []
+        try:
+            return self._opened(path, number, descriptor, wanted)
+        finally:
+            os.close(descriptor)
+
+    def _opened(
+        self, path: bytes, number: int, descriptor: int, wanted: Dict[bytes, int]
+    ) -> List[Tuple[bytes, int, bool]]:
         if not self._scope.inside(path) and get_flags(descriptor)[0] & SEALS:
             self.conflicts.append(
                 Left(path, "it is immutable or append-only, and no part of what is restored", lacks=True)
