@@ -39,7 +39,7 @@ def test_a_zone_that_nobody_knows_is_said(tmp_path: Path) -> None:
 def test_what_a_store_remembers(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     assert read_marks(store) == Marks()
-    accept(store, "a" * 32, 5)
+    accept(store, ("a" * 32,), 5)
     note_judged(store, "vol", 7)
     note_judged(store, "vol", 3)
     note_undeleted(store, ("b" * 32,), 10**18)

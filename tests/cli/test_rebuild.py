@@ -197,7 +197,7 @@ def test_an_entry_that_no_voltool_writes_is_passed_over_alone(key: str, value: A
 def test_everything_comes_back_from_a_store(voltool: Console, world: World) -> None:
     files = [put_dump(voltool, WEB, 1), put_dump(voltool, MAIL, 2)]
     voltool.store.put_aside(volume_list.NAME, volume_list.encode([ListedVolume(WEB, 1), ListedVolume(MAIL, 1)], "1"))
-    accept(voltool.store, f"{1:032x}", 5)
+    accept(voltool.store, (f"{1:032x}",), 5)
     dropped = put_dump(voltool, WEB, 3)
     voltool.store.discard(dropped)
     put_dump(voltool, make_volume("orphan"), 4)

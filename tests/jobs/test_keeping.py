@@ -19,6 +19,7 @@ from tests import judge
 from tests.core.harness import Rig
 from tests.filesystems import MIB, LoopFilesystem
 from tests.hosts import VOLTOOL
+from voltool.backup.accept import accept_point
 from voltool.backup.dump import DumpOptions, dump_volume
 from voltool.backup.keeping import Keeping
 from voltool.backup.marks import read_marks
@@ -372,12 +373,22 @@ def test_nothing_goes_while_a_dump_is_suspicious(ground: Rig) -> None:
     voltool(ground, "dumps", "--accept", attack.header.dump_id[:10])
     ground.catalog.close()
     os.unlink(ground.catalog.path)  # lost; the store remembers
-    assert attack.header.dump_id in read_marks(ground.world.stores.open(attack.store)).accepted
+    accepted = read_marks(ground.world.stores.open(attack.store)).accepted
+    assert {attack.header.dump_id, full.dump.header.dump_id} <= set(accepted), "both are that point in time"
     config = ground.directory / "config.toml"
     config.write_text("keep.last = 1\nkeep.min_age = 0\n")
     result = voltool(ground, "--config", str(config), "prune")
     assert len(result["dropped"]) == 9
     assert [decision["dump"] for decision in result["decisions"] if decision["keep"]] == [full.dump.header.dump_id]
+
+
+def test_what_was_accepted_is_so_after_its_merge_too(ground: Rig) -> None:
+    ground.dump()
+    accepted = ground.dump(1)
+    accept_point(ground.world, accepted, (), time.time_ns())
+    full = merge_dump(ground.world, accepted, LAST).dump
+    assert full.header.dump_id in read_marks(ground.world.stores.open(full.store)).accepted
+    assert full.header.dump_id in ground.world.catalog.accepted()
 
 
 # ---------------------------------------------------------------------------------------------------------- hostile

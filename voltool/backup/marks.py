@@ -47,10 +47,10 @@ def _numbers(value: Any) -> dict[str, int]:
     return {key: number for key, number in value.items() if type(number) is int}
 
 
-def accept(store: Store, dump_id: str, now_ns: int) -> None:
-    """Remember that somebody has looked at the dump; VoltoolError where the store cannot be written to."""
+def accept(store: Store, dump_ids: tuple[str, ...], now_ns: int) -> None:
+    """Remember that somebody has looked at the dumps; VoltoolError where the store cannot be written to."""
     marks = read_marks(store)
-    _write(store, replace(marks, accepted={**marks.accepted, dump_id: now_ns}))
+    _write(store, replace(marks, accepted={**marks.accepted, **dict.fromkeys(dump_ids, now_ns)}))
 
 
 def note_undeleted(store: Store, dump_ids: tuple[str, ...], now_ns: int) -> None:

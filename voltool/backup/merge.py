@@ -12,6 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from voltool.backup.accept import accept_point, is_accepted
 from voltool.backup.chains import OpenedChain, open_chain
 from voltool.backup.keeping import Keeping
 from voltool.backup.ports import World
@@ -66,6 +67,8 @@ def merge_dump(world: World, dump: StoredDump, keeping: Keeping) -> MergeOutcome
         world.catalog.add_dump(merged)
     except SpaceError as error:
         world.reporter.report(Notice("warning", f"merged, and the catalog will learn of it later: {error.what}"))
+    if is_accepted(world, store, dump):
+        accept_point(world, merged, (), time.time_ns())
     _tell_host(world, merged)
     return MergeOutcome(merged, made=True, chain=opened.dump_ids, seconds=time.monotonic() - began)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from voltool.cli import display, json_lines
 from voltool.cli.table import table
-from voltool.errors import VoltoolError
 
 if TYPE_CHECKING:
     from voltool.backup.shelf import Discarded, Spared
@@ -97,19 +96,16 @@ def total(sizes: Sequence[int]) -> str:
 
 def accept_dump(invocation: Invocation, word: str) -> int:
     """`voltool dumps --accept`: remembered by the catalog and in the dump's store, so that it outlives either."""
-    from voltool.backup.marks import accept
+    from voltool.backup.accept import accept_point
     from voltool.backup.select import choose_dump
     from voltool.cli.choose import all_dumps
 
-    dump = choose_dump(word, None, [], all_dumps(invocation))
-    invocation.world.catalog.accept_dump(dump.header.dump_id)
-    try:
-        accept(invocation.world.stores.open(dump.store), dump.header.dump_id, time.time_ns())
-    except VoltoolError as error:
-        invocation.output.notice("warning", f"accepted; only the catalog knows it, not the store: {error}")
+    dumps = all_dumps(invocation)
+    dump = choose_dump(word, None, [], dumps)
+    ids = accept_point(invocation.world, dump, dumps, time.time_ns())
     moment = display.local_time(dump.header.clone_time_ns)
     invocation.output.summary(f"{dump.header.volume_name}: dump {dump.header.dump_id} of {moment} is accepted")
-    invocation.fields |= {"dumps": [json_lines.dump_object(dump)], "accepted": [dump.header.dump_id]}
+    invocation.fields |= {"dumps": [json_lines.dump_object(dump)], "accepted": list(ids)}
     return invocation.finish()
 
 

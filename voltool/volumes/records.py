@@ -367,5 +367,9 @@ def _rights(path: bytes) -> Iterator[None]:
 
 def _not_found(what: str, where: str, why: str) -> NotFoundError:
     return NotFoundError(
-        what, where=where, why=why, remedy="voltool volume set NAME HOST:/path, if it is there or elsewhere"
+        what,
+        where=where,
+        why=why,
+        remedy="voltool volume add NAME HOST:/path, if its tree is there;"
+        " voltool volume set NAME --host HOST --path /path, if it is elsewhere",
     )
