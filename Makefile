@@ -6,7 +6,8 @@ BIN := .venv/bin
 # What servers get: remote/ship.py's list (tests/test_house.py compares).
 SHIPPED := $(wildcard voltool/*.py) voltool/agent voltool/alone voltool/dumpfile voltool/tree voltool/volumes voltool/wire
 # What to pass on: make test PYTEST_ARGS="tests/tree -x", make bench BENCH_ARGS="--scale 0.1 dump restore"
-PYTEST_ARGS ?= -n auto --dist worksteal
+# One process more than there are processors: some tests wait (for a host that is silent, for cron).
+PYTEST_ARGS ?= -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
