@@ -131,6 +131,6 @@ def test_modules_say_what_they_are_for(path: Path) -> None:
 
 def test_the_map_of_the_code_names_what_is_there() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
-    named = set(re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_]*(?:\.py|\.md|(?=`))|[a-z_]+\.py)", page))
+    named = set(re.findall(r"(?<![\w/.])((?:[a-z_]+/)+[a-z_]*(?:\.py\b|\.md|(?=`))|[a-z_]+\.py\b)", page))
     assert len(named) > 30
     assert [path for path in sorted(named) if not (PACKAGE / path).exists() and not (ROOT / path).exists()] == []

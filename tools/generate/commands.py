@@ -10,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from voltool.cli.app import app
+from voltool.cli.app import app, short_help
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class Command:
     @property
     def summary(self) -> str:
         """The first sentence, without its full stop."""
-        first = " ".join(self.text.split("\n\n")[0].split())
-        for end in (". ", ": ", "; "):
-            first = first.partition(end)[0]
-        return first.rstrip(".")
+        return short_help(self.text).rstrip(".")
 
 
 #: What every command may end with; docs and man pages say the same.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -51,80 +52,103 @@ from voltool.cli.commands import (
 )
 from voltool.cli.invocation import Invocation
 
+Command = Callable[..., int]
+
 app = typer.Typer(
     name="voltool",
-    help="Volumes for any Linux server: dump and restore over SSH, with nothing installed there but python3.",
-    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or never settled; "
-    "4 busy; 5 integrity; 6 host not reached; 130 interrupted.",
+    help="Volumes for any Linux server: dump, restore, move and back up every night, over SSH, with nothing installed there"
+    " but python3.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or never settled, or a volume"
+    " is overdue; 4 busy; 5 integrity; 6 host not reached; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-_volume = typer.Typer(help="The records of volumes.", no_args_is_help=True, rich_markup_mode=None)
-_retired = typer.Typer(
-    help="The copies that volumes left behind when they moved.", no_args_is_help=True, rich_markup_mode=None
-)
-_host = typer.Typer(
-    help="What voltool can do on a host, and what it left there.", no_args_is_help=True, rich_markup_mode=None
-)
 
-_schedule = typer.Typer(
-    help="What will be dumped when, and what calls `voltool backup` every day.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-_catalog = typer.Typer(help="The memory of volumes and dumps.", no_args_is_help=True, rich_markup_mode=None)
-_config = typer.Typer(help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
+#: Commands that have commands, with what they are about.
+_GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
+    "volume": (
+        "The records of volumes.",
+        {
+            "add": volume_add.volume_add,
+            "list": volume_list.volume_list,
+            "show": volume_show.volume_show,
+            "set": volume_set.volume_set,
+            "remove": volume_remove.volume_remove,
+        },
+    ),
+    "schedule": (
+        "What will be dumped when, and what calls `voltool backup` every day.",
+        {
+            "show": schedule.schedule_show,
+            "install": schedule.schedule_install,
+            "uninstall": schedule.schedule_uninstall,
+        },
+    ),
+    "retired": (
+        "The copies that volumes left behind when they moved.",
+        {"list": retired.retired_list, "purge": retired.retired_purge},
+    ),
+    "host": (
+        "What voltool can do on a host, and what it left there.",
+        {"check": host_check.host_check, "clean": host_clean.host_clean},
+    ),
+    "catalog": ("The memory of volumes and dumps.", {"rebuild": catalog_rebuild.catalog_rebuild}),
+    "config": ("The configuration.", {"show": config_show.config_show}),
+}
+#: All others, in the order in which --help has them: dumps, what becomes of them, looking into them, moving, the rest.
+_COMMANDS: dict[str, Command] = {
+    "backup": backup.backup,
+    "dump": dump.dump,
+    "size": size.size,
+    "restore": restore.restore,
+    "verify": verify.verify,
+    "dumps": dumps.dumps,
+    "status": status.status,
+    "report": report.report,
+    "merge": merge.merge,
+    "prune": prune.prune,
+    "undelete": undelete.undelete,
+    "ls": ls.ls,
+    "cat": cat.cat,
+    "find": find.find,
+    "diff": diff.diff,
+    "mount": mount.mount,
+    "umount": umount.umount,
+    "export": export.export,
+    "move": move.move,
+    "where": where.where,
+    "copy": copy.copy,
+    "clone": clone.clone,
+    "clones": clones.clones,
+    "lock": lock.lock,
+    "unlock": unlock.unlock,
+    "history": history.history,
+    "doctor": doctor.doctor,
+}
 
-_volume.command("add")(volume_add.volume_add)
-_volume.command("list")(volume_list.volume_list)
-_volume.command("show")(volume_show.volume_show)
-_volume.command("set")(volume_set.volume_set)
-_volume.command("remove")(volume_remove.volume_remove)
-app.add_typer(_volume, name="volume")
-app.command("dump")(dump.dump)
-app.command("dumps")(dumps.dumps)
-app.command("status")(status.status)
-app.command("report")(report.report)
-app.command("merge")(merge.merge)
-app.command("prune")(prune.prune)
-app.command("undelete")(undelete.undelete)
-app.command("backup")(backup.backup)
-_schedule.command("show")(schedule.schedule_show)
-_schedule.command("install")(schedule.schedule_install)
-_schedule.command("uninstall")(schedule.schedule_uninstall)
-app.add_typer(_schedule, name="schedule")
-app.command("restore")(restore.restore)
-app.command("size")(size.size)
-app.command("verify")(verify.verify)
-app.command("ls")(ls.ls)
-app.command("cat")(cat.cat)
-app.command("find")(find.find)
-app.command("diff")(diff.diff)
-app.command("mount")(mount.mount)
-app.command("umount")(umount.umount)
-app.command("export")(export.export)
-app.command("clone")(clone.clone)
-app.command("clones")(clones.clones)
-app.command("where")(where.where)
-app.command("move")(move.move)
-_retired.command("list")(retired.retired_list)
-_retired.command("purge")(retired.retired_purge)
-app.add_typer(_retired, name="retired")
-app.command("copy")(copy.copy)
-app.command("history")(history.history)
-app.command("doctor")(doctor.doctor)
-app.command("lock")(lock.lock)
-app.command("unlock")(unlock.unlock)
-_host.command("check")(host_check.host_check)
-_host.command("clean")(host_clean.host_clean)
-app.add_typer(_host, name="host")
-_catalog.command("rebuild")(catalog_rebuild.catalog_rebuild)
-app.add_typer(_catalog, name="catalog")
-_config.command("show")(config_show.config_show)
-app.add_typer(_config, name="config")
+
+def short_help(text: str) -> str:
+    """What the list of commands says of one: its first sentence, as far as that can stand alone."""
+    first = " ".join(text.split("\n\n", maxsplit=1)[0].split())
+    for end in (". ", ": ", "; "):
+        first = first.partition(end)[0]
+    return first.rstrip(".") + "."
+
+
+def _register() -> None:
+    for name, command in _COMMANDS.items():
+        app.command(name, short_help=short_help(command.__doc__ or ""))(command)
+    for group, (text, commands) in _GROUPS.items():
+        below = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+        for name, command in commands.items():
+            below.command(name, short_help=short_help(command.__doc__ or ""))(command)
+        app.add_typer(below, name=group, short_help=text)
+
+
+_register()
 
 
 def _print_version(wanted: bool) -> None:
