@@ -21,7 +21,7 @@ from benchmarks.measure import run
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 
-JOBS = ("dump", "incremental", "restore", "ssh")
+JOBS = ("dump", "incremental", "restore", "ssh", "export", "sftp")
 SETS = ("small", "large")
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 MIB = 1 << 20
@@ -165,7 +165,27 @@ def _ssh(place: Place, data: datasets.DataSet, options: argparse.Namespace) -> r
     return report.Table("Dump over SSH on loopback (ext4)", data, contenders.SSH_TAR, rows)
 
 
-_JOBS = {"dump": _dump, "incremental": _incremental, "restore": _restore, "ssh": _ssh}
+def _export(place: Place, data: datasets.DataSet, options: argparse.Namespace) -> report.Table:
+    rows = _compare(contenders.export_contenders(place), place, options.rounds)
+    place.fresh(*os.listdir(place.out))
+    return report.Table("A tar archive out of a dump (ext4)", data, contenders.RESTIC_DUMP, rows)
+
+
+def _sftp(place: Place, data: datasets.DataSet, options: argparse.Namespace) -> report.Table:
+    server = place.site.add_host("vault")
+    rows = _compare(contenders.sftp_contenders(place, server), place, options.rounds)
+    place.fresh(*os.listdir(place.out))
+    return report.Table("Dump into a store over SFTP on loopback (ext4)", data, contenders.TAR_SSH, rows)
+
+
+_JOBS = {
+    "dump": _dump,
+    "incremental": _incremental,
+    "restore": _restore,
+    "ssh": _ssh,
+    "export": _export,
+    "sftp": _sftp,
+}
 
 
 def _size(path: str) -> int:

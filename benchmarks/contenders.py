@@ -18,6 +18,8 @@ from tests.hosts import Host, Site
 TAR_LZ4 = "tar c | lz4"
 LZ4_TAR = "lz4 -d | tar x"
 SSH_TAR = "ssh tar c | lz4"
+TAR_SSH = "tar c | lz4 | ssh cat"
+RESTIC_DUMP = "restic dump"
 
 VOLTOOL = str(VOLTOOL_PATH)
 
@@ -140,6 +142,47 @@ def ssh_contenders(place: Place, server: Host) -> list[Contender]:
         _voltool_dump(place, "benchssh", served),
         tar,
         Contender("borg create (to a repository over SSH)", borg, os.path.join(place.out, "borg"), fresh_borg, served),
+    ]
+
+
+def export_contenders(place: Place) -> list[Contender]:
+    """A tar archive out of a full dump, against restic's out of its repository, and tar's of the tree itself."""
+    place.quietly(VOLTOOL, "--quiet", "dump", "--store", os.path.join(place.out, "store"), "bench")
+    repository = os.path.join(place.out, "restic")
+    place.quietly("restic", "-r", repository, "init")
+    place.quietly("restic", "-q", "-r", repository, "backup", place.data)
+    restic = f"restic -q -r {quote(repository)} dump latest / > {place.path('restic.tar')}"
+    plain = f"tar -C {quote(place.data)} --xattrs --acls -cf {place.path('plain.tar')} ."
+    return [
+        _file(place, "voltool", f"{quote(VOLTOOL)} --quiet export bench -o {place.path('voltool.tar')}", "voltool.tar"),
+        _file(place, RESTIC_DUMP, restic, "restic.tar"),
+        _file(place, "tar c (of the tree)", plain, "plain.tar"),
+    ]
+
+
+def sftp_contenders(place: Place, server: Host) -> list[Contender]:
+    """A full dump of a volume here into a store on another machine, over SSH on loopback."""
+    served = (int((server.sshd.directory / "sshd.pid").read_text(encoding="ascii")),)
+    far = os.path.join(place.out, "far")
+    url = f"sftp://{server.name}{far}"
+
+    def fresh() -> None:
+        place.fresh("far")
+
+    def fresh_restic() -> None:
+        fresh()
+        place.quietly("restic", "-r", f"sftp:{server.name}:{far}", "init")
+
+    def fresh_directory() -> None:
+        fresh()
+        os.mkdir(far)
+
+    restic = f"restic -q -r {quote(f'sftp:{server.name}:{far}')} backup {quote(place.data)}"
+    tar = f"tar -C {quote(place.data)} -c . | lz4 -q -c | ssh {server.name} {quote(f'cat > {quote(far)}/tar.lz4')}"
+    return [
+        Contender("voltool", f"{quote(VOLTOOL)} --quiet dump --store {quote(url)} bench", far, fresh, served),
+        Contender(TAR_SSH, tar, far, fresh_directory, served),
+        Contender("restic backup (to sftp:)", restic, far, fresh_restic, served),
     ]
 
 
