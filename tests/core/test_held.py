@@ -39,7 +39,7 @@ from voltool.tree.walk import TICK_NS
 from voltool.wire import messages
 from voltool.wire.conversation import expect
 
-EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "5"))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ FOREIGN: dict[tuple[str, str], tuple[list[str], set[bytes]]] = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "driver"), [*((kind, "auto") for kind in DRIVERS), ("xfs", "reflink")])
+@pytest.mark.parametrize(("kind", "driver"), [("ext4", "auto"), ("btrfs", "auto"), ("xfs", "reflink")])
 def test_every_point_comes_back_on_other_file_systems(
     kind: str, driver: str, tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]
 ) -> None:

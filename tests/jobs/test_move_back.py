@@ -36,7 +36,7 @@ def gone_on(ground: Ground) -> dict[str, object]:
         results.append(ground.site.result("move", "--resume", "vol", "--yes", check=False))
         return results[-1]["exit"] != 4
 
-    wait_until(resumed)
+    wait_until(resumed, 120)  # each attempt may itself wait for the lock
     assert results[-1]["ok"], results[-1]
     return results[-1]
 
