@@ -43,6 +43,21 @@ class Standing:
     unfinished: MoveRecord | None = None
 
     @property
+    def state(self) -> str:
+        """The worst that is known of it, in a word; ``nowhere``: it may be in service nowhere."""
+        if self.unfinished is not None and self.unfinished.may_be_nowhere:
+            return "nowhere"
+        if self.overdue is not None:
+            return "overdue"
+        if self.suspicious:
+            return "suspicious"
+        if self.fault:
+            return "misconfigured"
+        if self.unfinished is not None:
+            return "moving" if self.unfinished.outcome == RUNNING else "unfinished"
+        return "ok" if self.schedule else "unscheduled"
+
+    @property
     def stored_bytes(self) -> int:
         """Of all its dumps together."""
         return sum(level.all_stored_bytes for level in self.latest)

@@ -131,23 +131,8 @@ def _row(each: Standing, now_ns: int) -> tuple[str, ...]:
         f"{each.dumps:,}",
         display.amount(each.stored_bytes),
         turn,
-        state_of(each),
+        "nowhere?" if each.state == "nowhere" else each.state,
     )
-
-
-def state_of(each: Standing) -> str:
-    """The worst that is known of a volume, in a word."""
-    if each.unfinished is not None and each.unfinished.may_be_nowhere:
-        return "nowhere?"
-    if each.overdue is not None:
-        return "overdue"
-    if each.suspicious:
-        return "suspicious"
-    if each.fault:
-        return "misconfigured"
-    if each.unfinished is not None:
-        return "moving" if each.unfinished.outcome == RUNNING else "unfinished"
-    return "ok" if each.schedule else "unscheduled"
 
 
 def _short_age(then_ns: int, now_ns: int) -> str:

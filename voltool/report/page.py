@@ -15,7 +15,6 @@ from typing import Any
 
 from voltool import __version__
 from voltool.config.quantity import amount, duration
-from voltool.policy.moves import RUNNING
 from voltool.report.gather import DAYS, FAILED, OK, PARTIAL, Report, VolumeReport
 from voltool.report.picture import ChainPicture, chain_picture, curve, move_picture
 from voltool.showing import shown
@@ -60,7 +59,7 @@ def render(report: Report, hostname: str) -> str:
         "spark": lambda points: curve([*points[:-1:2], *points[-1:]], *_SPARK),
         "large": lambda points: curve(points, *_LARGE),
         "move_picture": move_picture,
-        "state": _state,
+        "state": lambda volume: volume.standing.state,
         "strip": _strip,
         "durations": _durations,
         "total": sum(volume.standing.stored_bytes for volume in report.volumes),
@@ -72,22 +71,6 @@ def render(report: Report, hostname: str) -> str:
 
 def _chain(volume: VolumeReport) -> ChainPicture:
     return chain_picture(volume.dumps, volume.lineage, volume.standing.suspicious or {})
-
-
-def _state(volume: VolumeReport) -> str:
-    """The worst that is known of a volume, in a word."""
-    standing = volume.standing
-    if standing.unfinished is not None and standing.unfinished.may_be_nowhere:
-        return "nowhere"
-    if standing.overdue is not None:
-        return "overdue"
-    if standing.suspicious:
-        return "suspicious"
-    if standing.fault:
-        return "misconfigured"
-    if standing.unfinished is not None:
-        return "moving" if standing.unfinished.outcome == RUNNING else "unfinished"
-    return "ok" if standing.schedule else "unscheduled"
 
 
 def _strip(volume: VolumeReport) -> dict[str, str]:

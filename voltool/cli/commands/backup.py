@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import DryRun
 from voltool.errors import VoltoolError
@@ -28,7 +29,12 @@ EXAMPLES = (
 def backup(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="These volumes only, also where nothing is due.")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=completing.volumes,
+            metavar="[NAME]...",
+            help="These volumes only, also where nothing is due.",
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.errors import NotFoundError
 
@@ -21,7 +22,10 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 def config_show(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="What is in effect for this volume.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=completing.volumes, metavar="[NAME]", help="What is in effect for this volume."),
+    ] = None,
 ) -> int:
     """Show the values in effect, and where each comes from: the default, or a line of the configuration.
 

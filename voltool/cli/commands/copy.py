@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import Bandwidth, VolumeName, Workers
 
@@ -21,7 +22,12 @@ EXAMPLES = (("voltool copy web hostB:/srv/web-test web-test", "a copy to try thi
 def copy(
     context: typer.Context,
     name: VolumeName,
-    place: Annotated[str, typer.Argument(metavar="HOST:/path", help="Where the copy goes; it must not exist.")],
+    place: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing.hosts, metavar="HOST:/path", help="Where the copy goes; it must not exist."
+        ),
+    ],
     new_name: Annotated[str, typer.Argument(metavar="NEWNAME", help="What the new volume is called.")],
     numeric_owner: Annotated[bool, typer.Option("--numeric-owner", help="Owners by number, not by name.")] = False,
     bandwidth: Bandwidth = None,

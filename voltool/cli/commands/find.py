@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.errors import NotFoundError, UsageError
 
@@ -32,7 +33,9 @@ def find(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="Part of a name, or a glob; with a / in it, of the path.")
     ],
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="In this volume only.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(autocompletion=completing.volumes, metavar="[NAME]", help="In this volume only.")
+    ] = None,
     ignore_case: Annotated[
         bool, typer.Option("--ignore-case", "-i", help="Upper and lower case are the same.")
     ] = False,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import At
 from voltool.showing import shown
@@ -32,7 +33,12 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 def mount(
     context: typer.Context,
-    word: Annotated[str, typer.Argument(metavar="NAME|DUMP", help="A volume (all its dumps) or one dump's id.")],
+    word: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing.words, metavar="NAME|DUMP", help="A volume (all its dumps) or one dump's id."
+        ),
+    ],
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory to mount on.")],
     at: At = None,
     allow_other: Annotated[

@@ -42,7 +42,12 @@ def move(  # noqa: PLR0917 - typer gives them by name
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Argument(metavar="HOST[:/path]", help="Where to; the path it has unless another is given.")
+        str | None,
+        typer.Argument(
+            autocompletion=completing.hosts,
+            metavar="HOST[:/path]",
+            help="Where to; the path it has unless another is given.",
+        ),
     ] = None,
     resume: Annotated[
         str | None,

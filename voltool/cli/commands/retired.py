@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
@@ -22,7 +23,8 @@ EXAMPLES = (
 def retired_list(
     context: typer.Context,
     hosts: Annotated[
-        list[str] | None, typer.Argument(metavar="[HOST]...", help="Where to look; all known hosts.")
+        list[str] | None,
+        typer.Argument(autocompletion=completing.hosts, metavar="[HOST]...", help="Where to look; all known hosts."),
     ] = None,
 ) -> int:
     """The retired copies: of which volume, where, how old, how large."""
@@ -56,7 +58,9 @@ def retired_list(
 def retired_purge(
     context: typer.Context,
     name: VolumeName,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="Where the retired copy is.")],
+    host: Annotated[
+        str, typer.Argument(autocompletion=completing.hosts, metavar="HOST", help="Where the retired copy is.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Delete the retired copy of a volume for good. Then there is no quick way back."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from voltool.cli import completing
 from voltool.cli.commands.volume_add import forbidden_places
 from voltool.cli.invocation import begin
 from voltool.cli.options import Exclude, VolumeName
@@ -24,7 +25,9 @@ def volume_set(
     context: typer.Context,
     name: VolumeName,
     new_name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Call it otherwise.")] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="The host's new name.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", autocompletion=completing.hosts, metavar="HOST", help="The host's new name.")
+    ] = None,
     path: Annotated[str | None, typer.Option("--path", metavar="/path", help="Where the tree is now.")] = None,
     exclude: Exclude = None,
     no_excludes: Annotated[bool, typer.Option("--no-excludes", help="Leave nothing out any more.")] = False,
