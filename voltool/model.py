@@ -229,3 +229,66 @@ class TargetMove:
     sequence: int = 0
     reserved: bool = False
     container: str = ""
+
+
+#: A replica: its first copy arrives; it is served; it is mounted and its files come when they are read, and in the background;
+#: a lazy move's new home until everything is there.
+FILLING = "filling"
+SERVING = "serving"
+LAZY = "lazy"
+LAZY_HOME = "lazy home"
+
+
+@dataclass(frozen=True)
+class ReplicaRecord:
+    """What its host knows durably of a replica. ``path``: where it is served. ``home``: where the volume lived when it was last
+    asked. ``state_id`` is what is served, with the ``sequence``, ``epoch`` and clone time (its home's clock) of that state;
+    ``synced_ns`` (this host's clock): when it was swapped in."""
+
+    replica_id: str
+    uuid: str
+    name: str
+    path: bytes
+    home: Peer
+    phase: str
+    since: int
+    epoch: Optional[Epoch] = None
+    state_id: str = ""
+    sequence: int = 0
+    clone_time_ns: int = 0
+    synced_ns: int = 0
+
+
+@dataclass(frozen=True)
+class ReplicaBase:
+    """What a volume's home keeps for a replica: the clone (``label``; empty: it was given up, and the next sync compares
+    manifests) of the state ``state_id``."""
+
+    replica_id: str
+    uuid: str
+    replica: Peer
+    state_id: str
+    sequence: int
+    clone_time_ns: int
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class KnownReplica:
+    """A replica as the catalog remembers it. ``role``: ``replica``, or ``former``: a home that was replaced by force and has
+    not heard of it. The rest is what was seen last: ``checked_ns`` by our clock (0: never), ``sequence`` and ``clone_time_ns`` of
+    the state that was served then, ``home_sequence`` of the volume; ``phase`` its host's word; ``fault``: why it could not be
+    brought up to date then."""
+
+    replica_id: str
+    volume_uuid: str
+    host: str
+    path: bytes
+    role: str = "replica"
+    phase: str = FILLING
+    sequence: int = 0
+    clone_time_ns: int = 0
+    home_sequence: int = 0
+    checked_ns: int = 0
+    missing_bytes: int = 0
+    fault: str = ""

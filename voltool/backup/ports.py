@@ -9,7 +9,7 @@ from typing import Protocol
 
 from voltool.events import Reporter
 from voltool.machine import Machine
-from voltool.model import KnownVolume, StoredDump
+from voltool.model import KnownReplica, KnownVolume, StoredDump
 from voltool.policy.due import DumpFact
 from voltool.policy.latest import LatestDump
 from voltool.policy.moves import MoveRecord
@@ -144,6 +144,9 @@ class Catalog(Protocol):
 
     def suspicious(self) -> dict[str, dict[str, str]]:
         """By volume the dumps that were suspicious when it was last looked at, and why."""
+
+    def replicas(self, volume_uuid: str | None = None) -> list[KnownReplica]:
+        """The replicas (of a volume), and former homes that have not heard of a promotion; by host."""
 
     def accept_dump(self, dump_id: str) -> None:
         """Remember that a suspicious dump is as it should be; idempotent."""

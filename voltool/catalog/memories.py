@@ -1,4 +1,4 @@
-"""What happened: turns in runs, moves, and what looked suspicious. Beside volumes and dumps, and never needed to restore."""
+"""What happened: runs, moves, what looked suspicious; and replicas. Beside volumes and dumps, never needed to restore."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
 
-from voltool.catalog.schema import MOVES, RUNS, SUSPICIOUS
+from voltool.catalog.schema import MOVES, REPLICAS, RUNS, SUSPICIOUS
+from voltool.model import KnownReplica
 from voltool.policy.moves import MoveRecord
 from voltool.policy.runs import VolumeRun
 from voltool.wire import codec
@@ -78,3 +79,28 @@ class Memories(ABC):
             for row in connection.execute(sa.select(SUSPICIOUS).order_by(SUSPICIOUS.c.dump_id)):
                 found.setdefault(row.volume_uuid, {})[row.dump_id] = row.why
         return found
+
+    def replicas(self, volume_uuid: str | None = None) -> list[KnownReplica]:
+        """The replicas (of a volume), and former homes that have not heard of a promotion; by host."""
+        query = sa.select(REPLICAS.c.body).order_by(REPLICAS.c.volume_uuid, REPLICAS.c.host, REPLICAS.c.replica_id)
+        if volume_uuid is not None:
+            query = query.where(REPLICAS.c.volume_uuid == volume_uuid)
+        with self._transaction() as connection:
+            return [codec.from_plain(KnownReplica, json.loads(row.body)) for row in connection.execute(query)]
+
+    def put_replica(self, replica: KnownReplica) -> None:
+        """Add or replace (by id)."""
+        values = {
+            "replica_id": replica.replica_id,
+            "volume_uuid": replica.volume_uuid,
+            "host": replica.host,
+            "body": json.dumps(codec.to_plain(replica), separators=(",", ":")),
+        }
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(REPLICAS).where(REPLICAS.c.replica_id == replica.replica_id))
+            connection.execute(sa.insert(REPLICAS), values)
+
+    def remove_replica(self, replica_id: str) -> None:
+        """Forget it. Idempotent."""
+        with self._transaction(immediate=True) as connection:
+            connection.execute(sa.delete(REPLICAS).where(REPLICAS.c.replica_id == replica_id))

@@ -92,6 +92,16 @@ SUSPICIOUS = sa.Table(
     sa.Column("why", sa.Text, nullable=False),
 )
 
+#: Replicas, and former homes that have not heard of a promotion; ``body`` is the whole KnownReplica as JSON.
+REPLICAS = sa.Table(
+    "replicas",
+    METADATA,
+    sa.Column("replica_id", sa.Text, primary_key=True),
+    sa.Column("volume_uuid", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE volumes (
@@ -146,5 +156,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             store TEXT NOT NULL, directory TEXT NOT NULL, mtime_ns INTEGER NOT NULL, PRIMARY KEY (store, directory))""",
         "CREATE INDEX moves_by_time ON moves (ended_ns)",
         "CREATE TABLE suspicious (dump_id TEXT PRIMARY KEY, volume_uuid TEXT NOT NULL, why TEXT NOT NULL)",
+    ),
+    (
+        """CREATE TABLE replicas (
+            replica_id TEXT PRIMARY KEY, volume_uuid TEXT NOT NULL, host TEXT NOT NULL, body TEXT NOT NULL)""",
+        "CREATE INDEX replicas_by_volume ON replicas (volume_uuid)",
     ),
 )

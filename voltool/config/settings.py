@@ -87,6 +87,9 @@ class HostSection(_Strict):
     silence_timeout: int = Field(default=120, ge=2, le=3600)
     """Seconds that a host may be silent before its connection counts as dead; the command ends then, and the agent ends itself,
     which undoes its lock."""
+    ports: str = Field(default="", pattern="^([0-9]{1,5}-[0-9]{1,5})?$")
+    """The TCP ports, such as ``50000-50100``, at which this host may wait for another host's connection, so that data goes from
+    host to host directly; without it any that is free."""
     ssh_config: str | None = Field(default=None, pattern="^/[^\0]+$")
     """Another configuration of SSH for this host, an absolute path; without it ``~/.ssh/config``."""
 
@@ -146,6 +149,8 @@ class VolumeSection(_Strict):
     overdue_after: Duration | None = None
     """As the general key."""
     suspicious_factor: float | None = Field(default=None, gt=1)
+    """As the general key."""
+    max_lag: Duration | None = None
     """As the general key."""
     excludes: list[Glob] = []
     """Left out of dumps; taken by ``volume add`` when there is no ``--exclude``."""
@@ -236,6 +241,16 @@ class Settings(_Strict):
     suspicious_factor: float = Field(default=10.0, gt=1)
     """A dump is suspicious that changes or loses so many times what the volume's dumps of its level usually do; then nothing of
     the volume is pruned until `voltool dumps --accept`."""
+    path: Literal["auto", "direct", "relay"] = "auto"
+    """How data goes from host to host in moves, copies and replicas: ``direct``, over a connection of their own (TLS), or
+    ``relay``, through this machine; ``auto``: directly where that can be. ``--path`` wins."""
+    max_lag: Duration | None = None
+    """A replica is stale when the state it serves is older; without it none ever is."""
+    replica_base_age: Duration = 7 * 86_400
+    """How long a volume's home keeps a clone for a replica that is not synced meanwhile; after that the next sync compares
+    manifests. 0: for ever."""
+    fetch_timeout: int = Field(default=30, ge=1, le=3600)
+    """Seconds that reading from a lazy replica may wait for hosts that do not answer, before it is an I/O error."""
     notify: NotifySection = NotifySection()
     """Who is told: ``[notify]``."""
     hosts: dict[str, HostSection] = {}

@@ -41,6 +41,31 @@ from voltool.wire.moving import (
     TargetPlan,
     TargetStatus,
 )  # fmt: skip
+from voltool.wire.replicas import (
+    EndReplica,
+    EpochHeard,
+    FilesServed,
+    ForgetReplica,
+    HearEpoch,
+    IdentityReply,
+    KeepReplicaBase,
+    ListReplicas,
+    MakeIdentity,
+    Promoted,
+    PromoteReplica,
+    ReceiveManifest,
+    RemoveReplica,
+    ReplicaIn,
+    ReplicaOut,
+    ReplicaSource,
+    ReplicasReply,
+    ReplicaStatus,
+    ServeFiles,
+    StartLazy,
+    StartReplicaDump,
+    StopServing,
+    SwapReplica,
+)  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------ the basics
 
@@ -588,6 +613,9 @@ Message = Union[
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
     RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply, EstimateDump,
     EstimateReply,
+    EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
+    MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
+    ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -1,0 +1,261 @@
+"""The messages of replicas: with the volume's home, with the host of a replica, and with whoever serves files to a lazy one.
+
+Part of what is shipped to servers. `ReplicaOut` and `ReplicaIn` open sessions, as those of a move (`wire.moving`): answered at
+once, then steps with one answer each, until `EndReplica`. Unlike a move's, a session with the volume's home holds the volume's
+lock file for the moment of the clone alone: a slow replica keeps nobody from dumping the volume, or from another replica.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, VolumeRecord
+
+# ------------------------------------------------------------------------------------------------- the volume's home
+
+
+@dataclass(frozen=True)
+class ReplicaOut:
+    """Open a session with the volume's home, about one replica. Answered by `ReplicaSource`. Steps: `StartReplicaDump`,
+    `KeepReplicaBase`, `ForgetReplica`, `EndReplica`. ``base_age``: seconds that a clone may be kept for a replica (0: for ever).
+    """
+
+    uuid: str
+    path: bytes
+    replica_id: str
+    replica: Peer
+    base_age: int = 0
+
+
+@dataclass(frozen=True)
+class ReplicaSource:
+    """``record`` of the volume; ``base``: the state that the home believes the replica to have, empty: none."""
+
+    record: VolumeRecord
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class StartReplicaDump:
+    """Clone the volume (its lock file is held for that alone), then dump the clone. ``base_state_id``: what the replica holds,
+    empty: nothing. The conversation is that of `StartDump`; after the `DumpReply` the clone is kept, and what comes with
+    `KeepReplicaBase` says that it is the replica's base now. With ``manifest_only`` the data frames are a manifest (see
+    `tree.manifest`, with OWNERS) instead of a dump: the data is fetched from the clone, which is kept until `ForgetReplica` or
+    another base. Of the hooks ``before_clone`` and ``after_clone`` are run. ``over_path``: data frames and `EndOfData` go over
+    the direct path."""
+
+    dump_id: str
+    base_state_id: str = ""
+    codec: str = "lz4"
+    workers: int = 0
+    bandwidth: int = 0
+    manifest_only: bool = False
+    hooks: Hooks = NO_HOOKS
+    over_path: bool = False
+
+
+@dataclass(frozen=True)
+class KeepReplicaBase:
+    """The replica serves this state now (lazy: it knows its manifest): the clone of it is the base of the next dump, older
+    ones go. Answered by `Done`. Idempotent."""
+
+    state_id: str
+
+
+@dataclass(frozen=True)
+class ForgetReplica:
+    """There is no such replica any more: its clones and states go. Answered by `Done`. Idempotent."""
+
+
+@dataclass(frozen=True)
+class EndReplica:
+    """End the session. Answered by `Done`."""
+
+
+# --------------------------------------------------------------------------------------------- the host of a replica
+
+
+@dataclass(frozen=True)
+class ReplicaIn:
+    """Open a session with the host of a replica. Answered by `ReplicaStatus`. ``begin``: make it, or go on; without, only look.
+    Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `StartLazy`, `PromoteReplica`, `RemoveReplica`,
+    `EndReplica`. While the session lasts the host holds the replica's own lock file."""
+
+    replica: ReplicaRecord
+    begin: bool
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """``replica``: the record, as it is now. ``held``: the state that lies there completely and can be swapped in, or is
+    served; an increment is made against it; empty: none. ``missing_bytes``, ``missing_files``: of a lazy one, what is not
+    there yet; ``running``: whether what must run for it does (the lazy mount; the read-only mount of a full one). ``faults``:
+    what is not as it should be, for people."""
+
+    replica: ReplicaRecord
+    held: str = ""
+    missing_bytes: int = 0
+    missing_files: int = 0
+    running: bool = True
+    faults: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SwapReplica:
+    """What is held is served from now on, under the replica's path, at once and whole; the state before is kept until the next
+    swap, for those who have it open. Answered by `ReplicaStatus`. Repeatable. IntegrityError where it is not ``state_id`` that
+    is held."""
+
+    state_id: str
+    epoch: Epoch
+    sequence: int
+    clone_time_ns: int
+
+
+@dataclass(frozen=True)
+class ReceiveManifest:
+    """A manifest follows: data frames, `EndOfData`. Answered by `Arrived` (of `wire.moving`), whose ``held`` is its state."""
+
+    state_id: str
+    over_path: bool = False
+
+
+@dataclass(frozen=True)
+class FetchSource:
+    """A host that serves the files of a lazy replica (`ServeFiles`): the addresses to try, in this order, the port, and the
+    certificate (DER) that it will show. ``host`` for people."""
+
+    host: str
+    addresses: Tuple[str, ...]
+    port: int
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class StartLazy:
+    """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
+    outlives this connection where there are ``sources`` to reach directly. Answered by `ReplicaStatus` when it is mounted.
+    Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit. ``timeout``: seconds
+    after which a read that nobody answers is EIO. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
+
+    sources: Tuple[FetchSource, ...]
+    bandwidth: int = 0
+    timeout: int = 30
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class RemoveReplica:
+    """The host has no replica of the volume any more. With ``purge`` its tree goes too; else it stays as a plain directory.
+    Answered by `Done`. Idempotent."""
+
+    purge: bool
+
+
+@dataclass(frozen=True)
+class ListReplicas:
+    """The replicas on this host, and what it keeps for replicas elsewhere. Answered by `ReplicasReply`. Touches nothing."""
+
+
+@dataclass(frozen=True)
+class ReplicasReply:
+    """``replicas`` on this host, ``bases`` kept here for others."""
+
+    replicas: Tuple[ReplicaStatus, ...]
+    bases: Tuple[ReplicaBase, ...]
+
+
+# ------------------------------------------------------------------------------------- who serves files to a lazy one
+
+
+@dataclass(frozen=True)
+class MakeIdentity:
+    """Make a key pair for ``purpose`` (a replica's id), or give the one that was made: it stays on this host. Answered by
+    `IdentityReply`. Idempotent."""
+
+    purpose: str
+
+
+@dataclass(frozen=True)
+class IdentityReply:
+    """The certificate (DER)."""
+
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class ServeFiles:
+    """Serve the files of one tree to a lazy replica, by a process that outlives this connection: of the clone that is kept for
+    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy that the
+    volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``: ``from-to`` or empty.
+    Answered by `FilesServed`. Repeatable."""
+
+    uuid: str
+    replica_id: str
+    what: str
+    peer: bytes
+    ports: str = ""
+
+
+@dataclass(frozen=True)
+class FilesServed:
+    """Where, and the certificate (DER) that is shown."""
+
+    addresses: Tuple[str, ...]
+    port: int
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class StopServing:
+    """Serve no more; keys and records of it go. Answered by `Done`. Idempotent."""
+
+    replica_id: str
+
+
+# -------------------------------------------------------------------------------------------------------- promotion
+
+
+@dataclass(frozen=True)
+class PromoteReplica:
+    """A step of `ReplicaIn`: become the volume's home, with ``epoch`` (one higher than any that is known) and a sequence of
+    ``sequence`` at the least. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``: ``before_online``,
+    ``after_online``."""
+
+    epoch: Epoch
+    sequence: int
+    hooks: Hooks = NO_HOOKS
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The volume's record at its new home. ``hook_failed`` as of a move."""
+
+    record: VolumeRecord
+    hook_failed: str = ""
+
+
+@dataclass(frozen=True)
+class HearEpoch:
+    """The volume lives at ``home`` with ``epoch`` and was there the state ``state_id`` when it was promoted. Who takes himself
+    for the home with a lower epoch retires his copy; with the same number and another token it is a split: he goes read-only.
+    Answered by `EpochHeard`. Idempotent."""
+
+    uuid: str
+    epoch: Epoch
+    home: Peer
+    state_id: str
+
+
+@dataclass(frozen=True)
+class EpochHeard:
+    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before), ``mine`` (the epoch here is the
+    higher one: ``epoch``), ``nothing`` (the volume is not here). ``aside``: paths that were written here after the promoted
+    state, kept in the retired copy at ``aside_place``, at the most some hundred; ``aside_count``: how many there are."""
+
+    outcome: str
+    epoch: Epoch
+    aside: Tuple[bytes, ...] = ()
+    aside_count: int = 0
+    aside_place: bytes = b""
