@@ -10,6 +10,7 @@ Sources: proc(5) (stat: field 22), pidfd_open(2).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -17,12 +18,12 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import voltool
 from voltool import durable
 from voltool.agent.supervisor import Supervisor, find_supervisor
-from voltool.errors import AgentError, HostError
+from voltool.errors import AgentError, BusyError, HostError
 from voltool.machine import first_line
 from voltool.showing import shown
 
@@ -48,7 +49,7 @@ class Running:
 
 class Daemon:
     """The daemon ``identity`` of a ``kind`` on the host whose state directory is ``directory``, existing or not. What starts and
-    stops it is called by one at a time: whoever holds the lock file of what it belongs to."""
+    stops it is called inside `controlled`."""
 
     def __init__(self, directory: bytes, kind: str, identity: str, supervisor: Optional[Supervisor] = None) -> None:
         if not identity.replace("-", "").isalnum() or not identity.isascii():
@@ -74,6 +75,25 @@ class Daemon:
         durable.write_file(self._base + _SUFFIX, json.dumps(wishes).encode() + b"\n")
 
     # --------------------------------------------------------------------------------------------------- from outside
+
+    @contextlib.contextmanager
+    def controlled(self) -> Iterator[None]:
+        """Only one at a time starts and stops the daemons of this host. BusyError where somebody takes too long."""
+        durable.make_directory(os.path.dirname(self._base))
+        descriptor = os.open(os.path.dirname(self._base), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _await_lock(descriptor, _START + _STOP)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_current(self) -> bool:
+        """Whether it runs the same voltool as we do."""
+        try:
+            with open(self._base + b".pyz", "rb") as file, open(_own_program(), "rb") as own:
+                return file.read() == own.read()
+        except OSError:
+            return False
 
     def running(self) -> Optional[Running]:
         """The process, if it lives."""
@@ -124,7 +144,6 @@ class Daemon:
                 os.unlink(self._base + suffix)
         with contextlib.suppress(OSError):
             durable.fsync_directory(os.path.dirname(self._base))
-            os.rmdir(os.path.dirname(self._base))  # only if it was the last one
 
     def retire(self) -> None:
         """From inside it: its work is over for ever. Idempotent."""
@@ -168,6 +187,21 @@ class Daemon:
     def tell(self, said: Running) -> None:
         """Say who we are and how it goes."""
         durable.write_file(self._base + b".run", json.dumps(asdict(said)).encode() + b"\n")
+
+
+def _await_lock(descriptor: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    "somebody else starts or stops processes of voltool on this host",
+                    remedy="wait until it is done; the lock ends with its owner",
+                ) from None
+            time.sleep(_POLL)
 
 
 def this_process() -> Running:

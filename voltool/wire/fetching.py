@@ -104,12 +104,11 @@ class FetchDecoder:
                 self._in_payload, self._needed = False, HEAD_SIZE
                 yield FetchFrame(self._kind, items, codec, taken, raw)
             else:
-                self._head = self._check(*_HEAD.unpack(taken))
+                self._head = self._check(taken)
                 self._in_payload, self._needed = True, self._head[2]
 
-    def _check(
-        self, version: int, kind: int, codec: int, rest: int, items: int, stored: int, raw: int
-    ) -> Tuple[int, int, int, int]:
+    def _check(self, head: bytes) -> Tuple[int, int, int, int]:
+        version, kind, codec, rest, items, stored, raw = _HEAD.unpack(head)
         if version != VERSION:
             raise AgentError(
                 "the other side speaks another version of the fetch protocol", why=f"{version}, here {VERSION}",
