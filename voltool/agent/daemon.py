@@ -191,17 +191,21 @@ class Daemon:
 
 def _await_lock(descriptor: int, patience: float) -> None:
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise BusyError(
-                    "somebody else starts or stops processes of voltool on this host",
-                    remedy="wait until it is done; the lock ends with its owner",
-                ) from None
-            time.sleep(_POLL)
+    while not _try_lock(descriptor):
+        if time.monotonic() > deadline:
+            raise BusyError(
+                "somebody else starts or stops processes of voltool on this host",
+                remedy="wait until it is done; the lock ends with its owner",
+            )
+        time.sleep(_POLL)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def this_process() -> Running:

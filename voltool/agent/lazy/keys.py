@@ -19,7 +19,7 @@ from voltool.wire.replicas import IdentityReply, MakeIdentity
 KEYS = b"keys"
 
 
-def make_identity_handler(request: MakeIdentity, conversation: Conversation, host: HostState) -> IdentityReply:
+def answer_identity(request: MakeIdentity, conversation: Conversation, host: HostState) -> IdentityReply:
     """Handle `MakeIdentity`."""
     del conversation
     return IdentityReply(kept_identity(host, request.purpose).certificate)

@@ -16,6 +16,7 @@ from voltool.agent.lazy.keys import drop_identity, kept_identity, serving_purpos
 from voltool.agent.path.addresses import own_addresses
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.listening import parse_ports
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
 from voltool.model import RETIRED
 from voltool.showing import shown
@@ -161,7 +162,10 @@ def _open_clone(host: HostState, wishes: ServeWishes) -> int:
 
 
 def _replica_path(host: HostState, uuid: str) -> bytes:
-    raise NotImplementedError((host, uuid))
+    record = ReplicaBook(host.directory).find(uuid)
+    if record is None:
+        raise NotFoundError("this host has no replica of the volume (any more)")
+    return record.path
 
 
 def _open_directory(path: bytes, what: str) -> int:

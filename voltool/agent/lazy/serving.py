@@ -82,8 +82,8 @@ def _serve(listener: Listener, server: FileServer, life: Life) -> bool:
 
 
 class FileServer:
-    """Answers over links, each in a thread of its own. ``open_root`` gives a descriptor of the tree's root, NotFoundError where it
-    is not there any more."""
+    """Answers over links, each in a thread of its own. ``open_root`` gives a descriptor of the tree's root, NotFoundError
+    where it is not there any more."""
 
     def __init__(self, open_root: Callable[[], int]) -> None:
         self._open_root = open_root
@@ -178,4 +178,3 @@ def _answers(answerer: Answerer, frame: FetchFrame, reader: ThreadPoolExecutor) 
             return
         upcoming = reader.submit(next, answers, None)
         yield answer
-
