@@ -94,14 +94,12 @@ class _Owed:
 
     def take(self, source: int, index: int, got: fetching.Answer) -> List[Answer]:
         """An answer of a source: what it is worth to the caller, one answer or none."""
-        why = got.data.decode(errors="replace")
-        if got.kind == FOUND:
-            if len(got.data) == self.wanted[index].length and self.right(index, got.data):
-                self.indexes.discard(index)
-                return [Piece(index, got.data)]
-            why = "what is there is not what the replica is to have"
+        found = got.kind == FOUND
+        if found and len(got.data) == self.wanted[index].length and self.right(index, got.data):
+            self.indexes.discard(index)
+            return [Piece(index, got.data)]
         self._refused.setdefault(source, set()).add(index)
-        self._why[index] = why
+        self._why[index] = "what is there is not what is wanted" if found else got.data.decode(errors="replace")
         return []
 
     def missing(self, sources: int) -> List[Answer]:

@@ -30,8 +30,6 @@ _UNUSED = 30 * 86_400
 _LOOK = 10.0
 #: A peer has some connections that fill, and some that read; more are none of ours.
 _MOST_LINKS = 32
-#: So few wants are somebody who waits for them: they are answered without another thread's help.
-_FEW = 8
 
 
 def run(identity: str, host: HostState, life: Life) -> None:
@@ -166,9 +164,9 @@ class _Tree:
 
 
 def _answers(answerer: Answerer, frame: FetchFrame, reader: ThreadPoolExecutor) -> Iterator[bytes]:
-    """The frames that answer one; of many wants the next is read and compressed while one is sent."""
+    """The frames that answer one; of several wants the next is read and compressed while one is sent."""
     answers = answerer.answer(frame)
-    if frame.items <= _FEW:
+    if frame.items == 1:
         yield from answers
         return
     upcoming = reader.submit(next, answers, None)
