@@ -1,4 +1,4 @@
-"""The hosts that serve to a lazy replica, as its processes reach them: over direct paths, with the replica's own key. Ships to servers."""
+"""The hosts that serve to a lazy replica, as its processes reach them: over direct paths, with its own key. Ships to servers."""
 
 from __future__ import annotations
 
