@@ -71,7 +71,8 @@ def _live(daemon: Daemon, host: HostState) -> int:
     life = Life(daemon)
 
     def end(_number: int, _frame: Optional[FrameType]) -> None:
-        life.ending.set()
+        # Not here: the thread that is interrupted may just hold the event's lock.
+        threading.Thread(target=life.ending.set, daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)

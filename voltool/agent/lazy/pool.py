@@ -20,7 +20,7 @@ from voltool.wire.fetching import FOUND, Want
 #: Seconds until a host that failed is tried again: doubled from the first to the last.
 _SOON, _LATE = 0.2, 15.0
 #: The longest that one of several hosts may take for an answer, and any for a connection, seconds.
-_PATIENCE = 10.0
+_PATIENCE = 6.0
 #: Wrong bytes, more than right ones since, after which a host is asked last.
 _DOUBTFUL = 3
 _MOST_DOUBT = 64

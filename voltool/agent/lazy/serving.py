@@ -63,20 +63,23 @@ def _listen(book: ServeBook) -> Listener:
 
 def _serve(listener: Listener, server: FileServer, life: Life) -> bool:
     """Until it is over: whether the tree is gone."""
-    used = looked = time.monotonic()
-    while not life.ending.is_set():
-        with contextlib.suppress(PathBrokenError):
-            server.begin(listener.accept(1.0))
-        now = time.monotonic()
+    threading.Thread(target=_accept, args=(listener, server), name="voltool-accept", daemon=True).start()
+    used = time.monotonic()
+    while not life.ending.wait(_LOOK):
         if server.links:
-            used = now
-        if now - used > _UNUSED:
+            used = time.monotonic()
+        if time.monotonic() - used > _UNUSED:
             return False
-        if now - looked > _LOOK:
-            looked = now
-            if not server.has_tree():
-                return True
+        if not server.has_tree():
+            return True
     return False
+
+
+def _accept(listener: Listener, server: FileServer) -> None:
+    """Until the listener is closed."""
+    with contextlib.suppress(PathBrokenError):
+        while True:
+            server.begin(listener.accept())
 
 
 class FileServer:
