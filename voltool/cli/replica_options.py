@@ -25,6 +25,8 @@ def options_of(invocation: Invocation, bandwidth: str | None, workers: int | Non
             bandwidth=rate,
             hooks=section.hooks,
             base_age=settings.replica_base_age,
+            ports=lambda host: settings.host(host).ports,
+            fetch_timeout=settings.fetch_timeout,
         )
 
     return options

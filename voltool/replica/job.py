@@ -271,7 +271,7 @@ def remember(world: World, target: Target, done: Round, now_ns: int | None = Non
         clone_time_ns=brought.clone_time_ns,
         home_sequence=max(target.replica.home_sequence, brought.sequence),
         checked_ns=time.time_ns() if now_ns is None else now_ns,
-        missing_bytes=0,
+        missing_bytes=done.missing_bytes,
         fault="",
     )
     return Synced(Target(done.volume, _put(world, known)), done)

@@ -12,7 +12,7 @@ from typing import Self
 from voltool.errors import RefusedError
 from voltool.model import FILLING, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
-from voltool.replica import driver
+from voltool.replica import driver, lazy
 from voltool.replica.options import ReplicaOptions, Target
 from voltool.replica.ports import Brought, Hosts, World
 from voltool.replica.sessions import ReplicaSession, SourceSession, end_session
@@ -23,11 +23,14 @@ from voltool.wire.replicas import ReplicaOut
 
 @dataclass(frozen=True)
 class Round:
-    """What a round brought, the record of the replica's host then, and where the volume lives."""
+    """What a round brought, the record of the replica's host then, and where the volume lives. Of a lazy replica: what is not
+    there yet."""
 
     brought: Brought
     record: ReplicaRecord
     volume: KnownVolume
+    missing_bytes: int = 0
+    missing_files: int = 0
 
 
 class Pair:
@@ -83,10 +86,16 @@ def _round(world: World, target: Target, options: ReplicaOptions, pair: Pair) ->
         place = Peer(replica.host, there.agent.machine_id, there.agent.hostname, replica.path)
         _refuse_itself(home, place)
         request = ReplicaOut(volume.uuid, volume.path, replica.replica_id, place, options.base_age)
-        source = SourceSession(here, request, options)
         record = ReplicaRecord(
             replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, int(time.time())
         )
+        if lazy.wants_lazy(target, options):
+            mounted = lazy.mount(world, target, options, (here, there), request, record)
+            if mounted is not None:
+                status = mounted.status
+                return Round(mounted.brought, status.replica, volume, status.missing_bytes, status.missing_files)
+            lazy.stop_serving(world, target)
+        source = SourceSession(here, request, options)
         served = ReplicaSession(there, record, options, begin=True)
         pair.begun = True
         brought = driver.run(source, served, world.reporter, volume.name)

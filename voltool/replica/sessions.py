@@ -16,6 +16,7 @@ from voltool.wire.replicas import (
     EndReplica,
     ForgetReplica,
     KeepReplicaBase,
+    ReceiveManifest,
     RemoveReplica,
     ReplicaIn,
     ReplicaOut,
@@ -38,7 +39,13 @@ class SourceSession:
         self.volume = source.record
         self.base = source.base
 
-    def dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink) -> Brought:
+    def dump_manifest(self, sink: Sink) -> Brought:
+        """Clone the volume and send its manifest into ``sink``; the clone is kept, for its files to be fetched from."""
+        return self.dump("", lambda: iter(()), sink, manifest_only=True)
+
+    def dump(
+        self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink, *, manifest_only: bool = False
+    ) -> Brought:
         """See `ReplicaSourceHome`."""
         began = time.monotonic()
         options = self._options
@@ -50,6 +57,7 @@ class SourceSession:
                 workers=options.workers,
                 bandwidth=options.bandwidth,
                 hooks=options.hooks,
+                manifest_only=manifest_only,
             )
         )
         received = self._agent.receive()
@@ -120,6 +128,10 @@ class ReplicaSession:
         self.held = expect(self._agent, moving.Arrived).held
         return self.held
 
+    def manifest_sink(self) -> Sink:
+        """For the manifest of a lazy replica; closed, it says which state that is."""
+        return _ManifestSink(self._agent)
+
     def manifest(self) -> Iterator[bytes]:
         """See `ReplicaHome`."""
         self._agent.send(moving.SendManifest())
@@ -138,6 +150,26 @@ class ReplicaSession:
         """See `ReplicaHome`."""
         self._agent.send(RemoveReplica(purge))
         expect(self._agent, messages.Done)
+
+
+class _ManifestSink:
+    """A `Sink` that receives a manifest."""
+
+    def __init__(self, agent: Conversation) -> None:
+        self._agent = agent
+
+    def open(self) -> None:
+        """See `Sink`."""
+        self._agent.send(ReceiveManifest())
+
+    def feed(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._agent.send_data(data)
+
+    def close(self) -> str:
+        """See `Sink`."""
+        self._agent.send(messages.EndOfData())
+        return expect(self._agent, moving.Arrived).held
 
 
 def end_session(agent: Conversation) -> None:
