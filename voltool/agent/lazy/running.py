@@ -98,7 +98,7 @@ def _swap(replica: HostReplica) -> None:
     with _turn(replica):
         replica.held = None
         replica.journal.write(Swap(record, guard.identity_of(replica.place.next)))
-        failed = in_private_namespace(lambda: guard.exchange_uncovered(replica.place.path, replica.place.next))
+        failed = in_private_namespace(lambda: guard.exchange_below(replica.place.path, replica.place.next))
         if failed:
             raise HostError("the full replica cannot take its place", where=shown(record.path), why=failed)
         replica.finish_swap()

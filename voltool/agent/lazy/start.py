@@ -1,7 +1,7 @@
 """Steps of a session with a replica's host that make it a lazy one, and what is told of one. Ships to servers.
 
-The manifest comes first and lies in the staging; then a long-running process (`agent.lazy.running`) serves and fills it. From then
-on the staging is that process's alone, until the replica is full or removed.
+The manifest comes first and lies in the staging; then a long-running process (`agent.lazy.running`) serves and fills it.
+From then on the staging is that process's alone, until the replica is full or removed.
 """
 
 from __future__ import annotations

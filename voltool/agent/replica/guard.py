@@ -104,6 +104,19 @@ def exchange(path: bytes, other: bytes) -> None:
         )
 
 
+def exchange_below(path: bytes, other: bytes) -> None:
+    """Let the tree at ``other`` take the place of the directory at ``path``, whose mounts follow that directory: who comes by the
+    path sees what is mounted there, or the tree, and nothing else. To be called in a mount namespace of its own. OSError."""
+    take_mounts_off(path)
+    with opened_directory(other) as root:
+        seals = inodes.get_flags(root)[0] & SEALS
+        if seals:  # it could not be renamed
+            inodes.set_flags(root, 0, SEALS)
+        _rename(path, other)
+        if seals:
+            inodes.set_flags(root, seals, SEALS)
+
+
 @contextlib.contextmanager
 def _covered(path: bytes) -> Iterator[None]:
     """Read-only by a mount that follows the tree wherever it is renamed to; below it a subvolume is writable meanwhile, and a
