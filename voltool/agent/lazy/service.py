@@ -27,11 +27,8 @@ from voltool.agent.lazy.shared import SLOTS, Counter
 from voltool.agent.lazy.sources import MakeFetcher
 from voltool.agent.lazy.store import Store
 from voltool.errors import HostError, VoltoolError, error_from_fields
-from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
-from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldRecord
-from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.volumes.lock import mounting
 from voltool.volumes.mounts import read_mounts
 
@@ -83,8 +80,9 @@ def read_status(path: bytes) -> Optional[LazyStatus]:
 
 
 class LazyService:
-    """`run` it in a process without threads. ``publish_swap`` is called when the full tree stands at the staging's target, to
-    exchange it with the mount point; ``tell`` gets lines for the log."""
+    """`run` it in a process without threads. ``swap`` is called when the staging holds the state like any other (`HeldTree`):
+    it makes a plain tree of it and puts that in the place of the mount, which it takes off its path. ``tell`` gets lines for the
+    log."""
 
     def __init__(
         self,
@@ -163,16 +161,9 @@ class LazyService:
         assert self._fuse is not None
         if self._fuse.is_alive():
             self._fuse.ask(_SWITCH, _SWITCHED)
-        held = store.held
-        losses = store.losses()
-        held.keep_losses(losses)
-        held.save(HeldRecord(store.index.state_id))
-        attributes = Attributes(store.owners, losses)
-        make_ready(held, attributes, losses)
-        root = store.index.raw(store.index.position(ROOT_OBJECT))
-        held.keep_losses(losses)
+        store.held.keep_losses(store.losses())
+        store.held.save(HeldRecord(store.index.state_id))
         store.clear_up()
-        publish_ready(held, attributes, losses, root)
         self._swap()
 
     def _await_last_user(self) -> None:

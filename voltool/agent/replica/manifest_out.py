@@ -41,7 +41,9 @@ def dump_manifest(
     base = _base(home, place)
     if not base:
         name = home.record.name
-        message = f"{name}: no state of the volume is known on its host (no dump has been made): every file is read first"
+        message = (
+            f"{name}: no state of the volume is known on its host (no dump has been made): every file is read first"
+        )
         conversation.report(Notice("info", message))
     wanted = dataclasses.replace(step, base_state_id=base, codec="none", manifest_only=False)
     reply = make(wanted, _WithoutData(conversation))
