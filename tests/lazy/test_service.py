@@ -82,7 +82,7 @@ def what_it_read(reader: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def test_every_attribute_is_right_at_once_and_when_it_is_full(ground: Path) -> None:
-    """Of everything a file system can hold; judged by rsync and a comparer of its own, through the mount and of the plain tree."""
+    """Of everything a file system can hold; judged by rsync and a comparer of its own, through the mount and afterwards."""
     where = ground / "attributes"
     where.mkdir()
     volume = where / "volume"

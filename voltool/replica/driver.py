@@ -1,20 +1,3 @@
-<<<<<<< HEAD
-"""Brings a replica up to date: one dump against what it holds, then the swap. Pure over the protocols of `ports`."""
-
-from __future__ import annotations
-
-from voltool.events import Reporter
-from voltool.replica.ports import Brought, ReplicaHome, ReplicaSourceHome
-
-
-def run(source: ReplicaSourceHome, replica: ReplicaHome, reporter: Reporter, subject: str) -> Brought:
-    """One round. Whatever fails leaves the replica with its last good state."""
-    del reporter, subject
-    brought = source.dump(replica.held, replica.manifest, replica)
-    replica.swap(brought)
-    source.keep(brought.state_id)
-    return brought
-=======
 """A replica is brought up to date: dump what it does not have, swap, let the home keep the base; in rounds, until it is level.
 
 Knows the two hosts by `ports.ReplicaSourceHome` and `ports.ReplicaHome` alone: the test that crashes everywhere runs this very
@@ -110,4 +93,3 @@ def _refuse_older_home(source: ReplicaSourceHome, replica: ReplicaHome) -> None:
             why=f"it has a state of epoch {known.number}, and what is asked has epoch {epoch.number}",
             remedy=f"voltool where {source.volume.name}; voltool doctor",
         )
->>>>>>> catchup
