@@ -20,7 +20,8 @@ from pathlib import Path
 from tests.core.harness import Rig
 from voltool import durable
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
-from voltool.agent.lazy.service import SUBTYPE, LazyService, LazySettings, LazyStatus, read_status
+from voltool.agent.lazy.mounted import SUBTYPE, LazyStatus, read_status
+from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Missing, Piece, Wanted
 from voltool.agent.lazy.store import Store
 from voltool.errors import UnreachableError

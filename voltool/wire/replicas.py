@@ -137,12 +137,17 @@ class FetchSource:
 
 @dataclass(frozen=True)
 class StartLazy:
-    """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
-    outlives this connection where there are ``sources`` to reach directly. Answered by `ReplicaStatus` when it is mounted.
-    Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit. ``timeout``: seconds
-    after which a read that nobody answers is EIO. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
+    """Serve the manifest that has come, of ``state_id`` with the volume's ``epoch``, ``sequence`` and clone time: mount it at the
+    replica's path and fill it in the background, by a process that outlives this connection and reaches ``sources`` directly.
+    Answered by `ReplicaStatus` when it is mounted. Repeatable: what runs gets the new sources. ``bandwidth`` of the background
+    fill, bytes/s, 0: no limit. ``timeout``: seconds after which a read that nobody answers is EIO. ``writable`` (a lazy move):
+    an overlay on top, see `move --lazy`."""
 
     sources: Tuple[FetchSource, ...]
+    state_id: str
+    epoch: Epoch
+    sequence: int
+    clone_time_ns: int
     bandwidth: int = 0
     timeout: int = 30
     writable: bool = False

@@ -23,17 +23,15 @@ from voltool import fuse
 from voltool.agent.lazy.demand import Demand
 from voltool.agent.lazy.files import LazyFiles
 from voltool.agent.lazy.filler import Filler
+from voltool.agent.lazy.mounted import SUBTYPE, LazyStatus, clear_mounts
 from voltool.agent.lazy.shared import SLOTS, Counter
 from voltool.agent.lazy.sources import MakeFetcher
 from voltool.agent.lazy.store import Store
 from voltool.errors import HostError, VoltoolError, error_from_fields
 from voltool.showing import shown
 from voltool.tree.apply.held import HeldRecord
-from voltool.volumes.lock import mounting
 from voltool.volumes.mounts import read_mounts
 
-#: What the kernel calls such a mount, after ``fuse.``.
-SUBTYPE = "voltool-lazy"
 #: How often what is here is made durable, and the status written, seconds.
 _SAVE = 5.0
 _STATUS = 0.5
@@ -55,28 +53,6 @@ class LazySettings:
     status: bytes
     fillers: int = 2
     bandwidth: int = 0
-
-
-@dataclass(frozen=True)
-class LazyStatus:
-    """How far a lazy replica is. ``mounted``: it was when this was written (``at``, seconds by the host's clock); ``full``: the
-    disk is; ``fault``: what goes wrong, for people."""
-
-    mounted: bool
-    missing_files: int
-    missing_bytes: int
-    full: bool = False
-    fault: str = ""
-    at: float = 0.0
-
-
-def read_status(path: bytes) -> Optional[LazyStatus]:
-    """The status that was written last; None where there is none."""
-    try:
-        with open(path, "rb") as file:
-            return LazyStatus(**json.load(file))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 class LazyService:
@@ -227,7 +203,7 @@ class LazyService:
     def _write_status(self, files: int, size: int) -> None:
         full = any(count.full for count in self._store.presence.counts())
         status = LazyStatus(
-            mounted=True, missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time()
+            missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time()
         )
         with contextlib.suppress(OSError):  # a full disk; it says how things are and decides nothing
             with open(self._settings.status + b".new", "w", encoding="ascii") as file:
@@ -362,9 +338,3 @@ def _read_ahead(point: bytes) -> None:
                 major, minor = mount.device
                 with open(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb", "w", encoding="ascii") as file:
                     file.write(str(_READAHEAD >> 10))
-
-
-def clear_mounts(point: bytes) -> None:
-    """Take lazy mounts off a path, dead or alive; whoever uses one goes on with it. Raises HostError."""
-    while any(mount.kind == f"fuse.{SUBTYPE}" for mount in mounting.mounts_at(point)[-1:]):
-        mounting.detach(point)

@@ -9,13 +9,14 @@ import os
 from typing import Iterator, List, Optional
 
 from voltool.agent.host import HostState
+from voltool.agent.lazy.looking import lazy_status
 from voltool.agent.replica import guard
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import FILLING, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import FILLING, LAZY, LAZY_HOME, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.registry import driver_named
@@ -29,7 +30,7 @@ def list_replicas(
     host: HostState,
 ) -> messages.Message:
     """Handle `ListReplicas`."""
-    here = tuple(_look_at(record) for record in ReplicaBook(host.directory).replicas())
+    here = tuple(_look_at(record, host) for record in ReplicaBook(host.directory).replicas())
     bases: List[ReplicaBase] = []
     for home in records.list_homes(host.directory):
         bases += list_bases(home, driver_named(home.record.driver))
@@ -38,14 +39,16 @@ def list_replicas(
 
 def status_of(replica: HostReplica) -> replicas.ReplicaStatus:
     """Of one that a session works with."""
-    return _status(replica.record, replica.held_state)
+    return _status(replica.record, replica.held_state, replica.host)
 
 
-def _look_at(record: ReplicaRecord) -> replicas.ReplicaStatus:
-    return _status(record, record.state_id if record.phase == SERVING else "")
+def _look_at(record: ReplicaRecord, host: HostState) -> replicas.ReplicaStatus:
+    return _status(record, record.state_id if record.phase == SERVING else "", host)
 
 
-def _status(record: ReplicaRecord, held: str) -> replicas.ReplicaStatus:
+def _status(record: ReplicaRecord, held: str, host: HostState) -> replicas.ReplicaStatus:
+    if record.phase in {LAZY, LAZY_HOME}:
+        return lazy_status(record, host)
     faults = tuple(faults_of(record))
     running = record.phase != SERVING or guard.is_protected(record.path)
     return replicas.ReplicaStatus(record, held, running=running, faults=faults)
