@@ -202,9 +202,7 @@ class LazyService:
 
     def _write_status(self, files: int, size: int) -> None:
         full = any(count.full for count in self._store.presence.counts())
-        status = LazyStatus(
-            missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time()
-        )
+        status = LazyStatus(missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time())
         with contextlib.suppress(OSError):  # a full disk; it says how things are and decides nothing
             with open(self._settings.status + b".new", "w", encoding="ascii") as file:
                 json.dump(asdict(status), file)

@@ -2,7 +2,7 @@
 
 It reads what its record says (`agent.lazy.served`), waits for the one peer whose certificate is in it, and answers. It needs no
 manifest and keeps nothing: whoever asks knows what is right. It ends when it is told, when its tree is gone (a clone that was
-given up, a replica that was removed: then its record and key go too), or when nobody has come for `_UNUSED`.
+given up, a replica that was removed), or when nobody has come for `_UNUSED`; then its record and key go too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from voltool.agent.path.listening import Listener
 from voltool.errors import HostError, NotFoundError, PathBrokenError, VoltoolError
 from voltool.wire.fetching import WANTS, FetchDecoder, FetchFrame
 
-#: Without any link for so long the process ends; its record stays, and `voltool replica sync` starts it again. Seconds.
-_UNUSED = 30 * 86_400
+#: Without any link for so long the process ends, and its key goes, seconds. `voltool replica sync` starts it again.
+_UNUSED = 14 * 86_400
 #: How often is looked whether the tree is still there, seconds.
 _LOOK = 10.0
 #: A peer has some connections that fill, and some that read; more are none of ours.
@@ -46,7 +46,7 @@ def run(identity: str, host: HostState, life: Life) -> None:
     try:
         server = FileServer(lambda: open_tree(host, wishes))
         life.tell(port=str(listener.port))
-        if _serve(listener, server, life):
+        if _is_over(listener, server, life):
             book.retire()
     finally:
         listener.close()
@@ -61,16 +61,14 @@ def _listen(book: ServeBook) -> Listener:
     return Listener(identity, [wishes.peer], wishes.ports, links=0)
 
 
-def _serve(listener: Listener, server: FileServer, life: Life) -> bool:
-    """Until it is over: whether the tree is gone."""
+def _is_over(listener: Listener, server: FileServer, life: Life) -> bool:
+    """Serve until that is over for ever (True: the tree is gone, or nobody comes), or the process shall end (False)."""
     threading.Thread(target=_accept, args=(listener, server), name="voltool-accept", daemon=True).start()
     used = time.monotonic()
     while not life.ending.wait(_LOOK):
         if server.links:
             used = time.monotonic()
-        if time.monotonic() - used > _UNUSED:
-            return False
-        if not server.has_tree():
+        if time.monotonic() - used > _UNUSED or not server.has_tree():
             return True
     return False
 

@@ -82,11 +82,12 @@ class HostReplica:
         opened again, what is served is protected and looked at. Repeatable. Raises VoltoolError."""
         with _translated(self.place.path):
             self.finish_swap()
+            if self.record.phase in (LAZY, LAZY_HOME):
+                return  # what is being made is its process's alone
             journal.remove_dropped(self.place)
             if self.record.phase == SERVING:
                 self._look_after_served()
-            if self.record.phase not in {LAZY, LAZY_HOME}:  # that tree is in the hands of a process of its own
-                self._open_again()
+            self._open_again()
 
     def _look_after_served(self) -> None:
         if not self.served.is_there():

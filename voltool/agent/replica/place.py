@@ -71,11 +71,6 @@ class ReplicaPlace:
         """A swap that is under way (`agent.replica.swap`)."""
         return os.path.join(self.directory, b"journal.json")
 
-    @property
-    def lazy(self) -> bytes:
-        """How far a lazy replica is (`agent.lazy.mounted`)."""
-        return os.path.join(self.directory, b"lazy.json")
-
     def make(self) -> None:
         """Make the directory. Idempotent. HostError, RefusedError where somebody else has a `.voltool` there."""
         try:

@@ -9,14 +9,13 @@ import os
 from typing import Iterator, List, Optional
 
 from voltool.agent.host import HostState
-from voltool.agent.lazy.looking import lazy_status
 from voltool.agent.replica import guard
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import FILLING, LAZY, LAZY_HOME, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import FILLING, LAZY, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.registry import driver_named
@@ -39,16 +38,24 @@ def list_replicas(
 
 def status_of(replica: HostReplica) -> replicas.ReplicaStatus:
     """Of one that a session works with."""
-    return _status(replica.record, replica.held_state, replica.host)
+    if replica.record.phase == LAZY:
+        return _lazy_status(replica.record, replica.host)
+    return _status(replica.record, replica.held_state)
 
 
 def _look_at(record: ReplicaRecord, host: HostState) -> replicas.ReplicaStatus:
-    return _status(record, record.state_id if record.phase == SERVING else "", host)
+    if record.phase == LAZY:
+        return _lazy_status(record, host)
+    return _status(record, record.state_id if record.phase == SERVING else "")
 
 
-def _status(record: ReplicaRecord, held: str, host: HostState) -> replicas.ReplicaStatus:
-    if record.phase in {LAZY, LAZY_HOME}:
-        return lazy_status(record, host)
+def _lazy_status(record: ReplicaRecord, host: HostState) -> replicas.ReplicaStatus:
+    from voltool.agent.lazy.start import lazy_status
+
+    return lazy_status(host, record)
+
+
+def _status(record: ReplicaRecord, held: str) -> replicas.ReplicaStatus:
     faults = tuple(faults_of(record))
     running = record.phase != SERVING or guard.is_protected(record.path)
     return replicas.ReplicaStatus(record, held, running=running, faults=faults)
