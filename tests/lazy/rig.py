@@ -20,12 +20,16 @@ from pathlib import Path
 from tests.core.harness import Rig
 from voltool import durable
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
-from voltool.agent.lazy.service import SUBTYPE, LazyService, LazySettings, LazyStatus, read_status
+from voltool.agent.lazy.mounted import SUBTYPE, LazyStatus, read_status
+from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Missing, Piece, Wanted
 from voltool.agent.lazy.store import Store
 from voltool.errors import UnreachableError
 from voltool.model import Consistency, DumpHeader, Epoch
+from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging
 from voltool.tree.manifest import state_manifest
 from voltool.tree.state import StateKeeper
@@ -63,7 +67,7 @@ class LocalFetcher:
 
     def _one(self, at: int, path: bytes, offset: int, length: int, right: Check) -> Answer:
         try:
-            descriptor = os.open(os.path.join(self._root, path), os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = _open_deep(self._root, path)
         except OSError as error:
             return Missing(at, str(error))
         try:
@@ -82,6 +86,20 @@ class LocalFetcher:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def _open_deep(root: bytes, path: bytes) -> int:
+    """However long the path is."""
+    current = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        *above, name = path.split(b"/")
+        for part in above:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+            os.close(current)
+            current = below
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=current)
+    finally:
+        os.close(current)
 
 
 def header(uuid: str) -> DumpHeader:
@@ -152,7 +170,9 @@ class LazyRig:
             signal.alarm(240)
             if inject is not None:
                 inject()
-            settings = LazySettings(os.fsencode(self.point), "vol", os.fsencode(self.place / "status"), fillers, bandwidth)
+            settings = LazySettings(
+                os.fsencode(self.point), "vol", os.fsencode(self.place / "status"), fillers, bandwidth
+            )
             store = self.store(self.staging())
             root = os.fsencode(self.source)
 
@@ -160,15 +180,24 @@ class LazyRig:
                 os.write(writing, b"ready")
                 os.close(writing)
 
-            service = LazyService(store, settings, lambda: LocalFetcher(root, self.faults), self.swap, self.tell)
+            def swap() -> None:
+                self.swap(store)
+
+            service = LazyService(store, settings, lambda: LocalFetcher(root, self.faults), swap, self.tell)
             status = 0 if service.run(ready) else 3
         except BaseException:  # noqa: BLE001 - the process ends here, whatever it is
             traceback.print_exc()
         finally:
             os._exit(status)
 
-    def swap(self) -> None:
+    def swap(self, store: Store) -> None:
         """What the host of a replica does when it is full, but for its records."""
+        losses = Losses()
+        losses.merge(store.held.kept_losses())
+        attributes = Attributes(store.owners, losses)
+        make_ready(store.held, attributes, losses)
+        publish_ready(store.held, attributes, losses, store.index.raw(store.index.root))
+        self.tell(losses.text().decode())
         pid = os.fork()
         if pid == 0:
             try:

@@ -14,6 +14,7 @@ from typing import Iterator, List, Optional
 
 from voltool import durable, inodes
 from voltool.agent.host import HostState
+from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
 from voltool.agent.replica.copying import link_tree, snapshot
 from voltool.agent.replica.journal import Journal, Swap
@@ -297,6 +298,7 @@ class HostReplica:
         swap = self.journal.read()
         if swap is None:
             return
+        clear_dead_mounts(self.place.path)
         if not swap.identity:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))
