@@ -15,6 +15,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
 from voltool.agent.lock import lock_info
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError, UsageError
 from voltool.events import Notice
 from voltool.model import Epoch, VolumeRecord
@@ -160,6 +161,7 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
             why=f"this host has it as volume {entry.uuid}",
             remedy="voltool volume list shows it; volumes must not contain each other",
         )
+    ReplicaBook(host.directory).refuse_overlap(path)
 
 
 def _registered(uuid: str, host: HostState) -> Optional[records.RegistryEntry]:

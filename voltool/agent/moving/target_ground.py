@@ -15,6 +15,7 @@ from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
 from voltool.agent.moving import container
 from voltool.agent.moving.way_back import is_as_left, take_retired
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import IntegrityError, RefusedError
 from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
@@ -154,6 +155,7 @@ class HostTarget:
                     where=shown(entry.path),
                     remedy="a move is from one host to another",
                 )
+        ReplicaBook(self._host.directory).refuse_overlap(move.path)
 
     def apply_waiting(self) -> int:
         """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.
