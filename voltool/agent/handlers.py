@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -40,6 +40,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.Examine: ("voltool.agent.doctor", "examine"),
     moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
     moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
+    replicas.ReplicaOut: ("voltool.agent.replica.out", "replica_out"),
+    replicas.ReplicaIn: ("voltool.agent.replica.into", "replica_in"),
+    replicas.ListReplicas: ("voltool.agent.replica.status", "list_replicas"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 
