@@ -69,8 +69,6 @@ def faults_of(record: ReplicaRecord) -> Iterator[str]:
         return
     if os.path.lexists(place.journal):
         yield "a sync was cut off while it swapped; the next one goes on"
-    if record.phase == FILLING:
-        yield "its first copy is not complete"
     if record.phase == SERVING:
         yield from _faults_of_served(record)
 
