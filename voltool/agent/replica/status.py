@@ -15,7 +15,7 @@ from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import FILLING, LAZY, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import LAZY, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.registry import driver_named
