@@ -54,10 +54,10 @@ def replica_add(
     stays in use. After an interruption the same command, or `voltool replica sync`, goes on. Exit code 3: some files could not be
     read.
 
-    With --lazy it is mounted as soon as it knows what there is, and this command ends; processes of voltool on its host and on
-    the volume's fill it in the background, no faster than --bandwidth, over connections of their own. `voltool replica list` shows
-    how far it is; once it is full, the mount gives way to the plain directory. What no host can be reached for is an I/O error after
-    fetch_timeout. After a reboot without systemd, `voltool replica sync` brings it back."""
+    With --lazy it is mounted as soon as it knows what there is, and this command ends; processes of voltool on its host and
+    on the volume's fill it in the background, no faster than --bandwidth, over connections of their own. `voltool replica
+    list` shows how far it is; once it is full, the mount gives way to the plain directory. What no host can be reached for is
+    an I/O error after fetch_timeout. After a reboot without systemd, `voltool replica sync` brings it back."""
     from voltool.cli.commands.volume_add import forbidden_places
     from voltool.cli.location import parse_destination
     from voltool.cli.replica_options import settings_of
