@@ -1,7 +1,8 @@
-"""Every crash of a replica's host: killed before each operation of a first copy, of a sync with its swap, of a removal; then gone on.
+"""Every crash of a replica's host: killed before an operation of a first copy, a sync with its swap, a removal; then gone on.
 
-What is promised, and looked at after each: what is served is the old state or the new one, whole; the next sync comes to its end
-from there, and what is served cannot be written to.
+What is promised, and looked at after each: what is served is the old state or the new one, whole; the next sync comes to its
+end from there, and what is served cannot be written to. VOLTOOL_CRASH_STEP says at which of the operations (some ninety in a
+sync): 1 is at each, for which there is no time in each run of the CI.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from tests.core.harness import Rig
 from tests.filesystems import LoopFilesystem
 from tests.replica.crashing import Puppet, Recorded, record, run, tree_of, wipe
 from tests.replica.rig import Replica, is_writable
+
+STEP = int(os.environ.get("VOLTOOL_CRASH_STEP", "9"))
 
 
 def _first(volume: Path) -> None:
@@ -59,10 +62,10 @@ def ground(request: pytest.FixtureRequest) -> Iterator[tuple[Replica, Recorded]]
             wipe(replica)
 
 
-@pytest.mark.parametrize("start", [-1, 0, 1])
+@pytest.mark.parametrize("start", [-1, 1])
 def test_a_killed_sync_serves_a_whole_state_and_is_gone_on_from(ground: tuple[Replica, Recorded], start: int) -> None:
     replica, recorded = ground
-    for point in itertools.count():
+    for point in itertools.count(STEP - 1, STEP):
         wipe(replica)
         if start >= 0:
             run(replica, Puppet(recorded, start))
@@ -75,12 +78,11 @@ def test_a_killed_sync_serves_a_whole_state_and_is_gone_on_from(ground: tuple[Re
         assert not is_writable(replica.path), f"killed at point {point}"
         if ended:
             break
-    print(point, "points")
 
 
 def test_a_killed_removal_is_gone_on_from(ground: tuple[Replica, Recorded]) -> None:
     replica, recorded = ground
-    for point in itertools.count():
+    for point in itertools.count(STEP - 1, STEP):
         wipe(replica)
         run(replica, Puppet(recorded, 1))
         ended = run(replica, Puppet(recorded, 1, remove=True), kill_at=point, begin=False)
