@@ -8,9 +8,9 @@ lock file for the moment of the clone alone: a slow replica keeps nobody from du
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
-from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, VolumeRecord
+from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
 
 # ------------------------------------------------------------------------------------------------- the volume's home
 
@@ -221,11 +221,12 @@ class StopServing:
 class PromoteReplica:
     """A step of `ReplicaIn`: become the volume's home, with ``epoch`` (one higher than any that is known) and a sequence of
     ``sequence`` at the least. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``: ``before_online``,
-    ``after_online``."""
+    ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed unless ``changed_too``."""
 
     epoch: Epoch
     sequence: int
     hooks: Hooks = NO_HOOKS
+    changed_too: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,25 +238,91 @@ class Promoted:
 
 
 @dataclass(frozen=True)
+class ShowStanding:
+    """What the volume is to this host. Answered by `Standing`. Touches nothing, and never fails for what it finds."""
+
+    uuid: str
+
+
+#: What a volume is to a host: it lives there; so it does by the records, but its file system is not there (not mounted?); it
+#: lived there and is elsewhere; it is on its way elsewhere, in service nowhere; it has no home there.
+HOME = "home"
+ABSENT = "absent"
+AWAY = "away"
+BETWEEN = "between"
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``standing``: one of the words above. ``epoch``, ``sequence``, ``path`` of the volume as its home has it; for one that is away
+    the epoch of the home that it went to, and ``home``. ``began_with``: the state with which the volume came to this home, where it
+    came by a move or a promotion. ``split``: it lives elsewhere with the same number of epoch too. ``aside_count``: of one that is
+    away, how many paths were written here after the state that was promoted."""
+
+    standing: str
+    epoch: Optional[Epoch] = None
+    sequence: int = 0
+    path: bytes = b""
+    home: Optional[Peer] = None
+    began_with: str = ""
+    split: Optional[Split] = None
+    aside_count: int = 0
+
+
+@dataclass(frozen=True)
+class SendBeginning:
+    """The manifest of the state with which the volume came to this home by a promotion. Answered by data frames, `EndOfData`;
+    NotFoundError where it is not kept."""
+
+    uuid: str
+    state_id: str
+
+
+@dataclass(frozen=True)
 class HearEpoch:
     """The volume lives at ``home`` with ``epoch`` and was there the state ``state_id`` when it was promoted. Who takes himself
     for the home with a lower epoch retires his copy; with the same number and another token it is a split: he goes read-only.
-    Answered by `EpochHeard`. Idempotent."""
+    In between `NeedManifest`, answered by data frames and `EndOfData` (none: nobody has it). Answered by `EpochHeard`. Idempotent.
+    BusyError while somebody writes, with who; ``timeout``: how long to wait for him, seconds. ``hooks``: ``before_lock`` and, where
+    nothing comes of it, ``after_unlock``."""
 
     uuid: str
     epoch: Epoch
     home: Peer
     state_id: str
+    owner: str = ""
+    timeout: int = 30
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
 class EpochHeard:
-    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before), ``mine`` (the epoch here is the
-    higher one: ``epoch``), ``nothing`` (the volume is not here). ``aside``: paths that were written here after the promoted
-    state, kept in the retired copy at ``aside_place``, at the most some hundred; ``aside_count``: how many there are."""
+    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before, for ``home`` and ``epoch``), ``mine``
+    (the epoch here is the higher one, or the very same: ``epoch``), ``nothing`` (the volume is not here). ``aside``: paths that were
+    written here after the promoted state, kept in the retired copy at ``aside_place``, at the most some hundred; ``aside_count``: how
+    many there are, -1: that could not be found out."""
 
     outcome: str
     epoch: Epoch
     aside: Tuple[bytes, ...] = ()
     aside_count: int = 0
     aside_place: bytes = b""
+    home: Optional[Peer] = None
+
+
+#: The outcomes of `HearEpoch`, beside `NOTHING`.
+RETIRED_NOW = "retired"
+SPLIT = "split"
+KNOWN = "known"
+MINE = "mine"
+
+
+@dataclass(frozen=True)
+class ChooseHome:
+    """The copy here is the volume, with ``epoch`` and a sequence of ``sequence`` at the least: a split is over, it is writable
+    again. RefusedError where the epoch here is not a lower one. Answered by `Promoted`. Repeatable with the same epoch."""
+
+    uuid: str
+    epoch: Epoch
+    sequence: int
