@@ -23,8 +23,8 @@ from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
-from voltool.volumes.splits import read_split
 from voltool.volumes.registry import AUTO, detect, driver_named
+from voltool.volumes.splits import read_split
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 

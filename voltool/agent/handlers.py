@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -40,6 +40,10 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.Examine: ("voltool.agent.doctor", "examine"),
     moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
     moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
+    replicas.HearEpoch: ("voltool.agent.replica.hearing", "hear_epoch"),
+    replicas.ShowStanding: ("voltool.agent.replica.standing", "show_standing"),
+    replicas.SendBeginning: ("voltool.agent.replica.standing", "send_beginning"),
+    replicas.ChooseHome: ("voltool.agent.replica.splitting", "choose_home"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

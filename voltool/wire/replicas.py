@@ -18,7 +18,8 @@ from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaReco
 @dataclass(frozen=True)
 class ReplicaOut:
     """Open a session with the volume's home, about one replica. Answered by `ReplicaSource`. Steps: `StartReplicaDump`,
-    `KeepReplicaBase`, `ForgetReplica`, `EndReplica`. ``base_age``: seconds that a clone may be kept for a replica (0: for ever).
+    `KeepReplicaBase`, `ForgetReplica`, `EndReplica`. ``base_age``: seconds that a clone may be kept for a replica (0: for
+    ever).
     """
 
     uuid: str
@@ -187,9 +188,9 @@ class IdentityReply:
 @dataclass(frozen=True)
 class ServeFiles:
     """Serve the files of one tree to a lazy replica, by a process that outlives this connection: of the clone that is kept for
-    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy that the
-    volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``: ``from-to`` or empty.
-    Answered by `FilesServed`. Repeatable."""
+    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy
+    that the volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``:
+    ``from-to`` or empty. Answered by `FilesServed`. Repeatable."""
 
     uuid: str
     replica_id: str
@@ -221,7 +222,8 @@ class StopServing:
 class PromoteReplica:
     """A step of `ReplicaIn`: become the volume's home, with ``epoch`` (one higher than any that is known) and a sequence of
     ``sequence`` at the least. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``: ``before_online``,
-    ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed unless ``changed_too``."""
+    ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed unless
+    ``changed_too``."""
 
     epoch: Epoch
     sequence: int
@@ -255,10 +257,11 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Standing:
-    """``standing``: one of the words above. ``epoch``, ``sequence``, ``path`` of the volume as its home has it; for one that is away
-    the epoch of the home that it went to, and ``home``. ``began_with``: the state with which the volume came to this home, where it
-    came by a move or a promotion. ``split``: it lives elsewhere with the same number of epoch too. ``aside_count``: of one that is
-    away, how many paths were written here after the state that was promoted."""
+    """``standing``: one of the words above. ``epoch``, ``sequence``, ``path`` of the volume as its home has it; for one
+    that is away the epoch of the home that it went to, and ``home``; of a home, ``home`` is where it came from.
+    ``began_with``: the state with which the volume came to this home, where it came by a move or a promotion. ``split``:
+    it lives elsewhere with the same number of epoch too. ``aside_count``: of one that is away, how many paths were written
+    here after the state that was promoted."""
 
     standing: str
     epoch: Optional[Epoch] = None
@@ -283,9 +286,9 @@ class SendBeginning:
 class HearEpoch:
     """The volume lives at ``home`` with ``epoch`` and was there the state ``state_id`` when it was promoted. Who takes himself
     for the home with a lower epoch retires his copy; with the same number and another token it is a split: he goes read-only.
-    In between `NeedManifest`, answered by data frames and `EndOfData` (none: nobody has it). Answered by `EpochHeard`. Idempotent.
-    BusyError while somebody writes, with who; ``timeout``: how long to wait for him, seconds. ``hooks``: ``before_lock`` and, where
-    nothing comes of it, ``after_unlock``."""
+    In between `NeedManifest`, answered by data frames and `EndOfData` (none: nobody has it). Answered by `EpochHeard`.
+    Idempotent. BusyError while somebody writes, with who; ``timeout``: how long to wait for him, seconds. ``hooks``:
+    ``before_lock`` and, where nothing comes of it, ``after_unlock``."""
 
     uuid: str
     epoch: Epoch
@@ -298,10 +301,10 @@ class HearEpoch:
 
 @dataclass(frozen=True)
 class EpochHeard:
-    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before, for ``home`` and ``epoch``), ``mine``
-    (the epoch here is the higher one, or the very same: ``epoch``), ``nothing`` (the volume is not here). ``aside``: paths that were
-    written here after the promoted state, kept in the retired copy at ``aside_place``, at the most some hundred; ``aside_count``: how
-    many there are, -1: that could not be found out."""
+    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before, for ``home`` and
+    ``epoch``), ``mine`` (the epoch here is the higher one, or the very same: ``epoch``), ``nothing`` (the volume is not
+    here). ``aside``: paths that were written here after the promoted state, kept in the retired copy at ``aside_place``,
+    at the most some hundred; ``aside_count``: how many there are, -1: that could not be found out."""
 
     outcome: str
     epoch: Epoch

@@ -1,4 +1,5 @@
-"""What was written to a volume after the state that was promoted elsewhere: the retired copy compared with that state's manifest.
+"""What was written to a volume after the state that was promoted elsewhere: the retired copy compared with that state's
+manifest.
 
 Where the host has kept the state with its home stamps only what changed is read; else every file is read and hashed. What
 differs is named by its path. Ships to servers.
@@ -7,12 +8,11 @@ differs is named by its path. Ships to servers.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Set, Tuple
+from typing import Iterator, List, Set, Tuple
 
 from voltool import durable
 from voltool.dumpfile import codec as codecs
@@ -35,51 +35,61 @@ NAMED = 100
 
 @dataclass(frozen=True)
 class Aside:
-    """``paths`` written after the state, at the most `NAMED` of them, ``count`` in all (-1: nobody knows). ``state_id``: what the
-    copy is."""
+    """``paths`` written after the state, at the most `NAMED` of them, ``count`` in all (-1: nobody knows). ``state_id``:
+    what the copy is."""
 
     paths: Tuple[bytes, ...]
     count: int
     state_id: str = ""
 
 
-def find_aside(
-    tree: bytes, base: BaseState, keeper: StateKeeper, tmp: bytes, listed: bytes, *, by_entries: bool
-) -> Aside:
-    """Compare the tree at ``tree`` with ``base``, which ``keeper`` keeps. ``listed``: the file that gets all paths, each ended by a
-    NUL; there is none where nothing differs. ``by_entries``: the tree's root is another directory than it was. Raises OSError,
-    VoltoolError. What the tree is becomes a state of ``keeper``."""
+@dataclass(frozen=True)
+class Copy:
+    """A retired copy at ``tree``. ``by_entries``: its root is another directory than it was. ``excludes`` of the volume,
+    ``tmp`` for the scan; ``listed``: the file that gets all paths, each ended by a NUL, where there are any."""
+
+    tree: bytes
+    by_entries: bool
+    excludes: Tuple[bytes, ...]
+    tmp: bytes
+    listed: bytes
+
+
+def find_aside(copy: Copy, base: BaseState, keeper: StateKeeper) -> Aside:
+    """Compare the copy with ``base``, which ``keeper`` keeps. What the copy is becomes a state there. Raises OSError,
+    VoltoolError."""
+    tmp = copy.tmp
     shutil.rmtree(tmp, ignore_errors=True)
     durable.make_directory(tmp)
-    synchronize(tree)
-    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    synchronize(copy.tree)
+    root = os.open(copy.tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        state_id = _capture(root, base, keeper, tmp)
+        state_id = _capture(root, copy, base, keeper)
     finally:
         os.close(root)
         shutil.rmtree(tmp, ignore_errors=True)
     now = keeper.open(state_id)
     assert now is not None
     with contextlib.closing(now):
-        paths = sorted(set(_differing(base, now, by_entries=by_entries)))
+        paths = sorted(set(_differing(base, now, by_entries=copy.by_entries)))
     if paths:
-        durable.write_file(listed, b"".join(path + b"\0" for path in paths))
+        durable.write_file(copy.listed, b"".join(path + b"\0" for path in paths))
     else:
-        durable.remove_file(listed)
+        durable.remove_file(copy.listed)
     return Aside(tuple(paths[:NAMED]), len(paths), state_id)
 
 
-def _capture(root: int, base: BaseState, keeper: StateKeeper, tmp: bytes) -> str:
+def _capture(root: int, copy: Copy, base: BaseState, keeper: StateKeeper) -> str:
     """The state that the tree is; nothing of its data goes anywhere."""
     traits = traits_of(root)
     with contextlib.ExitStack() as stack:
 
         def spool() -> SortedSpool:
-            made = SortedSpool(tmp)
+            made = SortedSpool(copy.tmp)
             stack.callback(made.close)
             return made
 
-        walk = Walker(root, spool(), live=True, tick=lambda _entries, _size: None).walk()
+        walk = Walker(root, spool(), live=True, excludes=copy.excludes, tick=_unheard).walk()
         if not traits.stable_inodes:
             base.forget_stamps()
         classified = Classifier(walk, base, spool, unchanged_counts=True).classify()
@@ -90,7 +100,7 @@ def _capture(root: int, base: BaseState, keeper: StateKeeper, tmp: bytes) -> str
         )  # fmt: skip
         produced = Producer(
             classified, base, settings, DumpWriter(_nowhere, settings.codec), state, spool,
-            workers=min(4, os.cpu_count() or 1), advance=lambda _size, _files: None, changed_ranges=lambda _path: None,
+            workers=min(4, os.cpu_count() or 1), advance=_unheard, changed_ranges=lambda _path: None,
         ).produce(_HEADER)  # fmt: skip
         state.publish(produced.totals.state_id, produced.next_number)
     return produced.totals.state_id
@@ -98,6 +108,10 @@ def _capture(root: int, base: BaseState, keeper: StateKeeper, tmp: bytes) -> str
 
 def _nowhere(data: bytes) -> None:
     del data
+
+
+def _unheard(first: int, second: int) -> None:
+    del first, second
 
 
 _HEADER = DumpHeader(
