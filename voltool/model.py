@@ -262,8 +262,8 @@ PROMOTING = "promoting"
 class ReplicaRecord:
     """What its host knows durably of a replica. ``path``: where it is served. ``home``: where the volume lived when it was last
     asked. ``state_id`` is what is served, with the ``sequence``, ``epoch`` and clone time (its home's clock) of that state;
-    ``synced_ns`` (this host's clock): when it was swapped in. ``next_epoch`` and ``next_sequence``: what it becomes the
-    home with (PROMOTING)."""
+    ``synced_ns`` (this host's clock): when it was swapped in. What begins with ``next``:
+    what it becomes the home with (PROMOTING)."""
 
     replica_id: str
     uuid: str
@@ -279,6 +279,7 @@ class ReplicaRecord:
     synced_ns: int = 0
     next_epoch: Optional[Epoch] = None
     next_sequence: int = 0
+    next_excludes: Tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -315,8 +316,3 @@ class KnownReplica:
     missing_bytes: int = 0
     fault: str = ""
     epoch: int = 0
-
-
-#: What a catalog's `KnownReplica` is.
-REPLICA_ROLE = "replica"
-FORMER_ROLE = "former"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _SECOND = 1_000_000_000
+#: Roles of `KnownReplica`.
+REPLICA, FORMER = "replica", "former"
 
 
 @dataclass(frozen=True)

@@ -221,12 +221,13 @@ class StopServing:
 @dataclass(frozen=True)
 class PromoteReplica:
     """A step of `ReplicaIn`: become the volume's home, with ``epoch`` (one higher than any that is known) and a sequence of
-    ``sequence`` at the least. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``: ``before_online``,
-    ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed unless
-    ``changed_too``."""
+    ``sequence`` at the least, and ``excludes``. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``:
+    ``before_online``, ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed
+    unless ``changed_too``."""
 
     epoch: Epoch
     sequence: int
+    excludes: Tuple[bytes, ...] = ()
     hooks: Hooks = NO_HOOKS
     changed_too: bool = False
 

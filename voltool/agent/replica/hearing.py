@@ -70,12 +70,12 @@ def hear_epoch(request: replicas.HearEpoch, conversation: Conversation, host: Ho
     home = records.open_home(host.directory, request.uuid, b"", moving=True, split=True)
     with home.lock(_OWNER):
         own = (records.read_record(home.area) or home.record).epoch
-        if is_later(own, request.epoch) or is_same(own, request.epoch):
-            return replicas.EpochHeard(replicas.MINE, own)
-        if own.number == request.epoch.number:
+        outcome = judge_epoch(own, request.epoch)
+        if outcome == replicas.SPLIT:
             save_split(home.area, Split(own, request.epoch, request.home, int(time.time())))
             _keep_closed(home, conversation, host)
-            return replicas.EpochHeard(replicas.SPLIT, own)
+        if outcome != replicas.RETIRED_NOW:
+            return replicas.EpochHeard(outcome, own)
         return _Hearing(request, conversation, host, home).retire()
 
 
@@ -84,14 +84,11 @@ def is_registered(uuid: str, host: HostState) -> bool:
     return any(entry.uuid == uuid and not entry.forgotten for entry in records.list_entries(host.directory))
 
 
-def is_same(one: Epoch, other: Epoch) -> bool:
-    """Whether both are the same home."""
-    return (one.number, one.token) == (other.number, other.token)
-
-
-def is_later(one: Epoch, other: Epoch) -> bool:
-    """Whether ``one`` took the other's place."""
-    return one.number > other.number
+def judge_epoch(own: Epoch, heard: Epoch) -> str:
+    """What is to become of a home with ``own`` that hears of another one's: an outcome of `HearEpoch`."""
+    if own.number > heard.number or (own.number, own.token) == (heard.number, heard.token):
+        return replicas.MINE
+    return replicas.SPLIT if own.number == heard.number else replicas.RETIRED_NOW
 
 
 def _heard_before(known: SourceMove, request: replicas.HearEpoch, host: HostState) -> replicas.EpochHeard:
@@ -100,7 +97,7 @@ def _heard_before(known: SourceMove, request: replicas.HearEpoch, host: HostStat
     area = os.path.dirname(known.retired_path)
     if is_registered(request.uuid, host):
         SteppingDown(HostSource(host, request.uuid, area)).leave_retired()
-    if is_later(request.epoch, known.epoch):
+    if request.epoch.number > known.epoch.number:
         known = dataclasses.replace(known, target=request.home, epoch=request.epoch)
         MoveBook(host.directory).save_source(known, area)
     return _reply(replicas.KNOWN, known)
