@@ -43,7 +43,7 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.HearEpoch: ("voltool.agent.replica.hearing", "hear_epoch"),
     replicas.ShowStanding: ("voltool.agent.replica.standing", "show_standing"),
     replicas.SendBeginning: ("voltool.agent.replica.standing", "send_beginning"),
-    replicas.ChooseHome: ("voltool.agent.replica.splitting", "choose_home"),
+    replicas.ChooseHome: ("voltool.agent.replica.choosing", "choose_home"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from voltool.model import Epoch
-from voltool.wire.replicas import AWAY, BETWEEN, HOME, Standing
+from voltool.wire.replicas import AWAY, BETWEEN, HOME, LEAVING, Standing
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``winner``: the home of the highest epoch, None where nobody is home or several are. ``losers``: homes with lower ones.
+    """``winner``: the home of the highest epoch, None where nobody is home or several are. ``losers``: homes with lower ones, and
+    those that are not done with stepping down.
     ``split``: homes that have the highest number with different tokens."""
 
     winner: Claim | None
@@ -31,6 +32,7 @@ class Verdict:
 
 def judge(claims: Iterable[Claim]) -> Verdict:
     """The higher number wins; the same number with other tokens is a split, and nobody wins."""
+    claims = list(claims)
     homes = [claim for claim in claims if claim.standing.standing == HOME and claim.standing.epoch is not None]
     ranked = sorted(homes, key=lambda claim: _epoch(claim).number, reverse=True)
     if not ranked:
@@ -38,6 +40,7 @@ def judge(claims: Iterable[Claim]) -> Verdict:
     highest = _epoch(ranked[0]).number
     first = {_epoch(claim).token: claim for claim in ranked if _epoch(claim).number == highest}
     losers = tuple(claim for claim in ranked if _epoch(claim).number < highest)
+    losers += tuple(claim for claim in claims if claim.standing.standing == LEAVING)
     if len(first) > 1:
         return Verdict(None, losers, tuple(first.values()))
     return Verdict(ranked[0], losers)
@@ -56,7 +59,9 @@ def pointers(claims: Iterable[Claim]) -> list[str]:
         standing = claim.standing
         if standing.split is not None:
             found.append(standing.split.home.host)
-        away = standing.standing in (AWAY, BETWEEN) and standing.home is not None and standing.epoch is not None
+        away = (
+            standing.standing in (AWAY, BETWEEN, LEAVING) and standing.home is not None and standing.epoch is not None
+        )
         if not away or standing.home is None or standing.epoch is None:
             continue
         other = standing.epoch.number == highest and standing.epoch.token not in tokens

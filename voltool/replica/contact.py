@@ -106,9 +106,10 @@ def _each_once(claims: list[Claim]) -> list[Claim]:
 
 
 def _act(world: World, volume: KnownVolume, verdict: Verdict, settings: TellSettings) -> list[Told]:
-    if verdict.winner is not None:
-        return [_tell(world, volume, loser, verdict.winner, settings) for loser in verdict.losers]
     told = []
+    home = verdict.winner or next(iter(verdict.split), None)
+    if home is not None:  # also where two are later than it: it is the home in no case
+        told += [_tell(world, volume, loser, home, settings) for loser in verdict.losers]
     for claim in verdict.split:
         other = next(each for each in verdict.split if each is not claim)
         told.append(_tell(world, volume, claim, other, settings))

@@ -62,7 +62,9 @@ class _Survey:
     def unheard(self, volume: KnownVolume) -> list[Peer]:
         """Hosts that may be the volume's home, as the catalog or other hosts have it, and said nothing."""
         named = [Peer(volume.host, "", "", volume.path)]
-        named += [claim.standing.home for claim in self.claims if claim.standing.home is not None]
+        away = (replicas.AWAY, replicas.LEAVING, replicas.BETWEEN)
+        homes = [claim.standing.home for claim in self.claims if claim.standing.standing in away]
+        named += [home for home in homes if home is not None]
         return list({peer.host: peer for peer in named if peer.host in self.silent}.values())
 
 

@@ -22,6 +22,7 @@ from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.source_ground import HostSource
 from voltool.agent.replica.aside import Aside, Copy, find_aside
 from voltool.agent.replica.splitting import SPLIT_OWNER, keep_closed
+from voltool.agent.replica.standing import is_registered
 from voltool.errors import BusyError, IntegrityError, VoltoolError
 from voltool.events import Notice
 from voltool.model import MOVED, RETIRED, Epoch, SourceMove, Split
@@ -77,11 +78,6 @@ def hear_epoch(request: replicas.HearEpoch, conversation: Conversation, host: Ho
         if outcome != replicas.RETIRED_NOW:
             return replicas.EpochHeard(outcome, own)
         return _Hearing(request, conversation, host, home).retire()
-
-
-def is_registered(uuid: str, host: HostState) -> bool:
-    """Whether this host takes itself for the volume's home, or for one that is on its way."""
-    return any(entry.uuid == uuid and not entry.forgotten for entry in records.list_entries(host.directory))
 
 
 def judge_epoch(own: Epoch, heard: Epoch) -> str:

@@ -69,9 +69,7 @@ class Promoting:
             record = self._begin(record, wish, before_online)
             ground.settle(record)
             ground.become_home(record)
-        if record is not None:
-            ground.open(record)
-            ground.forget(record)
+        finish(ground)
         home = ground.home()
         assert home is not None
         return home
@@ -105,6 +103,14 @@ class Promoting:
                 why=f"with epoch {home.epoch.number}",
                 remedy=f"voltool replica list {home.name}",
             )
+
+
+def finish(ground: PromotionGround) -> None:
+    """What the commit leaves to do: where the volume lives on this host there is no replica of it. Idempotent."""
+    record = ground.load()
+    if record is not None and ground.home() is not None:
+        ground.open(record)
+        ground.forget(record)
 
 
 def give_up(ground: PromotionGround) -> None:

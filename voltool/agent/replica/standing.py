@@ -32,8 +32,13 @@ def show_standing(
     book = MoveBook(host.directory)
     move = book.source(request.uuid)
     if move is not None and (move.phase == RETIRED or (move.promoted and move.phase in (RETIRING, MOVED))):
+        done = move.phase == RETIRED and not (move.promoted and is_registered(request.uuid, host))
         return replicas.Standing(
-            replicas.AWAY, move.epoch, path=move.path, home=move.target, aside_count=move.aside_count
+            replicas.AWAY if done else replicas.LEAVING,
+            move.epoch,
+            path=move.path,
+            home=move.target,
+            aside_count=move.aside_count,
         )
     if move is not None and move.phase in (RETIRING, MOVED):
         return replicas.Standing(replicas.BETWEEN, move.epoch, path=move.path, home=move.target)
@@ -71,6 +76,11 @@ def send_beginning(request: replicas.SendBeginning, conversation: Conversation, 
     raise NotFoundError(
         "the state with which the volume came here is not kept", remedy="nothing: it is a matter of speed"
     )
+
+
+def is_registered(uuid: str, host: HostState) -> bool:
+    """Whether this host takes itself for the volume's home, or is not done with giving that up."""
+    return any(entry.uuid == uuid and not entry.forgotten for entry in records.list_entries(host.directory))
 
 
 def _beginning(book: MoveBook, uuid: str, epoch: Epoch) -> Tuple[str, Optional[Peer]]:
