@@ -1,8 +1,9 @@
 """Three hosts and two administrators in one process, for promotions that crash everywhere.
 
-The jobs (`voltool.replica.promote`, `contact`) and the steps on hosts (`promoting`, `stepping_down`, the decision of `hearing`) are the
-real ones; what they stand on is simulated. Every operation on a host and every message is a *point*, at which the command line or
-a host can be killed. A tree is the set of its writes; whoever can write to a tree does, at every point, and is promised that it lasts.
+The jobs (`voltool.replica.promote`, `contact`) and the steps on hosts (`promoting`, `stepping_down`, the decision of `hearing`)
+are the real ones; what they stand on is simulated. Every operation on a host and every message is a *point*, at which the command
+line or a host can be killed. A tree is the set of its writes; whoever can write to a tree does, at every point, and is promised
+that it lasts.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class InvariantError(AssertionError):
 
 @dataclass
 class Disk:
-    """A host. ``tree``: what stands at the path, None where nothing does; ``copy``: the retired one; ``lock`` and ``closed`` do not
-    survive a kill of the host."""
+    """A host. ``tree``: what stands at the path, None where nothing does; ``copy``: the retired one; ``lock`` and ``closed`` do
+    not survive a kill of the host."""
 
     tree: frozenset[int] | None = None
     home: VolumeRecord | None = None
@@ -405,8 +406,8 @@ class Catalog:
 
 @dataclass
 class Site:
-    """The hosts, and what each administrator knows. ``a`` is the home, ``b`` and ``c`` replicas; the second administrator knows nothing
-    of ``b``."""
+    """The hosts, and what each administrator knows. ``a`` is the home, ``b`` and ``c`` replicas; the second administrator knows
+    nothing of ``b``."""
 
     hosts: Hosts
     catalogs: tuple[Catalog, Catalog]

@@ -249,7 +249,8 @@ class ShowStanding:
 
 #: What a volume is to a host: it lives there; so it does by the records, but its file system is not there (not mounted?); it
 #: lived there and has heard of another home, but is not done with stepping down; it lived there and is elsewhere; it is on
-its way elsewhere, in service nowhere; it has no home there. HOME = "home"
+#: its way elsewhere, in service nowhere; it has no home there.
+HOME = "home"
 ABSENT = "absent"
 LEAVING = "leaving"
 AWAY = "away"
