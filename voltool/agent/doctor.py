@@ -15,7 +15,7 @@ from typing import Callable, Iterator, List
 
 from voltool import durable
 from voltool.agent.bases import BaseBook
-from voltool.agent.clones import is_users
+from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
 from voltool.agent.replica.splitting import SPLIT_OWNER, is_closed, keep_closed
 from voltool.errors import BusyError, VoltoolError
@@ -125,7 +125,7 @@ class _Doctor:
             return  # whoever works there needs them
         try:
             for clone in driver.clones(home.record):
-                if clone.label in kept or is_users(clone):
+                if clone.label in kept or is_users(clone) or is_replicas(clone):
                     continue
                 finding = messages.Finding(
                     "clone",

@@ -44,6 +44,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.ShowStanding: ("voltool.agent.replica.standing", "show_standing"),
     replicas.SendBeginning: ("voltool.agent.replica.standing", "send_beginning"),
     replicas.ChooseHome: ("voltool.agent.replica.choosing", "choose_home"),
+    replicas.ReplicaOut: ("voltool.agent.replica.out", "replica_out"),
+    replicas.ReplicaIn: ("voltool.agent.replica.into", "replica_in"),
+    replicas.ListReplicas: ("voltool.agent.replica.status", "list_replicas"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
 }
 

@@ -275,7 +275,7 @@ class HostTarget:
                 state.close()
             if root is not None:
                 durable.write_file(kept, root)
-                take_directory(held.keeper.directory, place)
+                _take_directory(held.keeper.directory, place)
         with open(kept, "rb") as file:
             return file.read()
 
@@ -307,7 +307,7 @@ class HostTarget:
         return self.held
 
 
-def take_directory(old: bytes, new: bytes) -> None:
+def _take_directory(old: bytes, new: bytes) -> None:
     """Rename it, in the place of what is there; out of a subvolume it is copied. Durable, repeatable."""
     shutil.rmtree(new, ignore_errors=True)
     try:
