@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def restoration(target: Path) -> messages.StartRestore:
 def test_it_is_refused_in_words_that_say_what_is_there(tmp_path: Path, host: HostState, place: str) -> None:
     target = tmp_path / "srv" / place
     move = TargetMove("m", OTHER, "x", os.fsencode(target), HOME, RECEIVING, 1)
-    acts = [
+    acts: list[Callable[[], object]] = [
         lambda: adopt_volume(adoption(target, OTHER), Collected(), host),
         lambda: adopt_volume(adoption(target, UUID, replace=True), Collected(), host),
         lambda: restore(restoration(target), Collected(), host),

@@ -35,11 +35,11 @@ def tell_synced(invocation: Invocation, done: Synced) -> None:
             text = f"{name}: {problem.problem.value}: {shown(problem.path)}: {problem.why}"
             invocation.output.notice("warning", text)
         text = f"{name}: {place_of(standing)} serves it as of {display.local_time(brought.clone_time_ns)}"
-        text += f": {display.count(brought.entries, 'entry', 'entries')}, {display.amount(brought.bytes)} sent"
+        text += f": {display.count(brought.entries, 'entry', 'entries')}, {display.amount(done.round.bytes)} sent"
         invocation.output.summary(f"{text}, {display.duration(brought.seconds)}")
         if standing.is_stale:
             invocation.output.notice("warning", f"{done.target.subject}: {'; '.join(wrongs(standing))}")
-        made |= {"entries": brought.entries, "bytes": brought.bytes, "seconds": round(brought.seconds, 3)}
+        made |= {"entries": brought.entries, "bytes": done.round.bytes, "seconds": round(brought.seconds, 3)}
     invocation.codes.append(done.exit_code(max_lag, now_ns))
     invocation.fields.setdefault("synced", []).append(made)
 

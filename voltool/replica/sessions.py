@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from voltool.errors import AgentError
-from voltool.model import NO_HOOKS, DumpResult, Hooks, Peer, ReplicaRecord, VolumeRecord
+from voltool.model import NO_HOOKS, DumpResult, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
 from voltool.move.ports import Sink
 from voltool.replica.ports import Brought
 from voltool.wire import messages, moving, replicas
@@ -31,7 +31,12 @@ class SourceSession:
     """The session with the volume's home."""
 
     def __init__(
-        self, agent: Conversation, volume: VolumeRecord, replica_id: str, replica: Peer, settings: ReplicaSettings
+        self,
+        agent: Conversation,
+        volume: VolumeRecord | KnownVolume,
+        replica_id: str,
+        replica: Peer,
+        settings: ReplicaSettings,
     ) -> None:
         self._agent = agent
         self._settings = settings

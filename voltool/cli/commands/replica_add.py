@@ -33,14 +33,17 @@ def replica_add(
     """Make a replica of a volume on another host: copy it as it is now, from a clone, and serve that there, read-only. The volume
     stays in use. After an interruption the same command, or `voltool replica sync`, goes on. Exit code 3: some files could not be
     read."""
+    from voltool.cli.commands.volume_add import forbidden_places
     from voltool.cli.location import parse_destination
-    from voltool.cli.replica_options import options_of
+    from voltool.cli.replica_options import settings_of
     from voltool.cli.replica_told import tell_synced
     from voltool.replica.job import AddWish, add
 
     invocation = begin(context, "replica add")
     host, path = parse_destination(target)
-    done = add(invocation.world, AddWish(name, host, path), options_of(invocation, bandwidth, workers)(name))
+    forbidden = tuple(forbidden_places(invocation)) if host == "local" else ()
+    settings = settings_of(invocation, bandwidth, workers)(name)
+    done = add(invocation.world, AddWish(name, host, path, forbidden), settings)
     tell_synced(invocation, done)
     invocation.output.notice(
         "info", f"{name}: cron keeps it up to date with voltool replica sync {name}, or --follow does"
