@@ -1,9 +1,9 @@
 """Three hosts and two administrators in one process, for promotions that crash everywhere.
 
 The jobs (`voltool.replica.promote`, `contact`) and the steps on hosts (`promoting`, `stepping_down`, the decision of `hearing`)
-are the real ones; what they stand on is simulated. Every operation on a host and every message is a *point*, at which the command
-line or a host can be killed. A tree is the set of its writes; whoever can write to a tree does, at every point, and is promised
-that it lasts.
+are the real ones; what they stand on is simulated. Every operation on a host and every message is a *point*, at which the
+command line or a host can be killed. A tree is the set of its writes; whoever can write to a tree does, at every point,
+and is promised that it lasts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from voltool.agent.replica.hearing import judge_epoch
+from voltool.agent.replica.judging import judge_epoch
 from voltool.agent.replica.promoting import Becoming, Promoting, finish
 from voltool.errors import AgentError, MovedError, NotFoundError, UnreachableError, VoltoolError
 from voltool.events import Silent
@@ -338,8 +338,9 @@ class PromotingGround:
     def home(self) -> VolumeRecord | None:
         return self._disk.home
 
-    def check(self, record: ReplicaRecord, *, changed_too: bool) -> None:
-        del record, changed_too
+    def check(self, record: ReplicaRecord, *, changed_too: bool) -> ReplicaRecord:
+        del changed_too
+        return record
 
     def settle(self, record: ReplicaRecord) -> None:
         del record

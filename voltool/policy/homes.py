@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from voltool.model import Epoch
-from voltool.wire.replicas import AWAY, BETWEEN, HOME, LEAVING, Standing
+from voltool.wire.replicas import AWAY, BETWEEN, HOME, LEAVING, NOTHING, Standing
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``winner``: the home of the highest epoch, None where nobody is home or several are. ``losers``: homes with lower ones, and
-    those that are not done with stepping down.
+    """``winner``: the home of the highest epoch, None where nobody is home or several are. ``losers``: homes with lower
+    ones, and those that are not done with stepping down.
     ``split``: homes that have the highest number with different tokens."""
 
     winner: Claim | None
@@ -60,7 +60,9 @@ def pointers(claims: Iterable[Claim]) -> list[str]:
         if standing.split is not None:
             found.append(standing.split.home.host)
         away = (
-            standing.standing in (AWAY, BETWEEN, LEAVING) and standing.home is not None and standing.epoch is not None
+            standing.standing in (AWAY, BETWEEN, LEAVING, NOTHING)
+            and standing.home is not None
+            and standing.epoch is not None
         )
         if not away or standing.home is None or standing.epoch is None:
             continue

@@ -81,9 +81,9 @@ class EndReplica:
 class ReplicaIn:
     """Open a session with the host of a replica. Answered by `ReplicaStatus`. ``begin``: make it, or go on; without, only look.
     Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `StartLazy`, `PromoteReplica`, `RemoveReplica`,
-    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is begun,
-    the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of voltool's state
-    on that host, which a new replica must not contain or lie in."""
+    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is
+    begun, the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of
+    voltool's state on that host, which a new replica must not contain or lie in."""
 
     replica: ReplicaRecord
     begin: bool
@@ -264,10 +264,10 @@ NOTHING = "nothing"
 @dataclass(frozen=True)
 class Standing:
     """``standing``: one of the words above. ``epoch``, ``sequence``, ``path`` of the volume as its home has it; for one
-    that is away the epoch of the home that it went to, and ``home``; of a home, ``home`` is where it came from.
-    ``began_with``: the state with which the volume came to this home, where it came by a move or a promotion. ``split``:
-    it lives elsewhere with the same number of epoch too. ``aside_count``: of one that is away, how many paths were written
-    here after the state that was promoted."""
+    that is away the epoch of the home that it went to, and ``home``; of a home, ``home`` is where it came from; of a
+    replica (``nothing``), epoch and home are those it was synced from last. ``began_with``: the state with which the
+    volume came to this home, where it came by a move or a promotion. ``split``: it lives elsewhere with the same number of
+    epoch too. ``aside_count``: of one that is away, how many paths were written here after the state that was promoted."""
 
     standing: str
     epoch: Optional[Epoch] = None

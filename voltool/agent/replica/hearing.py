@@ -21,11 +21,12 @@ from voltool.agent.manifest import receive_manifest
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.source_ground import HostSource
 from voltool.agent.replica.aside import Aside, Copy, find_aside
+from voltool.agent.replica.judging import judge_epoch
 from voltool.agent.replica.splitting import SPLIT_OWNER, keep_closed
 from voltool.agent.replica.standing import is_registered
 from voltool.errors import BusyError, IntegrityError, VoltoolError
 from voltool.events import Notice
-from voltool.model import MOVED, RETIRED, Epoch, SourceMove, Split
+from voltool.model import MOVED, RETIRED, SourceMove, Split
 from voltool.showing import shown
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.volumes import records
@@ -78,13 +79,6 @@ def hear_epoch(request: replicas.HearEpoch, conversation: Conversation, host: Ho
         if outcome != replicas.RETIRED_NOW:
             return replicas.EpochHeard(outcome, own)
         return _Hearing(request, conversation, host, home).retire()
-
-
-def judge_epoch(own: Epoch, heard: Epoch) -> str:
-    """What is to become of a home with ``own`` that hears of another one's: an outcome of `HearEpoch`."""
-    if own.number > heard.number or (own.number, own.token) == (heard.number, heard.token):
-        return replicas.MINE
-    return replicas.SPLIT if own.number == heard.number else replicas.RETIRED_NOW
 
 
 def _heard_before(known: SourceMove, request: replicas.HearEpoch, host: HostState) -> replicas.EpochHeard:

@@ -26,8 +26,9 @@ class PromotionGround(Protocol):
     def home(self) -> Optional[VolumeRecord]:
         """The volume's record, where it lives on this host."""
 
-    def check(self, record: ReplicaRecord, *, changed_too: bool) -> None:
-        """RefusedError unless the tree that is served is whole, and as it was swapped in (unless ``changed_too``)."""
+    def check(self, record: ReplicaRecord, *, changed_too: bool) -> ReplicaRecord:
+        """A swap that was cut off is finished; the record then. RefusedError unless the tree that is served is as it was
+        swapped in (unless ``changed_too``)."""
 
     def settle(self, record: ReplicaRecord) -> None:
         """Nothing beside the served tree is left, and its home stamps are those it has now, so that the first dump is small."""
@@ -77,10 +78,14 @@ class Promoting:
     def _begin(
         self, record: ReplicaRecord, wish: Becoming, before_online: Callable[[ReplicaRecord], None]
     ) -> ReplicaRecord:
-        if record.phase not in (SERVING, PROMOTING):
+        if record.phase == PROMOTING:
+            record = as_before(record)
+            self._ground.save(record)
+        if record.phase == SERVING:
+            record = self._ground.check(record, changed_too=wish.changed_too)
+        if record.phase != SERVING:
             raise _not_full(record)
         _check_higher(record, wish.epoch)
-        self._ground.check(record, changed_too=wish.changed_too)
         before_online(record)
         record = dataclasses.replace(
             record,
@@ -113,12 +118,12 @@ def finish(ground: PromotionGround) -> None:
         ground.forget(record)
 
 
-def give_up(ground: PromotionGround) -> None:
-    """A promotion that was cut off before its commit never was: the replica is one as before. Idempotent. Only where the volume
-    does not live on this host."""
-    record = ground.load()
-    if record is not None and record.phase == PROMOTING:
-        ground.save(dataclasses.replace(record, phase=SERVING, next_epoch=None, next_sequence=0, next_excludes=()))
+def as_before(record: ReplicaRecord) -> ReplicaRecord:
+    """A promotion that was cut off before its commit never was: the replica is one as before. Only where the volume does
+    not live on this host."""
+    if record.phase != PROMOTING:
+        return record
+    return dataclasses.replace(record, phase=SERVING, next_epoch=None, next_sequence=0, next_excludes=())
 
 
 def _check_higher(record: ReplicaRecord, epoch: Epoch) -> None:

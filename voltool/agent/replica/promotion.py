@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
-from voltool.agent.moving.target_ground import take_directory
 from voltool.agent.replica import guard
+from voltool.agent.replica.claims import home_here
+from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.place import place_of
-from voltool.agent.replica.promoting import Becoming, Promoting, give_up
+from voltool.agent.replica.promoting import Becoming, Promoting
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
 from voltool.agent.replica.standing import BEGINNING
-from voltool.errors import HostError, MovedError, NotFoundError, RefusedError
+from voltool.errors import HostError, RefusedError
 from voltool.model import PREPARED, PUBLISHED, RECEIVING, ReplicaRecord, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.volumes import records
@@ -27,6 +29,9 @@ from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import detect
 from voltool.volumes.removal import remove_tree
 from voltool.wire import replicas
+
+if TYPE_CHECKING:
+    from voltool.agent.replica.into import Session
 
 
 def promote_replica(step: replicas.PromoteReplica, host: HostState, uuid: str) -> replicas.Promoted:
@@ -46,19 +51,12 @@ def promote_replica(step: replicas.PromoteReplica, host: HostState, uuid: str) -
     return replicas.Promoted(home, failed)
 
 
-def refuse_promoted(host: HostState, uuid: str) -> None:
-    """MovedError where the volume lives on this host: what was its replica is no replica any more. A promotion that was cut off
-    before its commit is forgotten. The caller holds the replica's lock, where there is one."""
-    ground = HostPromotion(host, uuid)
-    home = ground.home()
-    if home is not None:
-        raise MovedError(
-            "the volume lives on this host, it is no replica",
-            where=shown(home.path),
-            why=f"with epoch {home.epoch.number}: a replica was promoted here, or the volume moved here",
-            remedy=f"voltool replica list {home.name}: it asks all hosts, and the catalog learns where it lives",
-        )
-    give_up(ground)
+def promote_step(step: replicas.PromoteReplica, session: Session) -> replicas.Promoted:
+    """The step of `ReplicaIn`; afterwards there is no replica any more."""
+    session.replica.close()
+    promoted = promote_replica(step, session.host, session.replica.record.uuid)
+    session.gone = True
+    return promoted
 
 
 class HostPromotion:
@@ -79,20 +77,10 @@ class HostPromotion:
         self._book.save(record)
 
     def home(self) -> Optional[VolumeRecord]:
-        """See `PromotionGround`. NotFoundError where only the registry says so: it may not be mounted."""
-        for entry in records.list_entries(self._host.directory):
-            if entry.uuid != self._uuid or entry.forgotten:
-                continue
-            record = records.read_record(entry.area)
-            replica = self.load()
-            if record is None and replica is not None and replica.path == entry.path:
-                return None  # cut off just before it became the home
-            if record is None:
-                raise NotFoundError("the volume's own records are not there", where=shown(entry.area))
-            return record
-        return None
+        """See `PromotionGround`."""
+        return home_here(self._host, self._uuid)
 
-    def check(self, record: ReplicaRecord, *, changed_too: bool) -> None:
+    def check(self, record: ReplicaRecord, *, changed_too: bool) -> ReplicaRecord:
         """See `PromotionGround`."""
         coming = self._moves.target(self._uuid)
         if coming is not None and coming.phase in (RECEIVING, PREPARED):
@@ -101,47 +89,36 @@ class HostPromotion:
                 where=shown(coming.path),
                 remedy=f"voltool move --resume {record.name}, or --abort {record.name}",
             )
-        place = place_of(record)
-        if not os.path.isdir(place.states):
-            return  # cut off between taking the states along and the commit: it was looked at before
-        served = ServedTree(place)
-        if not served.is_there():
-            raise RefusedError(
-                "what is at the replica's path is not the replica",
-                where=shown(record.path),
-                why="somebody has moved it, or its file system is not mounted",
-                remedy="voltool replica sync repairs it; another replica can be promoted",
-            )
-        changed = served.difference()
-        if changed is not None and not changed_too:
-            raise RefusedError(
-                "somebody has changed the replica",
-                where=shown(os.path.join(record.path, changed)),
-                why="what is there is not what the volume was",
-                remedy=f"voltool replica sync {record.name} repairs it; --force makes it the volume as it is",
-            )
+        with contextlib.closing(HostReplica(self._host, record)) as replica:
+            replica.go_on()
+            if replica.changed is not None and not changed_too:
+                raise RefusedError(
+                    "somebody has changed the replica",
+                    where=shown(os.path.join(record.path, replica.changed)),
+                    why="what is there is not what the volume was",
+                    remedy=f"voltool replica sync {record.name} repairs it; --force makes it the volume as it is",
+                )
+            return replica.record
 
     def settle(self, record: ReplicaRecord) -> None:
         """See `PromotionGround`. The stamps are taken after the links to the files in other trees are gone, which show in
         them."""
         place = place_of(record)
-        if not os.path.isdir(place.states):
-            return
         served = ServedTree(place)
-        untouched = served.difference() is None
+        kept = {place.states, place.served, place.record, os.path.join(place.directory, records.LOCK_NAME)}
         served.loosen()
-        for tree in (place.next, place.previous, place.dropped):
-            guard.take_mounts_off(tree)
-            remove_tree(tree)
-        if untouched:
-            served.settle()
+        guard.take_mounts_off(place.next)
+        for name in os.listdir(place.directory):
+            if os.path.join(place.directory, name) not in kept:
+                remove_tree(os.path.join(place.directory, name))
+        served.settle()
 
     def become_home(self, record: ReplicaRecord) -> None:
         """See `PromotionGround`."""
         assert record.next_epoch is not None
         area = _area_of(record)
         durable.make_directory(area)
-        self._take_states(record, area)
+        state_id = self._take_states(record, area)
         came = TargetMove(
             move_id=record.next_epoch.token,
             uuid=record.uuid,
@@ -156,7 +133,7 @@ class HostPromotion:
             sequence=record.next_sequence,
         )
         self._moves.save_target(came)
-        BaseBook(area).begin_with(Base(record.state_id, came.move_id, "", MOVE_LEVEL))
+        BaseBook(area).begin_with(Base(state_id, came.move_id, "", MOVE_LEVEL))
         volume = VolumeRecord(
             uuid=record.uuid,
             name=record.name,
@@ -184,20 +161,20 @@ class HostPromotion:
         records.forget_area(self._host.directory, place.directory)
         self._book.remove(record.uuid)
 
-    def _take_states(self, record: ReplicaRecord, area: bytes) -> None:
+    def _take_states(self, record: ReplicaRecord, area: bytes) -> str:
         """To where dumps look for them; the manifest of the state also to where those who did not hear of this can ask for
         it."""
-        states = os.path.join(area, b"states")
-        place = place_of(record)
-        if os.path.isdir(place.states):
-            take_directory(place.states, states)
-        beginning = os.path.join(area, BEGINNING)
-        if not os.path.isdir(os.path.join(beginning, record.state_id.encode())):
-            remove_tree(beginning)
-            shutil.rmtree(beginning + b".new", ignore_errors=True)
-            shutil.copytree(os.fsdecode(states), os.fsdecode(beginning) + ".new", copy_function=os.link)
-            os.rename(beginning + b".new", beginning)  # the files of a state never change, so links are copies
-            durable.fsync_directory(area)
+        served = ServedTree(place_of(record)).known
+        assert served is not None
+        for name in (b"states", BEGINNING):
+            new = os.path.join(area, name + b".new")
+            shutil.rmtree(new, ignore_errors=True)
+            # The files of a state never change, so links are copies; nothing is taken from the replica before the commit.
+            shutil.copytree(os.fsdecode(place_of(record).states), os.fsdecode(new), copy_function=os.link)
+            remove_tree(os.path.join(area, name))
+            os.rename(new, os.path.join(area, name))
+        durable.fsync_directory(area)
+        return served.state_id
 
 
 def _area_of(record: ReplicaRecord) -> bytes:

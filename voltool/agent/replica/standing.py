@@ -10,6 +10,7 @@ from typing import Optional, Tuple
 import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError
 from voltool.model import MOVED, PUBLISHED, RETIRED, RETIRING, Epoch, Peer
 from voltool.tree.state import StateKeeper
@@ -59,6 +60,9 @@ def show_standing(
                 began,
                 read_split(home.area, record),
             )
+    replica = ReplicaBook(host.directory).find(request.uuid)
+    if replica is not None:
+        return replicas.Standing(replicas.NOTHING, replica.epoch, replica.sequence, replica.path, replica.home)
     return replicas.Standing(replicas.NOTHING)
 
 
