@@ -166,20 +166,27 @@ def _remember(world: World, volume: KnownVolume, claims: list[Claim], told: list
     verdict = judge(claims)
     settled = {each.host for each in told if each.outcome in (replicas.RETIRED_NOW, replicas.KNOWN, replicas.NOTHING)}
     settled |= {claim.host for claim in claims if claim.standing.standing in (replicas.AWAY, replicas.NOTHING)}
+    settled |= {verdict.winner.host} if verdict.winner is not None else set()
     for row in world.catalog.replicas(volume.uuid):
-        if row.role == FORMER and (row.host in settled or (verdict.winner and row.host == verdict.winner.host)):
+        if row.role == FORMER and row.host in settled:
             world.catalog.remove_replica(row.replica_id)
-    if verdict.winner is None:
+    for each in verdict.split:
+        if each.host != volume.host:
+            world.catalog.put_replica(_split_row(volume, each))
+    if verdict.winner is not None:
+        _remember_home(world, volume, verdict.winner)
+        for loser in verdict.losers:
+            if loser.host not in settled:
+                world.catalog.put_replica(former_home(volume, loser, verdict.winner))
+
+
+def _remember_home(world: World, volume: KnownVolume, winner: Claim) -> None:
+    if winner.host == volume.host:
         return
-    winner = verdict.winner
-    if winner.host != volume.host:
-        world.catalog.put_volume(at_home_of(volume, winner))
-        for row in world.catalog.replicas(volume.uuid):
-            if row.host == winner.host and row.role != FORMER:
-                world.catalog.remove_replica(row.replica_id)
-    for loser in verdict.losers:
-        if loser.host not in settled:
-            world.catalog.put_replica(former_home(volume, loser, winner))
+    world.catalog.put_volume(at_home_of(volume, winner))
+    for row in world.catalog.replicas(volume.uuid):
+        if row.host == winner.host:
+            world.catalog.remove_replica(row.replica_id)
 
 
 def at_home_of(volume: KnownVolume, home: Claim) -> KnownVolume:
@@ -205,12 +212,21 @@ def former_row(volume: KnownVolume, host: str, path: bytes, epoch: int) -> Known
     return KnownReplica(f"former {volume.uuid} {host}", volume.uuid, host, path, FORMER, phase="", epoch=epoch)
 
 
+def _split_row(volume: KnownVolume, claim: Claim) -> KnownReplica:
+    assert claim.standing.epoch is not None
+    number = claim.standing.epoch.number
+    row = former_row(volume, claim.host, claim.standing.path, number)
+    return dataclasses.replace(
+        row, fault=f"split: it is a home with epoch {number} too; both are read-only until you choose one"
+    )
+
+
 def _report(world: World, volume: KnownVolume, told: Told) -> None:
-    for kind, text in in_words(told):
+    for kind, text in in_words(volume.name, told):
         world.reporter.report(Notice(kind, f"{volume.name}: {text}"))
 
 
-def in_words(told: Told) -> list[tuple[str, str]]:
+def in_words(volume: str, told: Told) -> list[tuple[str, str]]:
     """What a person has to know of it: kinds of notices, and texts."""
     host = told.host
     if told.outcome == UNREACHED:
@@ -219,7 +235,7 @@ def in_words(told: Told) -> list[tuple[str, str]]:
         text = (
             f"split: {host} and {told.home} are its home with the same epoch; both are read-only until you choose one"
         )
-        return [("warning", f"{text} of them: voltool replica promote NAME HOST --force")]
+        return [("warning", f"{text} of them: voltool replica promote {volume} HOST --force")]
     if told.outcome != replicas.RETIRED_NOW:
         return []
     said = [("info", f"{host} has heard that the volume lives at {told.home}, and retired its copy")]

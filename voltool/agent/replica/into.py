@@ -34,6 +34,7 @@ from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementReception
+from voltool.volumes.moving.records import MoveBook
 from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
@@ -109,6 +110,7 @@ class Session:
         if fresh:
             check_can_exchange(replica.place)
             replica.save(replica.record)
+            self._tell_retired()
         elif request.begin:
             known = as_before(replica.record)
             if known != replica.record or known.name != wish.name:
@@ -117,6 +119,12 @@ class Session:
         if request.begin:
             replica.go_on()
             self._tell_changed()
+
+    def _tell_retired(self) -> None:
+        retired = MoveBook(self.host.directory).source(self.replica.record.uuid)
+        if retired is not None and os.path.isdir(retired.retired_path):
+            message = f"{retired.name}: everything is sent: the copy that it left here ({shown(retired.retired_path)}) stays as it is"
+            self.conversation.report(Notice("info", message))
 
     def _tell_changed(self) -> None:
         replica = self.replica
