@@ -99,7 +99,7 @@ def test_replicas_are_added_synced_and_removed(tmp_path: Path) -> None:
         assert (b["silent"], b["lag_clones"]) == (None, 0)
         assert (c["state"], c["lag_clones"], c["stale"]) == ("unreachable", 1, True)
         site.hosts["hostc"].sshd.up()
-        last = site.result("replica", "sync", "--all", check=False)
+        last = site.result("replica", "sync", "--all", "--path", "direct", check=False)
         assert last["exit"] in (0, 3), "on a slow machine a sync takes longer than max_lag"
         assert {each["replica"]["host"]: each["bytes"] for each in last["synced"]} == {"hostb": 0, "hostc": 1}
         assert compare(ground.volume, ground.place("hostc")) == []
@@ -121,7 +121,7 @@ def test_a_move_takes_replicas_along_and_hosts_bring_the_catalog_back(tmp_path: 
         ground.add("hostb")
         site.voltool("move", "vol", f"hostd:{ground.place('hostd')}", "--yes")
         (ground.place("hostd") / "new").write_bytes(os.urandom(500))
-        (synced,) = site.result("replica", "sync", "vol")["synced"]
+        (synced,) = site.result("replica", "sync", "vol", "--path", "relay")["synced"]
         assert synced["bytes"] < 2000, "what the replica has is not sent again"
         assert compare(ground.place("hostd"), ground.place("hostb")) == []
         lost = {"VOLTOOL_STATE_DIR": str(tmp_path / "anew")}

@@ -52,18 +52,22 @@ class Ways:
 
 
 class About:
-    """A Reporter that says of which replica an event is. ``quietly``: only what a person must know is passed on."""
+    """A Reporter that says of which replica an event is. ``quietly``: only what a person must
+    know is passed on, and that once."""
 
     def __init__(self, reporter: Reporter, subject: str, *, quietly: bool = False) -> None:
         self._reporter = reporter
         self._subject = subject
         self._quietly = quietly
+        self._said: set[str] = set()
 
     def report(self, event: Event) -> None:
         """See `Reporter`."""
         if isinstance(event, Notice):
-            if not self._quietly or event.severity != "info":
-                self._reporter.report(Notice(event.severity, f"{self._subject}: {event.message}"))
+            if self._quietly and (event.severity == "info" or event.message in self._said):
+                return
+            self._said.add(event.message)
+            self._reporter.report(Notice(event.severity, f"{self._subject}: {event.message}"))
         elif not self._quietly:
             self._reporter.report(dataclasses.replace(event, subject=self._subject))
 
