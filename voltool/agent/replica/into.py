@@ -124,7 +124,8 @@ class Session:
     def _tell_retired(self) -> None:
         retired = MoveBook(self.host.directory).source(self.replica.record.uuid)
         if retired is not None and os.path.isdir(retired.retired_path):
-            message = f"{retired.name}: everything is sent: the copy that it left here ({shown(retired.retired_path)}) stays as it is"
+            place = shown(retired.retired_path)
+            message = f"{retired.name}: everything is sent: the copy that it left here ({place}) stays as it is"
             self.conversation.report(Notice("info", message))
 
     def _tell_changed(self) -> None:
