@@ -84,7 +84,7 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
         Store(held, index),
         settings,
         lambda: Rereading(book, host, record.replica_id),
-        lambda: _swap(replica),
+        lambda: _swap(replica, host),
         lambda line: syslog.syslog(syslog.LOG_WARNING, f"{record.name}: {line}"),
     )
     return service.run(life.tell)
