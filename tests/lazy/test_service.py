@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -140,8 +141,7 @@ def test_readers_see_the_right_bytes_while_it_fills_and_everybody_is_killed(repl
             replica.start(bandwidth=1_000_000)
         elif victim == "child":
             children = Path(f"/proc/{replica.pid}/task/{replica.pid}/children").read_text().split()
-            os.kill(int(source.choice(children)), signal.SIGKILL)
-            wait_until(lambda: _lists(replica.point))
+            _kill_and_wait(int(source.choice(children)))
         else:
             replica.set_fault("gone", 0.05)
             time.sleep(0.2)
@@ -157,6 +157,13 @@ def test_readers_see_the_right_bytes_while_it_fills_and_everybody_is_killed(repl
     assert replica.await_end() == 0
     assert judge.compare(replica.source, replica.point, ignore=["holes"]) == []
     assert digests(replica.point) == expected
+
+
+def _kill_and_wait(pid: int) -> None:
+    descriptor = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 30)[0]
+    os.close(descriptor)
 
 
 def _lists(path: Path) -> bool:
