@@ -26,7 +26,6 @@ def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | No
             bandwidth=rate,
             hooks=section.hooks,
             base_age=settings.replica_base_age,
-            ports=lambda host: settings.host(host).ports,
             fetch_timeout=settings.fetch_timeout,
         )
 

@@ -133,10 +133,9 @@ def _sources(world: World, wish: LazyWish, here: IntroducedConversation, certifi
     target, found, faults = wish.target, list[FetchSource](), list[str]()
     volume, replica = target.volume, target.replica
     for host, what in [(volume.host, _CLONE), *((host, _REPLICA) for host in _from(world, target, wish.settings))]:
-        request = ServeFiles(volume.uuid, replica.replica_id, what, certificate, wish.settings.ports(host))
         try:
             with _agent(world, host, here if what == _CLONE else None) as agent:
-                agent.send(request)
+                agent.send(ServeFiles(volume.uuid, replica.replica_id, what, certificate, agent.ports))
                 served = expect(agent, FilesServed)
         except VoltoolError as error:
             faults.append(f"{host}: {error.why or error.what}")

@@ -16,17 +16,12 @@ from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation, expect
 
 
-def _any_port(_host: str) -> str:
-    return ""
-
-
 @dataclass(frozen=True)
 class ReplicaSettings:
     """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`.
 
     ``lazy``: a new replica is mounted at once, and its files come later: from the volume's home, and from the hosts ``sources``
-    (empty: all that have full replicas). ``ports`` at which a host may listen, by its name; ``fetch_timeout``: see
-    `wire.replicas.StartLazy`."""
+    (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`."""
 
     codec: str = "lz4"
     workers: int = 0
@@ -35,7 +30,6 @@ class ReplicaSettings:
     hooks: Hooks = NO_HOOKS
     lazy: bool = False
     sources: tuple[str, ...] = ()
-    ports: Callable[[str], str] = _any_port
     fetch_timeout: int = 30
 
 

@@ -15,7 +15,7 @@ from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import FILLING, LAZY, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import LAZY, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.registry import driver_named
@@ -69,8 +69,6 @@ def faults_of(record: ReplicaRecord) -> Iterator[str]:
         return
     if os.path.lexists(place.journal):
         yield "a sync was cut off while it swapped; the next one goes on"
-    if record.phase == FILLING:
-        yield "its first copy is not complete"
     if record.phase == SERVING:
         yield from _faults_of_served(record)
 
