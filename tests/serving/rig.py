@@ -134,7 +134,10 @@ class LazySite:
 
     def await_full(self, host: str) -> None:
         self.await_plain(host)
-        await_true(lambda: self.daemon("lazy", host, host).running() is None)
+        found = self.daemon("lazy", host, host)
+        await_true(lambda: found.running() is None)
+        last = found.last()
+        assert last is None or not last.fault, last
 
     def left_over(self, host: str) -> list[str]:
         """What of processes and keys is on a host."""
