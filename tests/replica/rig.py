@@ -1,4 +1,4 @@
-"""A volume and replicas of it, each on a host with a state directory of its own; agents are forks of the test (`tests.core.harness`)."""
+"""A volume and replicas of it, each on a host with a state directory of its own; agents are forks (`tests.core.harness`)."""
 
 from __future__ import annotations
 

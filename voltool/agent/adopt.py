@@ -162,6 +162,7 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
             why=f"this host has it as volume {entry.uuid}",
             remedy="voltool volume list shows it; volumes must not contain each other",
         )
+    ReplicaBook(host.directory).refuse_overlap(path)
 
 
 def _registered(uuid: str, host: HostState) -> Optional[records.RegistryEntry]:

@@ -50,6 +50,7 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
                 where=shown(entry.path),
                 remedy="restore into the volume itself, or with --only beside it to another place",
             )
+    ReplicaBook(host.directory).refuse_overlap(target)
     return found
 
 

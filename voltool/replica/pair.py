@@ -13,7 +13,7 @@ from voltool.errors import MovedError, RefusedError
 from voltool.events import Notice
 from voltool.model import FILLING, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
-from voltool.replica import driver
+from voltool.replica import driver, lazy
 from voltool.replica.ports import Brought, Hosts, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
@@ -94,9 +94,15 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
         home = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
         place = Peer(replica.host, there.agent.machine_id, there.agent.hostname, replica.path)
         _refuse_itself(home, place)
-        source = SourceSession(here, volume, replica.replica_id, place, how.settings)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
+        if lazy.wants_lazy(target, how.settings):
+            wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
+            mounted = lazy.mount(world, wish, here, there)
+            pair.begun = True
+            if mounted is not None:
+                return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
+        source = SourceSession(here, volume, replica.replica_id, place, how.settings)
         served = ReplicaSession(there, record, how.settings, begin=True, forbidden=how.forbidden)
         pair.begun = True
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)

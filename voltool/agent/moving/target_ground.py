@@ -156,6 +156,7 @@ class HostTarget:
                     where=shown(entry.path),
                     remedy="a move is from one host to another",
                 )
+        ReplicaBook(self._host.directory).refuse_overlap(move.path)
 
     def apply_waiting(self) -> int:
         """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.

@@ -14,6 +14,7 @@ from typing import Iterator, List, Optional
 
 from voltool import durable, inodes
 from voltool.agent.host import HostState
+from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
 from voltool.agent.replica.copying import link_tree, snapshot
 from voltool.agent.replica.journal import Journal, Swap
@@ -24,7 +25,7 @@ from voltool.agent.replica.served import Served, ServedTree
 from voltool.beneath import opened_directory
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, IntegrityError, RefusedError, SpaceError
-from voltool.model import FILLING, ROOT_OBJECT, SERVING, ReplicaRecord
+from voltool.model import FILLING, LAZY, LAZY_HOME, ROOT_OBJECT, SERVING, ReplicaRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import SEALS, Attributes, record_times
@@ -57,7 +58,7 @@ class HostReplica:
     something in the served tree that somebody had changed, None where nobody had."""
 
     def __init__(self, host: HostState, record: ReplicaRecord) -> None:
-        self._host = host
+        self.host = host
         self.book = ReplicaBook(host.directory)
         self.record = record
         self.place: ReplicaPlace = place_of(record)
@@ -81,6 +82,8 @@ class HostReplica:
         opened again, what is served is protected and looked at. Repeatable. Raises VoltoolError."""
         with _translated(self.place.path):
             self.finish_swap()
+            if self.record.phase in (LAZY, LAZY_HOME):
+                return  # what is being made is its process's alone
             journal.remove_dropped(self.place)
             if self.record.phase == SERVING:
                 self._look_after_served()
@@ -103,7 +106,7 @@ class HostReplica:
             assert self.served.known is not None
             if not self._is_own_tree():
                 self._discard_next()  # its files are those that were changed
-            found = rescan(self.place, self.served.known.state_id, self._host)
+            found = rescan(self.place, self.served.known.state_id, self.host)
             self.served.save(dataclasses.replace(self.served.known, state_id=found))
         self._settle()
 
@@ -295,6 +298,7 @@ class HostReplica:
         swap = self.journal.read()
         if swap is None:
             return
+        clear_dead_mounts(self.place.path)
         if not swap.identity:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))

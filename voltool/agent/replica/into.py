@@ -35,7 +35,10 @@ from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 #: Steps that are carried out elsewhere: ``function(step, session)`` gives the answer.
-_ELSEWHERE: Dict[type, Tuple[str, str]] = {}
+_ELSEWHERE: Dict[type, Tuple[str, str]] = {
+    replicas.ReceiveManifest: ("voltool.agent.lazy.start", "receive_manifest"),
+    replicas.StartLazy: ("voltool.agent.lazy.start", "start_lazy"),
+}
 
 
 def replica_in(request: replicas.ReplicaIn, conversation: Conversation, host: HostState) -> messages.Message:
