@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,7 @@ def test_a_follower_lives_through_the_death_of_a_host_and_ends_when_it_is_told_t
             return [line["state"] for line in lines if line["event"] == "follow"]
 
         def wait_for_all_written_so_far() -> None:
+            wait_until(lambda: states()[-1:] == ["level"], 60)
             name, line = writer.acknowledged()[-1]
             there = (served / name, served / f"{name}.swap")
             wait_until(lambda: any(path.exists() and line in path.read_text() for path in there), 60)
@@ -158,8 +159,9 @@ def test_a_follower_lives_through_the_death_of_a_host_and_ends_when_it_is_told_t
             wait_until(lambda: states()[-1:] == ["failing"], 60)
             site.hosts["hostb"].sshd.up()
             wait_for_all_written_so_far()
+            changes = len(states())
             site.hosts["hosta"].sshd.kill_sessions()
-            time.sleep(0.5)
+            wait_until(lambda: len(states()) > changes, 60)
             wait_for_all_written_so_far()
             writer.stop()
             follower.send_signal(signal.SIGTERM)
@@ -167,7 +169,7 @@ def test_a_follower_lives_through_the_death_of_a_host_and_ends_when_it_is_told_t
         finally:
             writer.stop()
             follower.kill()
-        assert states()[:3] == ["level", "failing", "level"]
+        assert [state for state, _same in itertools.groupby(states())] == ["level", "failing"] * 2 + ["level"]
         last = json.loads(said.read_text().splitlines()[-1])
         assert (last["command"], last["ok"], last["followed"]) == ("replica sync", True, 1)
         site.voltool("replica", "sync", "vol")
