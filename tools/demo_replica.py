@@ -39,7 +39,9 @@ def play(demo: Stage, here: Path, there: Path) -> None:
     volume, replica = here / "library", there / "library"
     subprocess.run(["btrfs", "--quiet", "subvolume", "create", str(volume)], check=True)
     _build(volume)
-    demo.say("A replica that can be read before it is there: every name at once, a file when somebody reads it, the rest behind")
+    demo.say(
+        "A replica that can be read before it is there: every name at once, a file when somebody reads it, the rest behind"
+    )
     demo.run("voltool", "volume", "add", "library", f"hostA:{volume}")
     demo.run("voltool", "replica", "add", "library", f"hostB:{replica}", "--lazy", "--bandwidth", _BANDWIDTH)
     _read(demo, volume, replica)
@@ -61,7 +63,9 @@ def _promote(demo: Stage, volume: Path, replica: Path) -> None:
     host.sshd.stop()
     demo.run("voltool", "replica", "promote", "library", "hostB", "--force")
     (replica / "new-home.txt").write_text("the volume lives here now\n", encoding="ascii")
-    demo.say("hostA comes back: it hears that it is not the home any more; what was written there meanwhile is kept aside and named")
+    demo.say(
+        "hostA comes back: it hears that it is not the home any more; what was written there meanwhile is kept aside and named"
+    )
     host.sshd.start()
     demo.run("voltool", "replica", "list", "library")
     demo.run("voltool", "where", "library")

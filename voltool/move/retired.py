@@ -15,7 +15,8 @@ from voltool.wire.conversation import expect
 
 @dataclass(frozen=True)
 class Retired:
-    """A copy on ``host``: of which volume, where, ``bytes`` on disk, ``age`` seconds since the move began."""
+    """A copy on ``host``: of which volume, where, ``bytes`` on disk, ``age`` seconds since the move began. ``aside``: how
+    many paths it has that were written after a replica was promoted in its place, and are nowhere else; -1: nobody knows."""
 
     name: str
     uuid: str
@@ -24,6 +25,7 @@ class Retired:
     moved_to: str
     bytes: int
     age: int
+    aside: int = 0
 
 
 def list_retired(world: World, hosts: Sequence[str]) -> list[Retired]:
@@ -55,4 +57,4 @@ def purge_retired(world: World, copy: Retired) -> None:
 def _retired(host: str, copy: moving.RetiredCopy) -> Retired:
     move = copy.move
     age = max(0, int(time.time()) - move.since)
-    return Retired(move.name, move.uuid, host, move.retired_path, move.target.host, copy.bytes, age)
+    return Retired(move.name, move.uuid, host, move.retired_path, move.target.host, copy.bytes, age, move.aside_count)

@@ -40,7 +40,10 @@ def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
 def _of_known(volume: KnownVolume, known: KnownReplica, answers: Mapping[str, Answer]) -> Iterator[HostFinding]:
     place = shown(known.path)
     if known.role == FORMER:
-        what = "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        what = (
+            known.fault
+            or "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        )
         yield HostFinding(known.host, Finding(_KIND, volume.name, place, what, f"voltool replica sync {volume.name}"))
     answer = answers.get(known.host)
     if known.role != REPLICA or answer is None:

@@ -14,6 +14,7 @@ from voltool.events import Notice
 from voltool.model import FILLING, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
 from voltool.replica import driver, lazy
+from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Brought, Hosts, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
@@ -79,9 +80,14 @@ class How:
 
 
 def bring(world: World, target: Target, how: How, pair: Pair) -> Round:
-    """Bring a replica up to date, from wherever the volume lives now, which the catalog then knows."""
+    """Bring a replica up to date, from wherever the volume lives now, which the catalog then knows. Where the replica's
+    host knows of a later home than the catalog does, all hosts are asked, and who is none any more is told."""
     try:
         return at_home(world, target.volume, lambda volume: _rounds(world, Target(volume, target.replica), how, pair))
+    except MovedError:
+        pair.close()
+        settle_homes(world, target.volume, [target.replica.host])
+        raise
     except BaseException:  # an agent whose session failed is gone; the other one waits in the middle of its own
         pair.close()
         raise

@@ -43,6 +43,9 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     invocation.output.line(f"{'epoch:':<10} {record.epoch.number} at {record.epoch.host}")
     invocation.output.line(f"{'sequence:':<10} {record.sequence}")
     invocation.output.line(f"{'bases:':<10} {len(reply.states)} kept on the host for incremental dumps")
+    if reply.split is not None:
+        other = f"{reply.split.home.host}:{shown(reply.split.home.path)}"
+        invocation.output.line(f"{'split:':<10} it lives at {other} with that epoch too; both are read-only")
     if reply.lock is not None:
         until = display.local_time(reply.lock.until * 1_000_000_000)
         invocation.output.line(f"{'locked:':<10} by {shown(reply.lock.owner.encode())} until {until}")
@@ -52,6 +55,7 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         "epoch": record.epoch.number,
         "epoch_host": record.epoch.host,
         "sequence": record.sequence,
+        "split": None if reply.split is None else reply.split.home.host,
         "lock": held_object(reply.lock),
         "states": list(reply.states),
     }
