@@ -19,6 +19,7 @@ from voltool.agent.host import HostState
 from voltool.agent.keep import keep_state
 from voltool.agent.lock import unlock_volume
 from voltool.agent.moving.retired import list_retired
+from voltool.agent.replica.standing import is_registered
 from voltool.agent.replica import hearing
 from voltool.agent.replica.choosing import choose_home
 from voltool.agent.replica.hearing import hear_epoch
@@ -225,4 +226,4 @@ def test_a_hearing_that_is_cut_off_is_gone_on_with(home: Home, monkeypatch: pyte
     heard = home.hear()
     assert (heard.outcome, heard.aside_count) == ("known" if cut == "leave_retired" else "retired", 4)
     assert show_standing(replicas.ShowStanding(UUID), Collected(), home.host).standing == "away"
-    assert not hearing.is_registered(UUID, home.host)
+    assert not is_registered(UUID, home.host)

@@ -224,6 +224,7 @@ class Agent:
             assert disk.move.epoch is not None
             if message.epoch.number > disk.move.epoch.number:
                 disk.move = dataclasses.replace(disk.move, target=message.home, epoch=message.epoch)
+            assert disk.move.epoch is not None
             return replicas.EpochHeard(replicas.KNOWN, disk.move.epoch, home=disk.move.target)
         if disk.home is None:
             return replicas.EpochHeard(replicas.NOTHING, message.epoch)

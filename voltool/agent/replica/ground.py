@@ -318,7 +318,7 @@ class HostReplica:
 
     def _free_path(self) -> None:
         """What stands there may be what keeps the name of a volume that lived here: then the replica takes its place."""
-        retired = MoveBook(self._host.directory).source(self.record.uuid)
+        retired = MoveBook(self.host.directory).source(self.record.uuid)
         if retired is not None and placeholder.stands_at(self.place.path, retired):
             placeholder.unseal(self.place.path)
 
