@@ -19,11 +19,10 @@ from voltool.agent.host import HostState
 from voltool.agent.keep import keep_state
 from voltool.agent.lock import unlock_volume
 from voltool.agent.moving.retired import list_retired
-from voltool.agent.replica.standing import is_registered
 from voltool.agent.replica import hearing
 from voltool.agent.replica.choosing import choose_home
 from voltool.agent.replica.hearing import hear_epoch
-from voltool.agent.replica.standing import show_standing
+from voltool.agent.replica.standing import is_registered, show_standing
 from voltool.errors import BusyError, MovedError, RefusedError
 from voltool.model import Epoch, Peer
 from voltool.volumes.lock.book import LockBook

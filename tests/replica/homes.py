@@ -224,8 +224,9 @@ class Agent:
             assert disk.move.epoch is not None
             if message.epoch.number > disk.move.epoch.number:
                 disk.move = dataclasses.replace(disk.move, target=message.home, epoch=message.epoch)
-            assert disk.move.epoch is not None
-            return replicas.EpochHeard(replicas.KNOWN, disk.move.epoch, home=disk.move.target)
+            known = disk.move.epoch
+            assert known is not None
+            return replicas.EpochHeard(replicas.KNOWN, known, home=disk.move.target)
         if disk.home is None:
             return replicas.EpochHeard(replicas.NOTHING, message.epoch)
         outcome = judge_epoch(disk.home.epoch, message.epoch)

@@ -73,7 +73,7 @@ class _Doctor:
             else:
                 yield from self._split(home)
                 yield from self._clones(home)
-        for move in self._book.sources():
+        for move in (*self._book.sources(), *self._book.archived()):
             yield from self._leaving(move)
         for arriving in self._book.targets():
             yield from self._arriving(arriving)

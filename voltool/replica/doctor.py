@@ -18,8 +18,8 @@ _KIND = "replica"
 
 
 def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
-    """What the hosts and the catalog do not agree about; with ``fix`` the catalog learns of replicas that it does not know. What a
-    host finds wrong with its own replicas, and who does not answer, is in `move.doctor`."""
+    """What the hosts and the catalog do not agree about; with ``fix`` the catalog learns of replicas that it does not know.
+    What a host finds wrong with its own replicas, and who does not answer, is in `move.doctor`."""
     volumes = {volume.uuid: volume for volume in world.catalog.volumes()}
     known = [each for each in world.catalog.replicas() if each.volume_uuid in volumes]
     hosts = [volume.host for volume in volumes.values()] + [each.host for each in known]

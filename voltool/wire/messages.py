@@ -635,8 +635,8 @@ Message = Union[
     EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
-    PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
     ChooseHome, SendBeginning, ShowStanding, Standing,
+    PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

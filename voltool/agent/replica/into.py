@@ -16,6 +16,7 @@ from typing import Dict, Optional, Tuple
 import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
+from voltool.agent.path.held import data_way
 from voltool.agent.replica.checks import check_can_exchange, check_path
 from voltool.agent.replica.claims import refuse_earlier, refuse_promoted
 from voltool.agent.replica.ground import HostReplica
@@ -125,7 +126,8 @@ class Session:
     def _tell_retired(self) -> None:
         retired = MoveBook(self.host.directory).source(self.replica.record.uuid)
         if retired is not None and os.path.isdir(retired.retired_path):
-            message = f"{retired.name}: everything is sent: the copy that it left here ({shown(retired.retired_path)}) stays as it is"
+            place = shown(retired.retired_path)
+            message = f"{retired.name}: everything is sent: the copy that it left here ({place}) stays as it is"
             self.conversation.report(Notice("info", message))
 
     def _tell_changed(self) -> None:
@@ -200,7 +202,8 @@ class Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=record.name)
         arrival = Arrival(held, settings, self.conversation)
         with contextlib.closing(arrival):
-            receive_dump(self.conversation, arrival.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self.replica.losses.merge(arrival.lost())
         rehearse(held, self.replica.attributes)
@@ -210,7 +213,8 @@ class Session:
         """The increment comes into a file of its own first: one that brings nothing costs no new tree."""
         base = self.replica.held_state
         with contextlib.closing(IncrementReception(self.replica.place.increment)) as reception:
-            receive_dump(self.conversation, reception.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, reception.feed, step.bandwidth)
             state_id = reception.complete(base)
         if state_id == base:
             os.unlink(self.replica.place.increment)
