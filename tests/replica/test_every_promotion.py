@@ -1,7 +1,8 @@
 """Every crash of a promotion, of two of them, and of hearing of them; enumerated.
 
 What is promised: never two homes with the same epoch and token (looked at after every single operation); in the end, when all
-hosts are up and have been told, one home, that of the highest epoch; and every acknowledged write is in it or kept aside and named.
+hosts are up and have been told, one home, that of the highest epoch; and every acknowledged write is in it or kept aside and
+named.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from voltool.showing import shown
 
 if TYPE_CHECKING:
     from voltool.policy.replicas import ReplicaStanding
+    from voltool.wire.messages import VolumeReply
 
 EXAMPLES = (("voltool volume show mail", "what is known here, and what its host says"),)
 
@@ -20,7 +21,7 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     """A volume: what is known here, and what its host's own record says."""
     from voltool.backup.volumes import show_volume
     from voltool.cli import display
-    from voltool.cli.json_lines import held_object, name_value, volume_object
+    from voltool.cli.json_lines import volume_object
 
     invocation = begin(context, "volume show")
     volume = invocation.world.catalog.volume(name)
@@ -39,6 +40,14 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     for label, value in lines:
         invocation.output.line(f"{label + ':':<10} {value}")
     reply = show_volume(invocation.world, name)
+    _host_says(invocation, reply)
+    return invocation.finish()
+
+
+def _host_says(invocation: Invocation, reply: VolumeReply) -> None:
+    from voltool.cli import display
+    from voltool.cli.json_lines import held_object, name_value
+
     record = reply.record
     invocation.output.line(f"{'epoch:':<10} {record.epoch.number} at {record.epoch.host}")
     invocation.output.line(f"{'sequence:':<10} {record.sequence}")
@@ -59,7 +68,6 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         "lock": held_object(reply.lock),
         "states": list(reply.states),
     }
-    return invocation.finish()
 
 
 def _replicas(invocation: Invocation, uuid: str) -> list[tuple[str, str]]:
