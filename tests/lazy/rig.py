@@ -118,10 +118,10 @@ class LazyRig:
         self.uuid = rig.volume.uuid
         self.place = place
         self.point = place / "replica"
-        self.faults = place / "faults"
-        self.log = place / "log"
+        self.faults = rig.directory / f"faults-{place.name}"
+        self.log = rig.directory / f"log-{place.name}"
         self.next = place / "next"
-        self.workers = 2
+        self.status_file = rig.directory / f"status-{place.name}"
         self.pid = 0
         for directory in (place, self.point, self.faults):
             directory.mkdir()
@@ -167,12 +167,10 @@ class LazyRig:
     def _serve(self, writing: int, fillers: int, inject: Callable[[], None] | None, bandwidth: int) -> None:
         status = 1
         try:
-            signal.alarm(240)
+            signal.alarm(40)
             if inject is not None:
                 inject()
-            settings = LazySettings(
-                os.fsencode(self.point), "vol", os.fsencode(self.place / "status"), fillers, bandwidth
-            )
+            settings = LazySettings(os.fsencode(self.point), "vol", os.fsencode(self.status_file), fillers, bandwidth)
             store = self.store(self.staging())
             root = os.fsencode(self.source)
 
@@ -228,15 +226,18 @@ class LazyRig:
         return log.read_bytes().splitlines() if log.exists() else []
 
     def status(self) -> LazyStatus:
-        status = read_status(os.fsencode(self.place / "status"))
-        assert status is not None
-        return status
+        return read_status(os.fsencode(self.status_file)) or LazyStatus(0, 0)
 
     def kill(self) -> None:
         """kill -9, and all that dies with it."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.pid = 0
+
+    def stop(self) -> None:
+        """SIGTERM: it says durably what is here, and ends."""
+        os.kill(self.pid, signal.SIGTERM)
+        assert self.await_end() == 3
 
     def await_end(self) -> int:
         """Its exit status."""
