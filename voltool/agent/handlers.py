@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -41,6 +41,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
     moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
+    replicas.MakeIdentity: ("voltool.agent.lazy.keys", "answer_identity"),
+    replicas.ServeFiles: ("voltool.agent.lazy.served", "serve_files"),
+    replicas.StopServing: ("voltool.agent.lazy.served", "stop_serving"),
 }
 
 
