@@ -181,6 +181,16 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], se
                 threads.known = ctypes.pythonapi.PyGILState_Ensure()
             return super()._wrapper(func, *args, **kwargs)
 
+        def fgetattr(self, path: Optional[bytes], buffer: Any, info: Any) -> int:
+            """stat(2); operations that have ``stat_into`` fill libfuse's structure themselves, which is several times quicker."""
+            fill = getattr(self.operations, "stat_into", None)
+            if fill is None:
+                return int(super().fgetattr(path, buffer, info))
+            ctypes.memset(buffer, 0, ctypes.sizeof(buffer.contents))
+            text = None if path is None else path.decode(self.encoding, self.errors)
+            fill(text, info.contents.fh if info else None, buffer.contents)
+            return 0
+
         def lseek(self, path: Optional[bytes], offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""
             text = None if path is None else path.decode(self.encoding, self.errors)

@@ -50,6 +50,15 @@ def hosts(incomplete: str) -> Offers:
     return [(host, where) for host, where in sorted(found.items()) if host.startswith(incomplete)]
 
 
+def replica_hosts(incomplete: str) -> Offers:
+    """Hosts that have replicas."""
+    query = (
+        "SELECT replicas.host, group_concat(DISTINCT name) FROM replicas JOIN volumes ON uuid = volume_uuid"
+        " GROUP BY replicas.host ORDER BY replicas.host"
+    )
+    return [(host, f"replica of {names}") for host, names in _rows(query) if host.startswith(incomplete)]
+
+
 def _rows(query: str, *values: object) -> list[tuple[Any, ...]]:
     import sqlite3
 

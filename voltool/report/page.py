@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from voltool import __version__
+from voltool.backup.replicas import lag_text, place_of, wrongs
 from voltool.config.quantity import amount, duration
 from voltool.report.gather import DAYS, FAILED, OK, PARTIAL, Report, VolumeReport
 from voltool.report.picture import ChainPicture, chain_picture, curve, move_picture
@@ -62,6 +63,10 @@ def render(report: Report, hostname: str) -> str:
         "state": lambda volume: volume.standing.state,
         "strip": _strip,
         "durations": _durations,
+        "place_of": place_of,
+        "lag_text": lag_text,
+        "wrongs": lambda replica: "; ".join(wrongs(replica)),
+        "replicas": [each for volume in report.volumes for each in volume.standing.replicas],
         "total": sum(volume.standing.stored_bytes for volume in report.volumes),
         "dumps": sum(volume.standing.dumps for volume in report.volumes),
         "tallest": max((sum(run.counts) for run in report.runs), default=1) or 1,

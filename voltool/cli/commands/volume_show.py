@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.showing import shown
+
+if TYPE_CHECKING:
+    from voltool.policy.replicas import ReplicaStanding
 
 EXAMPLES = (("voltool volume show mail", "what is known here, and what its host says"),)
 
@@ -16,6 +21,8 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     from voltool.backup.volumes import show_volume
     from voltool.cli import display
     from voltool.cli.json_lines import held_object, name_value, volume_object
+    from voltool.cli.replica_lines import replica_object
+    from voltool.cli.replicas_known import replicas_of
 
     invocation = begin(context, "volume show")
     volume = invocation.world.catalog.volume(name)
@@ -30,6 +37,9 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         ("dumps", display.count(len(dumps), "dump") if dumps else "none yet"),
         ("store", invocation.store_url(name)),
     ]
+    replicas = replicas_of(invocation, volume.uuid)
+    lines += [("replica", _in_words(each)) for each in replicas]
+    invocation.fields["replicas"] = [replica_object(each) for each in replicas]
     for label, value in lines:
         invocation.output.line(f"{label + ':':<10} {value}")
     reply = show_volume(invocation.world, name)
@@ -50,3 +60,12 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         "states": list(reply.states),
     }
     return invocation.finish()
+
+
+def _in_words(each: ReplicaStanding) -> str:
+    from voltool.backup.replicas import lag_text, place_of
+    from voltool.cli import display
+
+    behind = f", {lag_text(each)} behind" if each.lag is not None else ""
+    seen = f", seen {display.age(each.known.checked_ns)}" if each.known.checked_ns else ""
+    return f"{place_of(each)}: {each.state}{behind}{seen}"

@@ -1,0 +1,30 @@
+"""What the configuration and the command line say of replicas of a volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voltool.cli.invocation import Invocation
+    from voltool.replica.options import OptionsOf, ReplicaOptions
+
+
+def options_of(invocation: Invocation, bandwidth: str | None, workers: int | None) -> OptionsOf:
+    """For each volume by its name; ``bandwidth`` and ``workers`` as given on the command line."""
+    from voltool.config.quantity import parse_bytes
+    from voltool.replica.options import ReplicaOptions
+
+    settings = invocation.settings
+    rate = settings.bandwidth if bandwidth is None else parse_bytes(bandwidth)
+
+    def options(name: str) -> ReplicaOptions:
+        section = settings.volume(name)
+        return ReplicaOptions(
+            codec=section.codec or settings.codec,
+            workers=settings.workers if workers is None else workers,
+            bandwidth=rate,
+            hooks=section.hooks,
+            base_age=settings.replica_base_age,
+        )
+
+    return options
