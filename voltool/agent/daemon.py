@@ -65,6 +65,10 @@ class Daemon:
         """Its name among all processes of the host."""
         return f"voltool-{self.kind}-{self.identity}"
 
+    def path(self, suffix: bytes) -> bytes:
+        """One of its files."""
+        return self._base + suffix
+
     def wishes(self) -> Optional[Dict[str, Any]]:
         """What it shall do; None where there is no such daemon."""
         return _read(self._base + _SUFFIX)
@@ -139,7 +143,17 @@ class Daemon:
 
     def forget(self) -> None:
         """Take away what is kept of it, its keys first; from inside it too. Idempotent."""
-        for suffix in (_SUFFIX, _SUFFIX + b".new", b".run", b".run.new", b".pyz", b".pyz.new", b".lock"):
+        for suffix in (
+            _SUFFIX,
+            _SUFFIX + b".new",
+            b".run",
+            b".run.new",
+            b".pyz",
+            b".pyz.new",
+            b".status",
+            b".status.new",
+            b".lock",
+        ):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._base + suffix)
         with contextlib.suppress(OSError):

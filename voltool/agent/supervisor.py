@@ -33,7 +33,7 @@ StartLimitIntervalSec=0
 Type=exec
 ExecStart={command}
 {environment}Restart=on-failure
-RestartSec=10
+RestartSec=2
 OOMScoreAdjust=-500
 
 [Install]

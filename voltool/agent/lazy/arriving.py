@@ -40,6 +40,7 @@ class ManifestArrival:
         self._chunks_path = os.path.join(held.staging.path, _CHUNKS)
         self._chunks = RecordFileWriter(self._chunks_path, fmt.CHUNKS)
         self._owners: List[bytes] = []
+        self.state_id = ""
 
     def feed(self, data: Union[bytes, bytearray, memoryview]) -> None:
         """The next bytes of the stream."""
@@ -56,17 +57,19 @@ class ManifestArrival:
         except OSError as error:
             raise translate(error, "the manifest of a replica") from error
 
-    def finish(self, state_id: str) -> int:
-        """All has come: the index is made. How many entries it has. IntegrityError where it is not that state, or no tree."""
+    def finish(self, state_id: str = "") -> int:
+        """All has come: the index is made. How many entries it has. IntegrityError where it is not that state (empty:
+        whichever it is), or no tree."""
         try:
             self._decoder.finish()
             self._taker.finish()
-            if self._hasher.state_id() != state_id:
+            self.state_id = self._hasher.state_id()
+            if state_id not in ("", self.state_id):
                 raise IntegrityError("the manifest is not that of the volume", why="its state id differs")
             self._held.learn_owners(Owners(numeric=True), self._owners)
-            self._state.publish(state_id, self._taker.next_number)
+            self._state.publish(self.state_id, self._taker.next_number)
             self._chunks.close()
-            self._build(state_id)
+            self._build(self.state_id)
         except OSError as error:
             raise translate(error, "the manifest of a replica") from error
         return self._hasher.entries

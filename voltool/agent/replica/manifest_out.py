@@ -1,8 +1,8 @@
-"""The manifest of a volume for a lazy replica: a dump of which only the state is kept, and sent; the bytes are fetched later, from
-the clone. Ships to servers.
+"""The manifest of a volume for a lazy replica: a dump of which only the state is kept, and sent; the bytes are fetched later,
+from the clone. Ships to servers.
 
-What the volume's own dumps, or those for another replica, have left of states is taken over as the base (hard links), so that nothing is read
-that they have read; only what changed since is hashed.
+What the volume's own dumps, or those for another replica, have left of states is taken over as the base (hard links), so that
+nothing is read that they have read; only what changed since is hashed.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ MakeDump = Callable[[replicas.StartReplicaDump, Conversation], messages.Message]
 def dump_manifest(
     step: replicas.StartReplicaDump, conversation: Conversation, home: VolumeHome, place: OutPlace, make: MakeDump
 ) -> messages.Message:
-    """The conversation of `StartReplicaDump` with ``manifest_only``; the caller holds the place's lock. RefusedError where the volume
-    has no clones to fetch from."""
+    """The conversation of `StartReplicaDump` with ``manifest_only``; the caller holds the place's lock. RefusedError where the
+    volume has no clones to fetch from."""
     _refuse_without_clones(home.record)
     base = _base(home, place)
     if not base:
         name = home.record.name
-        message = f"{name}: no state of the volume is known on its host (no dump has been made): every file is read first"
+        message = (
+            f"{name}: no state of the volume is known on its host (no dump has been made): every file is read first"
+        )
         conversation.report(Notice("info", message))
     wanted = dataclasses.replace(step, base_state_id=base, codec="none", manifest_only=False)
     reply = make(wanted, _WithoutData(conversation))
