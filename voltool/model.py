@@ -195,7 +195,8 @@ class Peer:
 class SourceMove:
     """What the old home knows. ``root_inode`` is the volume's root, by which it is recognised wherever it stands;
     ``retired_path`` where it goes; ``by_entries``: the path is a mount point, so not the tree is renamed but its top entries.
-    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
+    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on. ``lazy``: the new home fetches from the retired tree
+    what it does not have yet; false again when it has told that it has everything."""
 
     move_id: str
     uuid: str
@@ -209,12 +210,14 @@ class SourceMove:
     epoch: Optional[Epoch] = None
     state_id: str = ""
     by_entries: bool = False
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
 class TargetMove:
     """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
-    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`)."""
+    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`).
+    ``lazy``: it is in service, or will be, before its files have come; false again when all is there and in its place."""
 
     move_id: str
     uuid: str
@@ -229,6 +232,7 @@ class TargetMove:
     sequence: int = 0
     reserved: bool = False
     container: str = ""
+    lazy: bool = False
 
 
 #: A replica: its first copy arrives; it is served; it is mounted and its files come when they are read, and in the background;

@@ -18,7 +18,7 @@ from tests.core.operations import Operation, apply, operations
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.lazymove.layers import Rig
-from voltool.agent.lazy.folding import FoldPlace, finish, fold, forget, has_begun
+from voltool.agent.lazy.folding import FoldPlace, finish, fold, forget, has_begun, seal_root
 from voltool.errors import IntegrityError, SpaceError
 from voltool.inodes import get_flags
 from voltool.volumes.removal import remove_tree
@@ -175,6 +175,7 @@ def test_what_was_made_immutable_is_so_in_the_end(written: Rig) -> None:
     os.rename(written.place.tree, published)
     for _again in range(2):
         finish(written.place, published)
+        seal_root(written.place, published)
     try:
         assert [_letters(published, name) for name in (b"new", b"renamed", b"", b"file", b"d")] == [
             "i",

@@ -41,6 +41,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
     moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
+    moving.AskFill: ("voltool.agent.lazy.fill", "ask_fill"),
+    moving.ReleaseRetired: ("voltool.agent.lazy.served", "release_retired"),
     replicas.MakeIdentity: ("voltool.agent.lazy.keys", "answer_identity"),
     replicas.ServeFiles: ("voltool.agent.lazy.served", "serve_files"),
     replicas.StopServing: ("voltool.agent.lazy.served", "stop_serving"),

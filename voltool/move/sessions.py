@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from voltool.errors import AgentError
 from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 from voltool.move.ports import Sent, Sink
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation, expect
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each."""
+    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each; ``ports`` (of the old home) and
+    ``fetch_timeout`` of a lazy move: `replicas.ServeFiles`, `moving.FetchFrom`."""
 
     owner: str
     codec: str = "lz4"
@@ -24,6 +25,8 @@ class SessionSettings:
     lock_timeout: int = 30
     hooks: Hooks = NO_HOOKS
     only_hooks: bool = False
+    ports: str = ""
+    fetch_timeout: int = 30
 
 
 class SourceSession:
@@ -82,6 +85,7 @@ class SourceSession:
             bandwidth=self._settings.bandwidth,
             for_move=True,
             hooks=self._settings.hooks,
+            manifest_only=move.lazy,
         )
 
     def prepare_lock(self) -> None:
@@ -139,7 +143,9 @@ class TargetSession:
         self, agent: Conversation, move: TargetMove, hostname: str, settings: SessionSettings, *, begin: bool
     ) -> None:
         self._agent = agent
-        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers)
+        self._receive: messages.Message = moving.ReceiveDump(settings.bandwidth, settings.workers)
+        if move.lazy:
+            self._receive = replicas.ReceiveManifest("")
         self._hooks = settings.hooks
         self.hostname = hostname
         self.lost: tuple[str, ...] = ()
@@ -147,6 +153,11 @@ class TargetSession:
         status = expect(agent, moving.TargetStatus)
         self.move = status.move
         self.held = status.held
+
+    def fetch_from(self, sources: moving.FetchFrom) -> None:
+        """Of a lazy move: where the files will come from."""
+        self._agent.send(sources)
+        expect(self._agent, moving.TargetStatus)
 
     def open(self) -> None:
         """See `Sink`."""

@@ -93,13 +93,26 @@ def has_begun(place: FoldPlace) -> bool:
 
 
 def finish(place: FoldPlace, published: bytes) -> None:
-    """After the tree has got its name ``published``, still under the lock: what could not be done before. Repeatable."""
+    """When it is folded, still under the lock: everything in the tree, which stands at ``published``, that has become immutable
+    or append-only, but its root. Repeatable."""
     try:
         journal = _load(place)
         if journal is not None:
             _seal(place, journal, published)
     except OSError as error:
         raise _translated(place, error) from error
+
+
+def seal_root(place: FoldPlace, published: bytes) -> None:
+    """The same for the root, when it need not be renamed any more. Repeatable."""
+    journal = _load(place)
+    letters = dict(journal.seals).get("", "") if journal is not None else ""
+    if letters:
+        try:
+            with opened_directory(published) as root:
+                _set_flags(root, letters)
+        except OSError as error:
+            raise _translated(place, error) from error
 
 
 def forget(place: FoldPlace) -> None:
@@ -311,13 +324,18 @@ def _seal(place: FoldPlace, journal: _Journal, published: bytes) -> None:
                     _unlink(upper, os.fsencode(text))
     with opened_directory(published) as root:
         for text, letters in reversed(journal.seals):  # what is in a directory before the directory
-            flags = sum(_LETTERS.get(letter, 0) for letter in letters)
-            descriptor = open_beneath(root, os.fsencode(text), _OPEN_ANY) if text else os.dup(root)
-            try:
-                inodes.set_flags(descriptor, flags, flags)
-            finally:
-                os.close(descriptor)
+            if text:
+                descriptor = open_beneath(root, os.fsencode(text), _OPEN_ANY)
+                try:
+                    _set_flags(descriptor, letters)
+                finally:
+                    os.close(descriptor)
         os.fsync(root)
+
+
+def _set_flags(descriptor: int, letters: str) -> None:
+    flags = sum(_LETTERS.get(letter, 0) for letter in letters)
+    inodes.set_flags(descriptor, flags, flags)
 
 
 def _unlink(root: int, path: bytes) -> None:

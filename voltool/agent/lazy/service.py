@@ -30,7 +30,7 @@ from voltool.errors import HostError, VoltoolError, error_from_fields
 from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
 from voltool.tree.apply.attributes import Attributes
-from voltool.tree.apply.held import HeldRecord
+from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.volumes.lock import mounting
 from voltool.volumes.mounts import read_mounts
@@ -93,7 +93,12 @@ class LazyService:
         make_fetcher: MakeFetcher,
         swap: Callable[[], None],
         tell: Callable[[str], None],
+        *,
+        mounted_anew: Callable[[], None] = lambda: None,
+        before_publish: Callable[[HeldTree], None] = lambda _held: None,
     ) -> None:
+        self._mounted_anew = mounted_anew
+        self._before_publish = before_publish
         self._store = store
         self._settings = settings
         self._make_fetcher = make_fetcher
@@ -122,6 +127,11 @@ class LazyService:
         finally:
             self._stop()
         return True
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a signal has said that it shall end."""
+        return self._ended
 
     def _end(self, _number: int, _frame: object) -> None:
         self._ended = True
@@ -172,6 +182,7 @@ class LazyService:
         root = store.index.raw(store.index.position(ROOT_OBJECT))
         held.keep_losses(losses)
         store.clear_up()
+        self._before_publish(held)
         publish_ready(held, attributes, losses, root)
         self._swap()
 
@@ -203,6 +214,7 @@ class LazyService:
             clear_mounts(settings.point)
             time.sleep(_AGAIN)
             self._mount()
+            self._mounted_anew()
         for number in range(1, min(settings.fillers, SLOTS - 1) + 1):
             child = self._fillers.get(number)
             if child is not None and child.is_alive():
