@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.hosts import VOLTOOL
 from tests.jobs.test_move import Ground, made
 from voltool.agent.daemon import Daemon, list_daemons
 
@@ -25,6 +27,34 @@ class LazyGround:
 
     def move(self, *options: str) -> dict[str, Any]:
         return self.site.result("move", "--lazy", "vol", f"hostb:{self.target}", "--yes", *options)
+
+    def move_paused(self, *options: str) -> None:
+        """A lazy move that has got hardly any files when it returns: the old home serves nothing until `go_on`."""
+        words = ["--json", "move", "--lazy", "vol", f"hostb:{self.target}", "--yes", "--bandwidth", "1000000", *options]
+        with subprocess.Popen(
+            [str(VOLTOOL), *words],
+            env=self.site.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if json.loads(line).get("step") == "switch":
+                    self.pause()
+        assert process.returncode == 0
+
+    def pause(self) -> None:
+        self._signal_server(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal_server(signal.SIGCONT)
+
+    def _signal_server(self, number: int) -> None:
+        for daemon in self.daemons_of("hosta"):
+            running = daemon.running()
+            if running is not None:
+                os.kill(running.pid, number)
 
     def fill(self) -> dict[str, Any] | None:
         """What --status says of the fill."""
@@ -51,6 +81,12 @@ class LazyGround:
             if running is not None:
                 os.kill(running.pid, signal.SIGKILL)
 
+    def reboot_new_home(self) -> None:
+        """Whatever runs there is gone, and all mounts are, but that of the file system."""
+        self.kill("hostb")
+        for point in reversed(self.mounts()):
+            subprocess.run(["umount", "-l", point], check=True)
+
     def log(self) -> str:
         return "\n".join(str(daemon.last()) for daemon in self.daemons())
 
@@ -60,6 +96,7 @@ class LazyGround:
         return [point for line in lines if (point := line.split()[4]).startswith(f"{self.ground.there}/")]
 
     def clear(self) -> None:
+        self.go_on()
         for daemon in self.daemons():
             with contextlib.suppress(Exception):
                 daemon.stop()

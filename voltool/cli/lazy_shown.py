@@ -35,13 +35,19 @@ def in_lines(fill: Fill) -> Iterator[str]:
     yield f"{name}: {in_words(fill)}"
     for fault in fill.status.faults:
         yield f"  {fault}"
-    if fill.status.faults or not fill.status.running:
-        yield f"  to go on: voltool move --resume {name}"
+    command = command_of(fill)
+    if command:
+        yield f"  to go on: {command}"
     for path in fill.status.paths:
         yield f"  missing: {shown(path)}"
     more = fill.status.missing_files - len(fill.status.paths)
     if fill.status.paths and more > 0:
         yield f"  and {more} more"
+
+
+def command_of(fill: Fill) -> str | None:
+    """What goes on with it, where something does not run; it ends by itself."""
+    return f"voltool move --resume {fill.volume.name}" if fill.status.faults or not fill.status.running else None
 
 
 def as_object(fill: Fill) -> dict[str, object]:

@@ -97,8 +97,10 @@ def _go_on(request: AskFill, home: LazyHome) -> None:
         if request.given and request.given not in wishes.given:
             wishes = dataclasses.replace(wishes, given=(*wishes.given, request.given))
         running = home.daemon.running()
-        if wishes != before or running is None or not running.ready:
+        if running is None or not running.ready:
             start(home, wishes)
+        elif wishes != before:
+            home.save(wishes)  # it looks
 
 
 def start(home: LazyHome, wishes: HomeWishes) -> None:

@@ -6,13 +6,16 @@ What is there may be anything: who asked checks every byte, as with any source.
 from __future__ import annotations
 
 import os
-from typing import Iterator, List, Optional, Sequence
+import time
+from typing import Callable, Iterator, List, Optional, Sequence
 
 from voltool.agent.lazy.sources import Answer, Check, Fetcher, Piece, Wanted
 from voltool.beneath import open_beneath, opened_directory
 from voltool.errors import UnreachableError
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK
+#: How often it is looked whether something else is wanted, seconds.
+_LOOK = 1.0
 
 
 class GivenFirst:
@@ -46,6 +49,41 @@ class GivenFirst:
             if data is not None and len(data) == wanted.length and right(index, data):
                 return data
         return None
+
+
+class Renewed:
+    """A `sources.Fetcher`: the one that ``make`` gives, made anew when ``version`` tells that another one is wanted."""
+
+    def __init__(self, version: Callable[[], int], make: Callable[[], Fetcher]) -> None:
+        self._version = version
+        self._make = make
+        self._made: Optional[Fetcher] = None
+        self._of = -1
+        self._looked = 0.0
+        self._closed = False
+
+    def fetch(self, wanted: Sequence[Wanted], right: Check) -> Iterator[Answer]:
+        """See `Fetcher`."""
+        return self._current().fetch(wanted, right)
+
+    def close(self) -> None:
+        """See `Fetcher`."""
+        self._closed = True
+        if self._made is not None:
+            self._made.close()
+
+    def _current(self) -> Fetcher:
+        now = time.monotonic()
+        if self._made is None or now - self._looked > _LOOK:
+            self._looked = now
+            version = self._version()
+            if self._made is None or version != self._of:
+                if self._made is not None:
+                    self._made.close()
+                self._made, self._of = self._make(), version
+        if self._closed:
+            self._made.close()
+        return self._made
 
 
 class Nobody:

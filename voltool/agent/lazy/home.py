@@ -84,6 +84,13 @@ class LazyHome:
         """Write it down."""
         self.daemon.save(to_plain(wishes))
 
+    def version(self) -> int:
+        """Another number when something else was written down for the process."""
+        try:
+            return os.stat(self.daemon.path(b".json")).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def current(self) -> Optional[TargetMove]:
         """The move's record as it is now; None where it is another one's, or gone."""
         move = MoveBook(self.host.directory).target(self.move.uuid)

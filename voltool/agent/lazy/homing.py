@@ -16,7 +16,7 @@ from voltool.agent.daemon_life import Life
 from voltool.agent.host import HostState
 from voltool.agent.lazy import overlay
 from voltool.agent.lazy.ending import Ending
-from voltool.agent.lazy.given import GivenFirst, Nobody
+from voltool.agent.lazy.given import GivenFirst, Nobody, Renewed
 from voltool.agent.lazy.home import LazyHome, lazy_home_of
 from voltool.agent.lazy.keys import drop_identity, kept_identity
 from voltool.agent.lazy.reaching import make_pool
@@ -119,6 +119,9 @@ class _Homing:
         self._life.tell()
 
     def _fetcher(self) -> Fetcher:
+        return Renewed(self._home.version, self._make_fetcher)
+
+    def _make_fetcher(self) -> Fetcher:
         wishes = self._home.wishes()
         others: Fetcher = Nobody()
         if wishes.sources:

@@ -394,8 +394,11 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
     names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
     found = []
     for each in names:
+        fill = _fill_shown(invocation, each)
+        if fill is not None:
+            found.append(fill)
+            continue
         now = standing(invocation.world, _which(invocation, each, host))
-        fill = _fill_shown(invocation, each) if now.source is not None and now.source.phase == "retired" else None
         found.append(
             {
                 "volume": each,
@@ -403,17 +406,17 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
                 "target": now.target.phase if now.target else None,
                 "what": now.what,
                 "command": now.command or None,
-                "fill": fill,
+                "fill": None,
             }
         )
-        if fill is None:
-            invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))
+        invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))
     invocation.fields["moves"] = found
     return invocation.finish()
 
 
 def _fill_shown(invocation: Invocation, name: str) -> dict[str, object] | None:
-    """Tell how far the fill of a lazy move is, where there is one; with --json all that is missing by name."""
+    """Tell how far the fill of a lazy move is, where there is one, whether its old home answers or not; with --json all that is
+    missing by name. None: there is none, or nobody could be asked."""
     from voltool.cli import lazy_shown
     from voltool.errors import VoltoolError
     from voltool.move.lazy import fill_of
@@ -422,8 +425,15 @@ def _fill_shown(invocation: Invocation, name: str) -> dict[str, object] | None:
         fill = fill_of(invocation.world, name, paths=-1 if invocation.output.json else lazy_shown.NAMED)
     except VoltoolError:
         return None
-    if fill is None:
+    if fill is None or not fill.is_in_service:
         return None
     for line in lazy_shown.in_lines(fill):
         invocation.output.line(line)
-    return lazy_shown.as_object(fill)
+    return {
+        "volume": name,
+        "source": None,
+        "target": "published",
+        "what": lazy_shown.in_words(fill),
+        "command": lazy_shown.command_of(fill),
+        "fill": lazy_shown.as_object(fill),
+    }
