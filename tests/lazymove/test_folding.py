@@ -24,6 +24,7 @@ from voltool.inodes import get_flags
 from voltool.volumes.removal import remove_tree
 
 EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
+KILLS = int(os.environ.get("VOLTOOL_KILLS", "20"))
 #: What chattr sets, the overlay shows of the upper directory alone; the fold keeps what the tree's directories had.
 IGNORED = ("flags:dAS",)
 _NUMBERS = count()
@@ -209,10 +210,9 @@ def test_killed_anywhere(filesystem: LoopFilesystem) -> None:
     _write(master.layers.path)
     before = master.before()
     master.close()
-    most = int(os.environ.get("VOLTOOL_KILLS", "20"))
     total = _killed_at(_copied(master, -1), 1 << 30)
     assert total > 100
-    for number in range(0, total, max(1, total // most)):
+    for number in range(0, total, max(1, total // KILLS)):
         place = _copied(master, number)
         assert _killed_at(place, number) == number
         if number % 2:
