@@ -137,8 +137,9 @@ class FileProblem:
 
 @dataclass(frozen=True)
 class CloneInfo:
-    """A clone as its host tells of it. ``purpose`` is ``user`` (asked for with `voltool clone`, kept until dropped) or
-    ``dump`` (the base of the next incremental dump; ``id`` is that dump's). ``time_ns`` is the host's clock."""
+    """A clone as its host tells of it. ``purpose`` is ``user`` (asked for with `voltool clone`, kept until dropped), ``dump``
+    (the base of the next incremental dump; ``id`` is that dump's) or ``replica`` (what a replica has). ``time_ns`` is the host's
+    clock."""
 
     id: str
     path: bytes

@@ -27,7 +27,7 @@ from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, Hooks, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
-from voltool.wire import messages, replicas
+from voltool.wire import messages, moving, replicas
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,11 @@ class FakeAgent:
         elif isinstance(message, messages.CleanHost):
             self._reply = messages.CleanReply((b"/var/lib/voltool",))
         else:
-            self._reply = self._hosts.replied if isinstance(message, replicas.ListReplicas) else None
+            self._reply = {
+                replicas.ListReplicas: self._hosts.replied,
+                moving.ListMoves: moving.MovesReply((), ()),
+                messages.Examine: messages.ExamineReply(()),
+            }.get(type(message))
 
     def receive(self) -> Any:
         return self._reply

@@ -20,12 +20,16 @@ from pathlib import Path
 from tests.core.harness import Rig
 from voltool import durable
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
-from voltool.agent.lazy.service import SUBTYPE, LazyService, LazySettings, LazyStatus, read_status
+from voltool.agent.lazy.mounted import SUBTYPE, LazyStatus, read_status
+from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Missing, Piece, Wanted
 from voltool.agent.lazy.store import Store
 from voltool.errors import UnreachableError
 from voltool.model import Consistency, DumpHeader, Epoch
+from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldTree
+from voltool.tree.apply.losses import Losses
+from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging
 from voltool.tree.manifest import state_manifest
 from voltool.tree.state import StateKeeper
@@ -63,7 +67,7 @@ class LocalFetcher:
 
     def _one(self, at: int, path: bytes, offset: int, length: int, right: Check) -> Answer:
         try:
-            descriptor = os.open(os.path.join(self._root, path), os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = _open_deep(self._root, path)
         except OSError as error:
             return Missing(at, str(error))
         try:
@@ -84,6 +88,20 @@ class LocalFetcher:
         """Nothing."""
 
 
+def _open_deep(root: bytes, path: bytes) -> int:
+    """However long the path is."""
+    current = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        *above, name = path.split(b"/")
+        for part in above:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+            os.close(current)
+            current = below
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=current)
+    finally:
+        os.close(current)
+
+
 def header(uuid: str) -> DumpHeader:
     return DumpHeader(
         dump_id="0" * 32, volume_uuid=uuid, volume_name="", level=0, sequence=0, epoch=Epoch(0, "", ""), clone_time_ns=0,
@@ -100,10 +118,10 @@ class LazyRig:
         self.uuid = rig.volume.uuid
         self.place = place
         self.point = place / "replica"
-        self.faults = place / "faults"
-        self.log = place / "log"
+        self.faults = rig.directory / f"faults-{place.name}"
+        self.log = rig.directory / f"log-{place.name}"
         self.next = place / "next"
-        self.workers = 2
+        self.status_file = rig.directory / f"status-{place.name}"
         self.pid = 0
         for directory in (place, self.point, self.faults):
             directory.mkdir()
@@ -149,10 +167,10 @@ class LazyRig:
     def _serve(self, writing: int, fillers: int, inject: Callable[[], None] | None, bandwidth: int) -> None:
         status = 1
         try:
-            signal.alarm(240)
+            signal.alarm(40)
             if inject is not None:
                 inject()
-            settings = LazySettings(os.fsencode(self.point), "vol", os.fsencode(self.place / "status"), fillers, bandwidth)
+            settings = LazySettings(os.fsencode(self.point), "vol", os.fsencode(self.status_file), fillers, bandwidth)
             store = self.store(self.staging())
             root = os.fsencode(self.source)
 
@@ -160,15 +178,24 @@ class LazyRig:
                 os.write(writing, b"ready")
                 os.close(writing)
 
-            service = LazyService(store, settings, lambda: LocalFetcher(root, self.faults), self.swap, self.tell)
+            def swap() -> None:
+                self.swap(store)
+
+            service = LazyService(store, settings, lambda: LocalFetcher(root, self.faults), swap, self.tell)
             status = 0 if service.run(ready) else 3
         except BaseException:  # noqa: BLE001 - the process ends here, whatever it is
             traceback.print_exc()
         finally:
             os._exit(status)
 
-    def swap(self) -> None:
+    def swap(self, store: Store) -> None:
         """What the host of a replica does when it is full, but for its records."""
+        losses = Losses()
+        losses.merge(store.held.kept_losses())
+        attributes = Attributes(store.owners, losses)
+        make_ready(store.held, attributes, losses)
+        publish_ready(store.held, attributes, losses, store.index.raw(store.index.root))
+        self.tell(losses.text().decode())
         pid = os.fork()
         if pid == 0:
             try:
@@ -199,15 +226,18 @@ class LazyRig:
         return log.read_bytes().splitlines() if log.exists() else []
 
     def status(self) -> LazyStatus:
-        status = read_status(os.fsencode(self.place / "status"))
-        assert status is not None
-        return status
+        return read_status(os.fsencode(self.status_file)) or LazyStatus(0, 0)
 
     def kill(self) -> None:
         """kill -9, and all that dies with it."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.pid = 0
+
+    def stop(self) -> None:
+        """SIGTERM: it says durably what is here, and ends."""
+        os.kill(self.pid, signal.SIGTERM)
+        assert self.await_end() == 3
 
     def await_end(self) -> int:
         """Its exit status."""

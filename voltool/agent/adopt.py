@@ -15,6 +15,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
 from voltool.agent.lock import lock_info
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError, UsageError
 from voltool.events import Notice
 from voltool.model import Epoch, VolumeRecord
@@ -144,6 +145,7 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
                 why="dumps would contain themselves, and a restore would overwrite them",
                 remedy="put it elsewhere (store, VOLTOOL_STATE_DIR), or adopt a smaller directory",
             )
+    ReplicaBook(host.directory).refuse_overlap(path)
     for entry in records.list_entries(host.directory):
         if (
             entry.forgotten
@@ -160,6 +162,7 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
             why=f"this host has it as volume {entry.uuid}",
             remedy="voltool volume list shows it; volumes must not contain each other",
         )
+    ReplicaBook(host.directory).refuse_overlap(path)
 
 
 def _registered(uuid: str, host: HostState) -> Optional[records.RegistryEntry]:

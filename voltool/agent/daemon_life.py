@@ -25,7 +25,7 @@ from voltool.errors import BusyError, VoltoolError
 _KINDS: Dict[str, Tuple[str, str]] = {
     "serve": ("voltool.agent.lazy.serving", "run"),
     "home": ("voltool.agent.lazy.homing", "run"),
-    "lazy": ("voltool.agent.lazy.service", "run"),
+    "lazy": ("voltool.agent.lazy.running", "run"),
 }
 _EXIT_FAILED = 1
 

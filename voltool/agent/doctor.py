@@ -15,10 +15,13 @@ from typing import Callable, Iterator, List
 
 from voltool import durable
 from voltool.agent.bases import BaseBook
-from voltool.agent.clones import is_users
+from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.replica import guard
+from voltool.agent.replica.records import ReplicaBook
+from voltool.agent.replica.status import faults_of, protection_missing
 from voltool.errors import BusyError, VoltoolError
-from voltool.model import COPYING, PUBLISHED, RETIRED, SourceMove, TargetMove
+from voltool.model import COPYING, PUBLISHED, RETIRED, ReplicaRecord, SourceMove, TargetMove
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
@@ -69,6 +72,8 @@ class _Doctor:
             yield from self._leaving(move)
         for arriving in self._book.targets():
             yield from self._arriving(arriving)
+        for replica in ReplicaBook(self._host.directory).replicas():
+            yield from self._replica(replica)
         yield from self._places()
 
     def _lock(self, uuid: str) -> Iterator[messages.Finding]:
@@ -97,7 +102,7 @@ class _Doctor:
             return  # whoever works there needs them
         try:
             for clone in driver.clones(home.record):
-                if clone.label in kept or is_users(clone):
+                if clone.label in kept or is_users(clone) or is_replicas(clone):
                     continue
                 finding = messages.Finding(
                     "clone",
@@ -129,6 +134,15 @@ class _Doctor:
             what = f"a move from {place} is not complete ({move.phase})"
             remedy = f"voltool move --resume {move.name}, or voltool move --abort {move.name}"
             yield messages.Finding("move", move.name, shown(move.path), what, remedy)
+
+    def _replica(self, record: ReplicaRecord) -> Iterator[messages.Finding]:
+        sync = f"voltool replica sync {record.name} HOST"
+        missing = protection_missing(record)
+        for fault in faults_of(record):
+            finding = messages.Finding(
+                "replica", record.name, shown(record.path), fault, sync, fixable=fault == missing
+            )
+            yield self._fixed(finding, lambda: guard.protect(record.path))
 
     def _places(self) -> Iterator[messages.Finding]:
         wanted = any(move.phase != PUBLISHED for move in self._book.targets())

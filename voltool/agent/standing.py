@@ -7,6 +7,7 @@ import os
 from typing import List
 
 from voltool.agent.host import HostState
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import MovedError, NotFoundError, RefusedError
 from voltool.model import PUBLISHED, RETIRED, VolumeRecord
 from voltool.showing import shown
@@ -27,6 +28,7 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
         raise NotFoundError(
             "there is no directory to restore into", where=shown(target), remedy="without --in-place, it is made anew"
         )
+    ReplicaBook(host.directory).refuse_overlap(target)
     _refuse_moves(target, MoveBook(host.directory))
     if is_within(os.path.realpath(host.directory), target):
         raise RefusedError(
@@ -48,6 +50,7 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
                 where=shown(entry.path),
                 remedy="restore into the volume itself, or with --only beside it to another place",
             )
+    ReplicaBook(host.directory).refuse_overlap(target)
     return found
 
 

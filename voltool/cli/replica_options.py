@@ -6,25 +6,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from voltool.cli.invocation import Invocation
-    from voltool.replica.options import OptionsOf, ReplicaOptions
+    from voltool.replica.sessions import ReplicaSettings
+    from voltool.replica.target import SettingsOf
 
 
-def options_of(invocation: Invocation, bandwidth: str | None, workers: int | None) -> OptionsOf:
+def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | None) -> SettingsOf:
     """For each volume by its name; ``bandwidth`` and ``workers`` as given on the command line."""
     from voltool.config.quantity import parse_bytes
-    from voltool.replica.options import ReplicaOptions
+    from voltool.replica.sessions import ReplicaSettings
 
     settings = invocation.settings
     rate = settings.bandwidth if bandwidth is None else parse_bytes(bandwidth)
 
-    def options(name: str) -> ReplicaOptions:
+    def settings_for(name: str) -> ReplicaSettings:
         section = settings.volume(name)
-        return ReplicaOptions(
+        return ReplicaSettings(
             codec=section.codec or settings.codec,
             workers=settings.workers if workers is None else workers,
             bandwidth=rate,
             hooks=section.hooks,
             base_age=settings.replica_base_age,
+            fetch_timeout=settings.fetch_timeout,
         )
 
-    return options
+    return settings_for

@@ -14,9 +14,9 @@ from voltool.errors import InterruptedByUser, Interruption, NotFoundError, Volto
 from voltool.events import Notice
 from voltool.policy.replicas import REPLICA, standing_of
 from voltool.replica.job import GRACE, note, remember, surroundings, unforeseen
-from voltool.replica.options import OptionsOf, Target
-from voltool.replica.pair import Pair, Round, bring
+from voltool.replica.pair import How, Pair, Round, bring
 from voltool.replica.ports import World
+from voltool.replica.target import SettingsOf, Target
 from voltool.replica.ways import Ways
 
 #: States of a follower: the last round went well; it did not; the replica is stale as well; there is no such replica any more.
@@ -45,7 +45,7 @@ class Change:
 class FollowOptions:
     """``interval``: seconds from the begin of one round to the next; ``max_lag`` of a volume by its name, in seconds."""
 
-    options: OptionsOf
+    settings: SettingsOf
     interval: float
     max_lag: Callable[[str], int | None]
 
@@ -92,6 +92,7 @@ class _Crew:
         self._over = threading.Event()
         self._states: dict[str, tuple[str, str]] = {}
         self._remembered: dict[str, float] = {}
+        self._unsaved: dict[str, _Heard] = {}
         self.followers: dict[str, _Follower] = {}
 
     def take_on(self, targets: list[Target]) -> None:
@@ -120,15 +121,13 @@ class _Crew:
         deadline = time.monotonic() + GRACE
         for follower in self.followers.values():
             follower.thread.join(max(0.0, deadline - time.monotonic()))
-        self._remembered.clear()
-        last: dict[str, _Heard] = {}
         with contextlib.suppress(queue.Empty):
             while True:
                 heard = self._heard.get_nowait()
-                last[heard.replica_id] = heard
-        for heard in last.values():
-            if heard.round is not None:
-                self._remember(heard)
+                if heard.round is not None:
+                    self._unsaved[heard.replica_id] = heard
+        for heard in self._unsaved.values():
+            self._save(heard)
 
     def _take(self, heard: _Heard) -> None:
         if isinstance(heard.error, _GoneError):
@@ -153,8 +152,13 @@ class _Crew:
         before = self._states.get(heard.replica_id, ("", ""))[0]
         now = time.monotonic()
         if heard.error is None and before == LEVEL and now < self._remembered.get(heard.replica_id, 0.0) + _REMEMBER:
+            self._unsaved[heard.replica_id] = heard
             return heard.target
         self._remembered[heard.replica_id] = now
+        self._unsaved.pop(heard.replica_id, None)
+        return self._save(heard)
+
+    def _save(self, heard: _Heard) -> Target:
         try:
             if heard.round is not None:
                 return remember(self._world, heard.target, heard.round).target
@@ -246,8 +250,9 @@ class _Follower:
         if self._over.is_set():
             raise _OverError("over")
         self._target = self._known()
+        settings = self._options.settings(self._target.volume.name)
         try:
-            done = bring(self._world, self._target, self._options.options(self._target.volume.name), pair)
+            done = bring(self._world, self._target, How(settings, until_level=False), pair)
         except VoltoolError:
             if self._over.is_set():
                 raise _OverError("over") from None

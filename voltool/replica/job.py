@@ -22,9 +22,11 @@ from voltool.errors import (
 )
 from voltool.model import FILLING, KnownReplica, KnownVolume
 from voltool.policy.replicas import FORMER, REPLICA, standing_of
-from voltool.replica.options import OptionsOf, ReplicaOptions, Target
-from voltool.replica.pair import Pair, Round, bring
+from voltool.replica.pair import How, Pair, Round, bring
 from voltool.replica.ports import World
+from voltool.replica.retrying import when_free
+from voltool.replica.sessions import ReplicaSettings
+from voltool.replica.target import SettingsOf, Target
 from voltool.replica.ways import About, Surroundings, Ways
 from voltool.showing import shown
 from voltool.wire.conversation import expect
@@ -76,14 +78,16 @@ def targets_of(world: World, name: str = "", host: str = "") -> list[Target]:
 
 @dataclass(frozen=True)
 class AddWish:
-    """A replica of the volume ``name`` on ``host``, served at ``path`` (None: the volume's own)."""
+    """A replica of the volume ``name`` on ``host``, served at ``path`` (None: the volume's own). ``forbidden``: paths of stores
+    and of voltool's state on that host."""
 
     name: str
     host: str
     path: bytes | None
+    forbidden: tuple[bytes, ...] = ()
 
 
-def add(world: World, wish: AddWish, options: ReplicaOptions) -> Synced:
+def add(world: World, wish: AddWish, settings: ReplicaSettings) -> Synced:
     """Make a replica and fill it. The same again goes on where that was interrupted, or brings it up to date.
 
     RefusedError where it cannot be there. What fails later leaves a replica that `sync` goes on with.
@@ -100,7 +104,7 @@ def add(world: World, wish: AddWish, options: ReplicaOptions) -> Synced:
     pair = Pair()
     try:
         with pair:
-            done = bring(world, target, options, pair)
+            done = when_free(lambda: bring(world, target, How(settings, forbidden=wish.forbidden), pair))
     except Interruption as interruption:
         interruption.error.remedy = (
             f"voltool replica sync {volume.name} {wish.host} goes on, voltool replica remove undoes it"
@@ -152,12 +156,12 @@ def _second(volume: KnownVolume, host: str, path: bytes) -> RefusedError:
 # ------------------------------------------------------------------------------------------------------------- sync
 
 
-def sync(world: World, targets: Sequence[Target], options: OptionsOf, told: Callable[[Synced], None]) -> list[Synced]:
+def sync(world: World, targets: Sequence[Target], settings: SettingsOf, told: Callable[[Synced], None]) -> list[Synced]:
     """Bring all up to date, those on different hosts side by side; ``told`` of each as it ends. Raises only Interruption."""
     by_host: dict[str, list[Target]] = {}
     for target in targets:
         by_host.setdefault(target.replica.host, []).append(target)
-    jobs = [_HostJobs(world, queued, options) for queued in by_host.values()]
+    jobs = [_HostJobs(world, queued, settings) for queued in by_host.values()]
     ended: queue.SimpleQueue[Synced | None] = queue.SimpleQueue()
     for job in jobs:
         job.start(ended)
@@ -195,10 +199,10 @@ class _HostJobs:
     """The replicas on one host, one after the other, in a thread of its own: a host that is slow or dead holds up its own
     only."""
 
-    def __init__(self, world: World, targets: Iterable[Target], options: OptionsOf) -> None:
+    def __init__(self, world: World, targets: Iterable[Target], settings: SettingsOf) -> None:
         self._world = world
         self._targets = tuple(targets)
-        self._options = options
+        self._settings = settings
         self._ways: list[Ways] = []
         self._ended_by: VoltoolError | None = None
         self.thread = threading.Thread(name=f"voltool-replica-{self._targets[0].replica.host}", daemon=True)
@@ -231,8 +235,9 @@ class _HostJobs:
         self._ways.append(world.hosts)
         if self._ended_by is not None:
             raise self._ended_by
+        settings = self._settings(target.volume.name)
         with Pair() as pair:
-            done = bring(world, target, self._options(target.volume.name), pair)
+            done = when_free(lambda: bring(world, target, How(settings), pair))
         return Synced(target, done)
 
 
@@ -265,13 +270,13 @@ def remember(world: World, target: Target, done: Round, now_ns: int | None = Non
     brought = done.brought
     known = dataclasses.replace(
         target.replica,
-        path=done.record.path,
-        phase=done.record.phase,
+        path=done.status.replica.path,
+        phase=done.status.replica.phase,
         sequence=brought.sequence,
         clone_time_ns=brought.clone_time_ns,
         home_sequence=max(target.replica.home_sequence, brought.sequence),
         checked_ns=time.time_ns() if now_ns is None else now_ns,
-        missing_bytes=0,
+        missing_bytes=done.status.missing_bytes,
         fault="",
     )
     return Synced(Target(done.volume, _put(world, known)), done)

@@ -9,24 +9,28 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from voltool.errors import RefusedError
+from voltool.errors import MovedError, RefusedError
+from voltool.events import Notice
 from voltool.model import FILLING, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
-from voltool.replica import driver
-from voltool.replica.options import ReplicaOptions, Target
+from voltool.replica import driver, lazy
 from voltool.replica.ports import Brought, Hosts, World
-from voltool.replica.sessions import ReplicaSession, SourceSession, end_session
+from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
+from voltool.replica.target import Target
 from voltool.showing import shown
 from voltool.wire.conversation import IntroducedConversation
-from voltool.wire.replicas import ReplicaOut
+from voltool.wire.replicas import ReplicaStatus
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round brought, the record of the replica's host then, and where the volume lives."""
+    """What the last of ``rounds`` brought, ``bytes`` of all of them, what the replica's host says now, and where the volume
+    lives."""
 
     brought: Brought
-    record: ReplicaRecord
+    bytes: int
+    rounds: int
+    status: ReplicaStatus
     volume: KnownVolume
 
 
@@ -64,38 +68,59 @@ class Pair:
         return self._open
 
 
-def bring(world: World, target: Target, options: ReplicaOptions, pair: Pair) -> Round:
-    """Bring a replica up to date: one round, from wherever the volume lives now, which the catalog then knows."""
-    try:
-        return at_home(
-            world, target.volume, lambda volume: _round(world, Target(volume, target.replica), options, pair)
-        )
-    except BaseException:
-        pair.close()
-        raise
+@dataclass(frozen=True)
+class How:
+    """How a round goes: ``settings`` of the data's way; ``until_level``: one round after the other, as long as that helps;
+    ``forbidden``: see `wire.replicas.ReplicaIn`."""
+
+    settings: ReplicaSettings
+    until_level: bool = True
+    forbidden: tuple[bytes, ...] = ()
 
 
-def _round(world: World, target: Target, options: ReplicaOptions, pair: Pair) -> Round:
-    volume, replica = target.volume, target.replica
-    here, there = pair.connected(world.hosts, volume.host, replica.host)
+def bring(world: World, target: Target, how: How, pair: Pair) -> Round:
+    """Bring a replica up to date, from wherever the volume lives now, which the catalog then knows."""
     try:
-        home = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
-        place = Peer(replica.host, there.agent.machine_id, there.agent.hostname, replica.path)
-        _refuse_itself(home, place)
-        request = ReplicaOut(volume.uuid, volume.path, replica.replica_id, place, options.base_age)
-        source = SourceSession(here, request, options)
-        record = ReplicaRecord(
-            replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, int(time.time())
-        )
-        served = ReplicaSession(there, record, options, begin=True)
-        pair.begun = True
-        brought = driver.run(source, served, world.reporter, volume.name)
-        for agent in (here, there):
-            end_session(agent)
+        return at_home(world, target.volume, lambda volume: _rounds(world, Target(volume, target.replica), how, pair))
     except BaseException:  # an agent whose session failed is gone; the other one waits in the middle of its own
         pair.close()
         raise
-    return Round(brought, served.record, volume)
+
+
+def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
+    volume, replica = target.volume, target.replica
+    try:
+        here, there = pair.connected(world.hosts, volume.host, replica.host)
+        home = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
+        place = Peer(replica.host, there.agent.machine_id, there.agent.hostname, replica.path)
+        _refuse_itself(home, place)
+        since = int(time.time())
+        record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
+        if lazy.wants_lazy(target, how.settings):
+            wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
+            mounted = lazy.mount(world, wish, here, there)
+            pair.begun = True
+            if mounted is not None:
+                return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
+        source = SourceSession(here, volume, replica.replica_id, place, how.settings)
+        served = ReplicaSession(there, record, how.settings, begin=True, forbidden=how.forbidden)
+        pair.begun = True
+        done = driver.sync(source, served, world.reporter, until_level=how.until_level)
+        source.end()
+        served.end()
+    except MovedError:
+        pair.close()
+        raise
+    assert done.brought is not None, "a sync has one round at the least"
+    _tell_lost(world, target, served.lost)
+    return Round(done.brought, done.bytes, done.rounds, served.status, volume)
+
+
+def _tell_lost(world: World, target: Target, lost: tuple[str, ...]) -> None:
+    for what in lost:
+        world.reporter.report(
+            Notice("warning", f"{target.volume.name}: {target.replica.host} cannot hold everything: {what}")
+        )
 
 
 def _refuse_itself(home: Peer, place: Peer) -> None:

@@ -11,13 +11,13 @@ from voltool.events import Notice
 from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.policy.replicas import FORMER
 from voltool.remote.follow import at_home
-from voltool.replica.options import ReplicaOptions, Target
 from voltool.replica.ports import World
 from voltool.replica.retrying import when_free
-from voltool.replica.sessions import ReplicaSession, SourceSession, end_session
+from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
+from voltool.replica.target import Target
 from voltool.showing import shown
 from voltool.wire.conversation import expect
-from voltool.wire.replicas import ListReplicas, ReplicaOut, ReplicasReply
+from voltool.wire.replicas import ListReplicas, ReplicasReply
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def _tell_host(world: World, target: Target, *, purge: bool) -> None:
     record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, int(time.time()))
     try:
         with world.hosts.connect(replica.host) as agent:
-            session = ReplicaSession(agent, record, ReplicaOptions(), begin=False)
+            session = ReplicaSession(agent, record, ReplicaSettings(), begin=False)
             session.remove(purge=purge)
-            end_session(agent)
+            session.end()
     except UnreachableError as error:
         lost = f"voltool replica remove {volume.name} {replica.host} --forget-host"
         error.remedy = f"the same when it answers; if it is lost for good: {lost}"
@@ -135,11 +135,9 @@ def _tell_home(world: World, target: Target) -> bool:
     def act(volume: KnownVolume) -> None:
         with world.hosts.connect(volume.host) as agent:
             place = Peer(replica.host, "", "", replica.path)
-            session = SourceSession(
-                agent, ReplicaOut(volume.uuid, volume.path, replica.replica_id, place), ReplicaOptions()
-            )
+            session = SourceSession(agent, volume, replica.replica_id, place, ReplicaSettings())
             session.forget()
-            end_session(agent)
+            session.end()
 
     try:
         when_free(lambda: at_home(world, target.volume, act))

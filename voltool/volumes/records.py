@@ -31,6 +31,9 @@ _SUFFIX = b".json"
 #: The registry's name for what was forgotten but still has clones or states lying about.
 _FORGOTTEN = b".forgotten"
 _FORMAT = 1
+#: How the owner of a volume's lock is called who only clones: others wait for it, so long (seconds).
+CLONING_FOR_REPLICA = "a clone for replica"
+_CLONE_PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,23 @@ class VolumeHome:
         self.area = area
 
     def lock(self, owner: str) -> durable.FileLock:
-        """The volume's lock, to be used as a context; BusyError at once where someone else works on the volume."""
+        """The volume's lock, to be used as a context; BusyError at once where someone else works on the volume, but for the
+        moment in which a clone is made for a replica."""
         return durable.FileLock(
-            os.path.join(self.area, LOCK_NAME), what=f"the volume {self.record.name!r}", owner=owner
+            os.path.join(self.area, LOCK_NAME),
+            what=f"the volume {self.record.name!r}",
+            owner=owner,
+            patience=_CLONE_PATIENCE,
+            with_whom=CLONING_FOR_REPLICA,
+        )
+
+    def lock_to_clone(self, replica_id: str) -> durable.FileLock:
+        """The same for the moment in which a clone is made for a replica; whoever holds it is waited for, for a while."""
+        return durable.FileLock(
+            os.path.join(self.area, LOCK_NAME),
+            what=f"the volume {self.record.name!r}",
+            owner=f"{CLONING_FOR_REPLICA} {replica_id}",
+            patience=_CLONE_PATIENCE,
         )
 
     def save(self, record: VolumeRecord) -> None:
@@ -262,7 +279,7 @@ def remembered_areas(state_directory: bytes) -> List[bytes]:
 def leftovers(area: bytes) -> List[bytes]:
     """Clones, states and spools in an area: paths that exist, sorted."""
     left: List[bytes] = []
-    for part in (b"clones", b"states", b"tmp"):
+    for part in (b"clones", b"states", b"tmp", b"replicas"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             left += [os.path.join(area, part, name) for name in os.listdir(os.path.join(area, part))]
     return sorted(left)

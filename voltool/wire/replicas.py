@@ -80,10 +80,13 @@ class EndReplica:
 class ReplicaIn:
     """Open a session with the host of a replica. Answered by `ReplicaStatus`. ``begin``: make it, or go on; without, only look.
     Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `StartLazy`, `PromoteReplica`, `RemoveReplica`,
-    `EndReplica`. While the session lasts the host holds the replica's own lock file."""
+    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is begun,
+    the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of voltool's state
+    on that host, which a new replica must not contain or lie in."""
 
     replica: ReplicaRecord
     begin: bool
+    forbidden: Tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

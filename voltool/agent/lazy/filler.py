@@ -93,8 +93,8 @@ class Filler:
         while not self._store.presence.is_complete():
             try:
                 came = self._pass()
-            except SpaceError as error:
-                self._full(error)
+            except SpaceError:
+                self._await_room()
                 continue
             except UnreachableError as error:
                 self._tell(f"filling waits: {error}")
@@ -103,12 +103,12 @@ class Filler:
             if not self._store.presence.is_complete():
                 self._pause(wait)
 
-    def _full(self, error: SpaceError) -> None:
+    def _await_room(self) -> None:
         """Wait until there is room; readers are served meanwhile."""
         self._counter.set_full(full=True)
-        self._tell(f"filling has stopped, and readers fetch what they need: {error}")
+        self._tell("its file system is full: filling waits for room, and readers fetch what they need each time")
         status = os.fstatvfs(self._store.staging.descriptor)
-        needed = max(64 << 20, status.f_blocks * status.f_frsize // 100)
+        needed = min(64 << 20, status.f_blocks * status.f_frsize // 20)
         wait = _FIRST_PAUSE
         while status.f_bavail * status.f_frsize < needed:
             self._pause(wait)

@@ -105,10 +105,9 @@ class _Homing:
                 store,
                 settings,
                 self._fetcher,
-                self._end,
+                lambda: self._publish_and_end(held),
                 self._log,
                 mounted_anew=home.show_anew,
-                before_publish=home.keep_states,
             )
             self._service = service
             service.run(self._ready)
@@ -137,18 +136,26 @@ class _Homing:
             held = HeldTree(staging)
             if held.record is None:
                 return False
-            losses = Losses()
-            losses.merge(held.kept_losses())
-            owners = Owners(numeric=False)
-            held.learn_owners(owners, [])
-            attributes = Attributes(owners, losses)
-            make_ready(held, attributes, losses)
-            with contextlib.closing(held.state()) as state:
-                root = state.object(ROOT_OBJECT)
-            assert root is not None
-            home.keep_states(held)
-            publish_ready(held, attributes, losses, root)
+            self._publish(held)
         return home.is_whole()
+
+    def _publish(self, held: HeldTree) -> None:
+        """Everything has come: the tree stands at ``next``, and its states are kept. Repeatable."""
+        losses = Losses()
+        losses.merge(held.kept_losses())
+        owners = Owners(numeric=False)
+        held.learn_owners(owners, [])
+        attributes = Attributes(owners, losses)
+        make_ready(held, attributes, losses)
+        with contextlib.closing(held.state()) as state:
+            root = state.object(ROOT_OBJECT)
+        assert root is not None
+        self._home.keep_states(held)
+        publish_ready(held, attributes, losses, root)
+
+    def _publish_and_end(self, held: HeldTree) -> None:
+        self._publish(held)
+        self._end()
 
     # ------------------------------------------------------------------------------------------------------------ end
 

@@ -41,6 +41,11 @@ def kept_identity(host: HostState, purpose: str) -> Identity:
     return load_identity(path)  # two at once: whoever came last
 
 
+def has_identity(host: HostState, purpose: str) -> bool:
+    """Whether there is one."""
+    return os.path.lexists(_path(host, purpose))
+
+
 def drop_identity(host: HostState, purpose: str) -> None:
     """It is needed no more. Idempotent."""
     with contextlib.suppress(FileNotFoundError):

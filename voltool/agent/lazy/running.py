@@ -18,18 +18,15 @@ from voltool.agent.lazy.book import LazyBook
 from voltool.agent.lazy.keys import drop_identity
 from voltool.agent.lazy.pool import PathFetcher
 from voltool.agent.lazy.reaching import make_pool
-from voltool.agent.lazy.service import LazyService, LazySettings, clear_mounts
+from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Fetcher, Wanted
 from voltool.agent.lazy.store import Store
-from voltool.agent.replica import guard
 from voltool.agent.replica.ground import HostReplica
-from voltool.agent.replica.journal import Swap
 from voltool.agent.replica.records import ReplicaBook
 from voltool.durable import FileLock
 from voltool.errors import BusyError, HostError, UnreachableError
 from voltool.model import LAZY, SERVING
 from voltool.showing import shown
-from voltool.volumes.lock.hold import in_private_namespace
 
 #: How often it is looked whether there are other hosts to ask, and whether somebody else has let go of the replica, seconds.
 _LOOK = 1.0
@@ -43,7 +40,6 @@ def run(identity: str, host: HostState, life: Life) -> None:
         _retire(host, book, identity)
         return
     try:
-        clear_mounts(replica.place.path)
         if replica.journal.read() is not None:
             with _turn(replica):
                 replica.finish_swap()
@@ -73,6 +69,9 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
     assert wishes is not None
     record = replica.record
     held = replica.begin_first()
+    if held.record is not None:  # cut off between the last file and the swap
+        _swap(replica)
+        return True
     index = open_index(held, record.state_id)
     if index is None:
         raise HostError(
@@ -92,16 +91,13 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
 
 
 def _swap(replica: HostReplica) -> None:
-    """The tree is whole and stands at `next`: it changes places with the empty directory that the mount is on, which the mount
-    follows. From the journal on the swap is finished by whoever comes next."""
-    record = dataclasses.replace(replica.record, phase=SERVING)
+    """The tree is held: it is served from now on like that of any replica. The mount gives way at once, and whole: it follows the
+    empty directory that it is on. From the journal on the swap is finished by whoever comes next."""
+    assert replica.held is not None
+    replica.held.learn_owners(replica.owners, [])
+    replica.losses.merge(replica.held.kept_losses())
     with _turn(replica):
-        replica.held = None
-        replica.journal.write(Swap(record, guard.identity_of(replica.place.next)))
-        failed = in_private_namespace(lambda: guard.exchange_uncovered(replica.place.path, replica.place.next))
-        if failed:
-            raise HostError("the full replica cannot take its place", where=shown(record.path), why=failed)
-        replica.finish_swap()
+        replica.swap(dataclasses.replace(replica.record, phase=SERVING))
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from voltool.agent.bases import BaseBook
 from voltool.agent.daemon import Daemon
 from voltool.agent.host import HostState
-from voltool.agent.lazy.keys import drop_identity, kept_identity, serving_purpose
+from voltool.agent.lazy.keys import drop_identity, has_identity, kept_identity, serving_purpose
 from voltool.agent.path.addresses import own_addresses
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.listening import parse_ports
+from voltool.agent.replica.out_place import OutPlace
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
 from voltool.model import MOVED, RETIRED
@@ -62,6 +62,10 @@ class ServeBook:
             raise NotFoundError("nothing is served to that replica")
         wishes: ServeWishes = from_plain(ServeWishes, plain)
         return wishes
+
+    def is_empty(self) -> bool:
+        """Whether nothing is kept of it, and so nothing runs."""
+        return self.daemon.wishes() is None and not has_identity(self._host, self._purpose)
 
     def save(self, wishes: ServeWishes) -> None:
         """Write it down."""
@@ -138,8 +142,9 @@ def let_go(host: HostState, released: ReleaseRetired) -> None:
 def end_serving(host: HostState, replica_id: str) -> None:
     """Serve nothing to that replica any more; keys and records of it go. Idempotent. HostError where the process does not end."""
     book = ServeBook(host, replica_id)
-    with book.daemon.controlled():
-        book.remove()
+    if not book.is_empty():
+        with book.daemon.controlled():
+            book.remove()
 
 
 def open_tree(host: HostState, wishes: ServeWishes) -> int:
@@ -174,15 +179,15 @@ def _wishes(request: ServeFiles, host: HostState) -> ServeWishes:
 
 def _kept_label(home: VolumeHome, replica_id: str) -> str:
     """The clone that is kept for the replica."""
-    base = BaseBook(os.path.join(home.area, b"replicas", replica_id.encode())).newest()
-    if base is None or not base.label:
+    clones = OutPlace(home.area, replica_id).clones(home, driver_named(home.record.driver))
+    if not clones:
         raise RefusedError(
             "no clone of the volume is kept for the replica",
             where=shown(home.record.path),
             why="it was given up, or the volume's driver has no clones",
             remedy="voltool replica remove NAME HOST, then add it again",
         )
-    return base.label
+    return max(clones, key=lambda clone: clone.time_ns).label
 
 
 def _open_clone(host: HostState, wishes: ServeWishes) -> int:

@@ -23,20 +23,15 @@ from voltool import fuse
 from voltool.agent.lazy.demand import Demand
 from voltool.agent.lazy.files import LazyFiles
 from voltool.agent.lazy.filler import Filler
+from voltool.agent.lazy.mounted import SUBTYPE, LazyStatus, clear_mounts
 from voltool.agent.lazy.shared import SLOTS, Counter
 from voltool.agent.lazy.sources import MakeFetcher
 from voltool.agent.lazy.store import Store
 from voltool.errors import HostError, VoltoolError, error_from_fields
-from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
-from voltool.tree.apply.attributes import Attributes
-from voltool.tree.apply.held import HeldRecord, HeldTree
-from voltool.tree.apply.ready import make_ready, publish_ready
-from voltool.volumes.lock import mounting
+from voltool.tree.apply.held import HeldRecord
 from voltool.volumes.mounts import read_mounts
 
-#: What the kernel calls such a mount, after ``fuse.``.
-SUBTYPE = "voltool-lazy"
 #: How often what is here is made durable, and the status written, seconds.
 _SAVE = 5.0
 _STATUS = 0.5
@@ -60,31 +55,10 @@ class LazySettings:
     bandwidth: int = 0
 
 
-@dataclass(frozen=True)
-class LazyStatus:
-    """How far a lazy replica is. ``mounted``: it was when this was written (``at``, seconds by the host's clock); ``full``: the
-    disk is; ``fault``: what goes wrong, for people."""
-
-    mounted: bool
-    missing_files: int
-    missing_bytes: int
-    full: bool = False
-    fault: str = ""
-    at: float = 0.0
-
-
-def read_status(path: bytes) -> Optional[LazyStatus]:
-    """The status that was written last; None where there is none."""
-    try:
-        with open(path, "rb") as file:
-            return LazyStatus(**json.load(file))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 class LazyService:
-    """`run` it in a process without threads. ``publish_swap`` is called when the full tree stands at the staging's target, to
-    exchange it with the mount point; ``tell`` gets lines for the log."""
+    """`run` it in a process without threads. ``swap`` is called when the staging holds the state like any other (`HeldTree`):
+    it makes a plain tree of it and puts that in the place of the mount, which it takes off its path. ``tell`` gets lines for the
+    log."""
 
     def __init__(
         self,
@@ -95,10 +69,8 @@ class LazyService:
         tell: Callable[[str], None],
         *,
         mounted_anew: Callable[[], None] = lambda: None,
-        before_publish: Callable[[HeldTree], None] = lambda _held: None,
     ) -> None:
         self._mounted_anew = mounted_anew
-        self._before_publish = before_publish
         self._store = store
         self._settings = settings
         self._make_fetcher = make_fetcher
@@ -173,17 +145,9 @@ class LazyService:
         assert self._fuse is not None
         if self._fuse.is_alive():
             self._fuse.ask(_SWITCH, _SWITCHED)
-        held = store.held
-        losses = store.losses()
-        held.keep_losses(losses)
-        held.save(HeldRecord(store.index.state_id))
-        attributes = Attributes(store.owners, losses)
-        make_ready(held, attributes, losses)
-        root = store.index.raw(store.index.position(ROOT_OBJECT))
-        held.keep_losses(losses)
+        store.held.keep_losses(store.losses())
+        store.held.save(HeldRecord(store.index.state_id))
         store.clear_up()
-        self._before_publish(held)
-        publish_ready(held, attributes, losses, root)
         self._swap()
 
     def _await_last_user(self) -> None:
@@ -247,9 +211,7 @@ class LazyService:
 
     def _write_status(self, files: int, size: int) -> None:
         full = any(count.full for count in self._store.presence.counts())
-        status = LazyStatus(
-            mounted=True, missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time()
-        )
+        status = LazyStatus(missing_files=files, missing_bytes=size, full=full, fault=self._fault, at=time.time())
         with contextlib.suppress(OSError):  # a full disk; it says how things are and decides nothing
             with open(self._settings.status + b".new", "w", encoding="ascii") as file:
                 json.dump(asdict(status), file)
@@ -383,9 +345,3 @@ def _read_ahead(point: bytes) -> None:
                 major, minor = mount.device
                 with open(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb", "w", encoding="ascii") as file:
                     file.write(str(_READAHEAD >> 10))
-
-
-def clear_mounts(point: bytes) -> None:
-    """Take lazy mounts off a path, dead or alive; whoever uses one goes on with it. Raises HostError."""
-    while any(mount.kind == f"fuse.{SUBTYPE}" for mount in mounting.mounts_at(point)[-1:]):
-        mounting.detach(point)

@@ -2,7 +2,7 @@
 
 It reads what its record says (`agent.lazy.served`), waits for the one peer whose certificate is in it, and answers. It needs no
 manifest and keeps nothing: whoever asks knows what is right. It ends when it is told, when its tree is gone (a clone that was
-given up, a replica that was removed: then its record and key go too), or when nobody has come for `_UNUSED`.
+given up, a replica that was removed), or when nobody has come for `_UNUSED`; then its record and key go too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from voltool.errors import HostError, NotFoundError, PathBrokenError, VoltoolErr
 from voltool.wire.fetching import WANTS, FetchDecoder, FetchFrame
 from voltool.wire.messages import Done
 
-#: Without any link for so long the process ends; its record stays, and `voltool replica sync` starts it again. Seconds.
-_UNUSED = 30 * 86_400
+#: Without any link for so long the process ends, and its key goes, seconds. `voltool replica sync` starts it again.
+_UNUSED = 14 * 86_400
 #: How often is looked whether the tree is still there, seconds.
 _LOOK = 10.0
 _TICK = 0.5
@@ -48,7 +48,7 @@ def run(identity: str, host: HostState, life: Life) -> None:
     try:
         server = FileServer(lambda: open_tree(host, wishes), lambda message: book.hear(host, message))
         life.tell(port=str(listener.port))
-        if _serve(listener, server, life):
+        if _is_over(listener, server, life):
             book.retire()
     finally:
         listener.close()
@@ -63,8 +63,8 @@ def _listen(book: ServeBook) -> Listener:
     return Listener(identity, [wishes.peer], wishes.ports, links=0)
 
 
-def _serve(listener: Listener, server: FileServer, life: Life) -> bool:
-    """Until it is over: whether the tree is gone."""
+def _is_over(listener: Listener, server: FileServer, life: Life) -> bool:
+    """Serve until that is over for ever (True: the tree is gone, or nobody comes), or the process shall end (False)."""
     threading.Thread(target=_accept, args=(listener, server), name="voltool-accept", daemon=True).start()
     used = time.monotonic()
     looked = used
@@ -74,9 +74,7 @@ def _serve(listener: Listener, server: FileServer, life: Life) -> bool:
         looked = time.monotonic()
         if server.links:
             used = time.monotonic()
-        if time.monotonic() - used > _UNUSED:
-            return False
-        if not server.has_tree():
+        if time.monotonic() - used > _UNUSED or not server.has_tree():
             return True
     return server.released.is_set()
 

@@ -25,14 +25,14 @@ class Wanted(NamedTuple):
 class Piece(NamedTuple):
     """The bytes of ``wanted[index]``: exactly as many as were wanted, and ``right`` said yes to them."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     data: bytes
 
 
 class Missing(NamedTuple):
     """Hosts were asked, and none has the right bytes for ``wanted[index]``; ``why`` for people."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     why: str
 
 

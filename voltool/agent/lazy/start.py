@@ -1,7 +1,7 @@
 """Steps of a session with a replica's host that make it a lazy one, and what is told of one. Ships to servers.
 
-The manifest comes first and lies in the staging; then a long-running process (`agent.lazy.running`) serves and fills it. From then
-on the staging is that process's alone, until the replica is full or removed.
+The manifest comes first and lies in the staging; then a long-running process (`agent.lazy.running`) serves and fills it.
+From then on the staging is that process's alone, until the replica is full or removed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
 from voltool.agent.lazy.keys import drop_identity
+from voltool.agent.lazy.mounted import LazyStatus, clear_mounts, is_answering, read_status
 from voltool.agent.lazy.reaching import make_pool, unreachable_sources
-from voltool.agent.lazy.service import LazyStatus, clear_mounts, read_status
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.restore import receive_dump
 from voltool.errors import IntegrityError, RefusedError, UnreachableError
@@ -93,17 +93,21 @@ def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatu
     book = LazyBook(host, record.replica_id)
     running = book.daemon.running()
     lives = running is not None and running.ready
-    said = read_status(book.status_file) or LazyStatus(mounted=False, missing_files=0, missing_bytes=0)
+    said = read_status(book.status_file) or LazyStatus(missing_files=0, missing_bytes=0)
     faults: List[str] = []
     if not lives:
         faults.append(_why_dead(book))
+    elif not is_answering(record.path):
+        faults.append(f"nothing answers at {shown(record.path)}")
+    if said.full:
+        faults.append("its disk is full: what is read is fetched each time, and filling waits for room")
     if said.fault:
         faults.append(said.fault)
     return replicas.ReplicaStatus(
         record,
         missing_bytes=said.missing_bytes,
         missing_files=said.missing_files,
-        running=lives,
+        running=lives and is_answering(record.path),
         faults=tuple(faults),
     )
 

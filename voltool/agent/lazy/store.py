@@ -55,7 +55,7 @@ class Store:
         held.learn_owners(self.owners, [])
         self.presence = Presence(index.count, index.chunks)
         self._saved = b""
-        self._root = -1
+        self._roots: List[int] = []
         self._load()
 
     # ---------------------------------------------------------------------------------------------- what is on disk
@@ -96,6 +96,7 @@ class Store:
         except OSError as error:
             raise translate(error, "a directory") from error
         self.save()
+        self._open_roots()
 
     def _make_directory(self, record: ObjectRecord, attributes: Attributes) -> None:
         path = flat_path(record.number)
@@ -160,21 +161,25 @@ class Store:
     def open(self, position: int) -> int:
         """A descriptor for reading of what is here of a file; wherever the tree has got to meanwhile. Raises OSError."""
         name = self.index.names(position)[0]
-        if self._root < 0:
-            self._root = os.open(flat_path(ROOT_OBJECT), _READ | os.O_DIRECTORY, dir_fd=self.staging.descriptor)
         path = name.name
         directory = name.directory
-        while True:
+        while directory != ROOT_OBJECT:
             # A directory stands flat until it is put into its parent, which does too: in this order none is missed.
-            try:
-                if directory == ROOT_OBJECT:
-                    return _open_below(self._root, path)
+            with contextlib.suppress(FileNotFoundError):
                 return _open_below(self.staging.descriptor, flat_path(directory) + b"/" + path)
-            except FileNotFoundError:
-                if directory == ROOT_OBJECT:
-                    raise
             above = self.index.names(self.index.position(directory))[0]
             directory, path = above.directory, above.name + b"/" + path
+        for root in self._roots[:-1]:
+            with contextlib.suppress(FileNotFoundError):
+                return _open_below(root, path)
+        return _open_below(self._roots[-1], path)
+
+    def _open_roots(self) -> None:
+        """Where the tree's root is, and where it goes: its names do not matter any more then."""
+        flat = os.open(flat_path(ROOT_OBJECT), _READ | os.O_DIRECTORY, dir_fd=self.staging.descriptor)
+        self._roots = [flat]
+        if os.path.isdir(self.staging.target):
+            self._roots.append(self.staging.open_target())
 
     def missing_size(self) -> Tuple[int, int]:
         """How many files, and bytes of them, are not here."""

@@ -11,6 +11,7 @@ from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.lazy_ground import LazyTarget
 from voltool.agent.moving.target_ground import HostTarget
+from voltool.agent.path.held import data_way
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, HostError, RefusedError
 from voltool.events import Notice
@@ -146,7 +147,8 @@ class _Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=move.name)
         arrival = Arrival(held, settings, self._conversation)
         with contextlib.closing(arrival):
-            receive_dump(self._conversation, arrival.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
         rehearse(held, self._ground.attributes)
@@ -156,7 +158,8 @@ class _Session:
         if held.record is not None and held.record.assembled:
             self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
-            receive_dump(self._conversation, increment.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, increment.feed, step.bandwidth)
             increment.finish()
         return self._ground.apply_waiting()
 

@@ -15,6 +15,7 @@ from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
 from voltool.agent.moving import container
 from voltool.agent.moving.way_back import is_as_left, take_retired
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import IntegrityError, RefusedError
 from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
@@ -138,7 +139,8 @@ class HostTarget:
         return open_staging(StagingKey(move.path, move.uuid, "", f"move {move.move_id}"), into_existing=False)
 
     def refuse_overlap(self, move: TargetMove) -> None:
-        """RefusedError where the target and a volume that lives here would contain each other."""
+        """RefusedError where the target and a volume that lives here, or a replica, would contain each other."""
+        ReplicaBook(self._host.directory).refuse_overlap(move.path)
         for entry in records.list_entries(self._host.directory):
             inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
             if entry.lives and entry.uuid != move.uuid and inside:
@@ -154,6 +156,7 @@ class HostTarget:
                     where=shown(entry.path),
                     remedy="a move is from one host to another",
                 )
+        ReplicaBook(self._host.directory).refuse_overlap(move.path)
 
     def apply_waiting(self) -> int:
         """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.

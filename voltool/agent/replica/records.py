@@ -76,9 +76,8 @@ def read_record(path: bytes) -> Optional[ReplicaRecord]:
     try:
         with open(path, "rb") as file:
             content = json.load(file)
-        if content["format"] != _FORMAT:
-            raise AgentError("it is of another version")
-        record: ReplicaRecord = from_plain(ReplicaRecord, content["record"])
+        known = content["record"] if content["format"] == _FORMAT else None
+        record: ReplicaRecord = from_plain(ReplicaRecord, known)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AgentError) as error:

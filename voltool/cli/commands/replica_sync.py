@@ -15,7 +15,7 @@ from voltool.errors import UsageError
 
 if TYPE_CHECKING:
     from voltool.replica.follow import Change
-    from voltool.replica.options import OptionsOf, Target
+    from voltool.replica.target import SettingsOf, Target
 
 EXAMPLES = (
     ("voltool replica sync mail", "all replicas of one volume"),
@@ -51,7 +51,7 @@ def replica_sync(
     The exit code is the worst of all: 3 where a replica is older than its limit (max_lag) all the same or files could not be
     read, 4 where somebody else works on it, 6 where a host is not reached. With --follow each change of state is a line, what
     fails is tried again with growing pauses, and SIGTERM or Ctrl-C end it with 0."""
-    from voltool.cli.replica_options import options_of
+    from voltool.cli.replica_options import settings_of
     from voltool.cli.replica_told import tell_synced, write_metrics
     from voltool.replica.job import sync, targets_of
 
@@ -59,15 +59,15 @@ def replica_sync(
     if everything is bool(name):
         raise UsageError("which replicas are meant is not clear", remedy="voltool replica sync NAME [HOST], or --all")
     invocation.read_leniently()
-    options = options_of(invocation, bandwidth, workers)
+    how = settings_of(invocation, bandwidth, workers)
     if follow:
-        return _follow(invocation, name or "", host or "", options, interval)
+        return _follow(invocation, name or "", host or "", how, interval)
     targets = _well_configured(invocation, targets_of(invocation.world, name or "", host or ""))
     invocation.fields["synced"] = []
     if not targets and not invocation.errors:
         invocation.output.notice("info", "no replicas yet: voltool replica add NAME HOST[:/path]")
     try:
-        sync(invocation.world, targets, options, lambda done: tell_synced(invocation, done))
+        sync(invocation.world, targets, how, lambda done: tell_synced(invocation, done))
     finally:
         write_metrics(invocation)
     return invocation.finish()
@@ -90,7 +90,7 @@ def _well_configured(invocation: Invocation, targets: list[Target]) -> list[Targ
     return good
 
 
-def _follow(invocation: Invocation, name: str, host: str, options: OptionsOf, interval: float) -> int:
+def _follow(invocation: Invocation, name: str, host: str, how: SettingsOf, interval: float) -> int:
     from voltool.backup.replicas import max_lag_of
     from voltool.cli.replica_told import write_metrics
     from voltool.replica.follow import FollowOptions, follow
@@ -115,9 +115,9 @@ def _follow(invocation: Invocation, name: str, host: str, options: OptionsOf, in
         told_of.add(change.target.replica.replica_id)
         _tell_change(invocation, change)
 
-    how = FollowOptions(options, interval, lambda volume: max_lag_of(invocation.settings, volume))
+    options = FollowOptions(how, interval, lambda volume: max_lag_of(invocation.settings, volume))
     try:
-        follow(invocation.world, look, how, told)
+        follow(invocation.world, look, options, told)
     finally:
         write_metrics(invocation)
     invocation.fields["followed"] = len(told_of)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voltool.cli.invocation import begin
+from voltool.cli.invocation import Invocation, begin
 from voltool.cli.options import VolumeName
 from voltool.showing import shown
 
@@ -21,8 +21,6 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     from voltool.backup.volumes import show_volume
     from voltool.cli import display
     from voltool.cli.json_lines import held_object, name_value, volume_object
-    from voltool.cli.replica_lines import replica_object
-    from voltool.cli.replicas_known import replicas_of
 
     invocation = begin(context, "volume show")
     volume = invocation.world.catalog.volume(name)
@@ -37,9 +35,7 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         ("dumps", display.count(len(dumps), "dump") if dumps else "none yet"),
         ("store", invocation.store_url(name)),
     ]
-    replicas = replicas_of(invocation, volume.uuid)
-    lines += [("replica", _in_words(each)) for each in replicas]
-    invocation.fields["replicas"] = [replica_object(each) for each in replicas]
+    lines += _replicas(invocation, volume.uuid)
     for label, value in lines:
         invocation.output.line(f"{label + ':':<10} {value}")
     reply = show_volume(invocation.world, name)
@@ -60,6 +56,15 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
         "states": list(reply.states),
     }
     return invocation.finish()
+
+
+def _replicas(invocation: Invocation, uuid: str) -> list[tuple[str, str]]:
+    from voltool.cli.replica_lines import replica_object
+    from voltool.cli.replicas_known import replicas_of
+
+    found = replicas_of(invocation, uuid)
+    invocation.fields["replicas"] = [replica_object(each) for each in found]
+    return [("replica", _in_words(each)) for each in found]
 
 
 def _in_words(each: ReplicaStanding) -> str:

@@ -208,9 +208,21 @@ class Increment:
                 found = named.of(number)
                 if not found:
                     raise fmt.damaged("an object has no name")
+                if new is None and self._held.shared and self._only_names(record, found, state):
+                    continue
                 self._bring(record, fmt.decode_object(old) if old is not None else None, found, state)
             elif int.from_bytes(final[20:28], "big") > fmt.CHUNK_SIZE:
                 state.large.append(chunk_file(fmt.decode_object(final)))
+
+    def _only_names(self, record: ObjectRecord, names: List[Name], state: StateWriter) -> bool:
+        """Of an object that is as it was, and shares its inode with another tree, the names alone; False where more is needed."""
+        if record.flags & SEALS or not self._is_held(record.number):
+            return False
+        self.files += 1
+        self._place(record.number, names)
+        if stat.S_ISREG(record.mode) and record.size > fmt.CHUNK_SIZE:
+            state.large.append(chunk_file(record))
+        return True
 
     def _bring(self, record: ObjectRecord, old: Optional[ObjectRecord], names: List[Name], state: StateWriter) -> None:
         """One touched object, to what it is now."""
@@ -241,7 +253,7 @@ class Increment:
             self._attributes.finish(descriptor, record, seal=bool(sealed) and not record.state & fmt.STATE_VERITY)
         finally:
             os.close(descriptor)
-        if record.state & fmt.STATE_VERITY and change.has_data:
+        if record.state & fmt.STATE_VERITY and change.is_new_to_verity:
             self._maker.end_large(record, [Name(HOLD, b"%x" % record.number)])
 
     def _is_held(self, number: int) -> bool:

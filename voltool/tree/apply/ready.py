@@ -20,7 +20,7 @@ from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.assemble import DirectorySpool
 from voltool.tree.apply.attributes import EARLY_DIRECTORY_FLAGS, SEALS, Attributes
-from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.files import flat_directory, flat_path, translate
 from voltool.tree.apply.finish import Finisher
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
@@ -112,7 +112,7 @@ def take_apart(held: HeldTree) -> None:
             name = data[_KEY.size : _KEY.size + length]
             if number != ROOT_OBJECT:
                 _part(staging.descriptor, flat_path(parent) + b"/" + name, flat_path(number))
-            _make_plain(staging.descriptor, flat_path(number))
+            _make_plain(staging.descriptor, flat_directory(number))
         staging.sync()
     except OSError as error:
         raise translate(error, "the staged tree") from error
@@ -130,7 +130,7 @@ def take_stamps(held: HeldTree, state: BaseState) -> None:
     staging.sync()
     believed = time.time_ns() - _TICKS_NS
     unsettled = _unsettled(state)
-    moved = staging.way is not Way.RENAME
+    moved = staging.way in (Way.ENTRIES, Way.MERGE)
     spool = SortedSpool(staging.path)
     last = -1
     descriptor = -1
@@ -142,7 +142,7 @@ def take_stamps(held: HeldTree, state: BaseState) -> None:
             if directory != last:
                 if descriptor >= 0:
                     os.close(descriptor)
-                descriptor = os.open(flat_path(directory), _OPEN, dir_fd=staging.descriptor)
+                descriptor = os.open(flat_directory(directory), _OPEN, dir_fd=staging.descriptor)
                 last = directory
             status = _status(descriptor, name) or _status(staging.descriptor, flat_path(number))
             if status is None:

@@ -21,6 +21,7 @@ from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import FileMaker, Piece, check_chunks, flat_path, write_at
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.names import Name
+from voltool.tree.apply.owncopy import copy_content
 from voltool.tree.blocks import BlockTable, block_file_name, write_chunk_file
 from voltool.tree.stamps import NO_LAYOUT
 
@@ -78,13 +79,36 @@ class Change:
         self._rest = pieces
         self.has_data = self._first is not None
 
+    @property
+    def is_new_to_verity(self) -> bool:
+        """Whether fs-verity has to be enabled (again)."""
+        return self.has_data or self._rewriter.held.shared
+
     def open(self, *, held: bool) -> int:
         """The held file, or a new one; -1 where the target cannot hold it. Raises OSError."""
         record = self._record
+        if self._old is not None and held and self._rewriter.held.shared:
+            return self._open_own()
         if self._old is not None and held:
             can_write = self.has_data or not record.state & fmt.STATE_VERITY
             return self._rewriter.reopen(hold_path(record.number), _WRITE if can_write else _READ)
         return self._rewriter.maker.create(record, [Name(HOLD, b"%x" % record.number)])
+
+    def _open_own(self) -> int:
+        """The held file is somebody else's too: a copy takes its place, where its content is needed."""
+        record, rewriter = self._record, self._rewriter
+        if self._first is not None and self._first[0].flags & fmt.EXTENT_FRESH:
+            return rewriter.maker.create(record, [Name(HOLD, b"%x" % record.number)])
+        source = os.open(hold_path(record.number), _READ, dir_fd=rewriter.staging)
+        try:
+            own = rewriter.maker.create(record, [Name(HOLD, b"%x.own" % record.number)])
+            if own >= 0:
+                copy_content(source, own)
+                held = hold_path(record.number)
+                os.rename(held + b".own", held, src_dir_fd=rewriter.staging, dst_dir_fd=rewriter.staging)
+        finally:
+            os.close(source)
+        return own
 
     def write(self, descriptor: int) -> bytes:
         """Bring the file to its content, and check it; the name of its chunk file, empty for a small one.
