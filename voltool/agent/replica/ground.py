@@ -33,7 +33,7 @@ from voltool.tree.apply.files import flat_path, translate
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import (
     Phase,
     Progress,
@@ -220,7 +220,7 @@ class HostReplica:
         held = self.held
         assert held is not None
         assert held.record is not None
-        if held.record.assembled:
+        if not is_flat(held):
             take_apart(held)
         held.save(dataclasses.replace(held.record, applying=True))
         return self._apply()

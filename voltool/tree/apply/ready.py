@@ -41,7 +41,7 @@ _KEY = struct.Struct(">iQQB")
 def make_ready(held: HeldTree, attributes: Attributes, losses: Losses) -> str:
     """Take the home stamps, assemble, sync: publishing is one rename then. The state's id. Raises VoltoolError."""
     assert held.record is not None
-    if held.staging.progress.phase is not Phase.DATA:
+    if not is_flat(held):
         take_apart(held)  # an assembly was interrupted
     state = held.state()
     directories = DirectorySpool(held.staging.path)
@@ -96,6 +96,12 @@ def _rehearse(place: bytes, record: fmt.ObjectRecord, attributes: Attributes) ->
 def publish_ready(held: HeldTree, attributes: Attributes, losses: Losses, root: bytes) -> None:
     """Give the assembled tree its name and remove the staging. ``root``: the root's object record. Repeatable."""
     Finisher(held.staging, attributes, losses).publish(fmt.decode_object(root), held.staging.progress)
+
+
+def is_flat(held: HeldTree) -> bool:
+    """Whether the tree is in its flat form: neither assembled nor on the way there, where a run was cut off."""
+    assert held.record is not None
+    return not held.record.assembled and held.staging.progress.phase is Phase.DATA
 
 
 def take_apart(held: HeldTree) -> None:
