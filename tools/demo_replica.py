@@ -60,13 +60,13 @@ def _promote(demo: Stage, volume: Path, replica: Path) -> None:
     demo.say("hostA is gone, with a note that was written after the last sync: the replica takes over, by force")
     (volume / "written-too-late.txt").write_text("nobody has seen this yet\n", encoding="ascii")
     host = demo.site.hosts["hostA"]
-    host.sshd.go_down()
+    host.sshd.down()
     demo.run("voltool", "replica", "promote", "library", "hostB", "--force")
     (replica / "new-home.txt").write_text("the volume lives here now\n", encoding="ascii")
     demo.say(
         "hostA comes back: it hears that it is not the home any more; what was written there meanwhile is kept aside and named"
     )
-    host.sshd.come_back()
+    host.sshd.up()
     demo.run("voltool", "replica", "list", "library")
     demo.run("voltool", "where", "library")
     kept = [path for path in volume.parent.glob(".voltool/*/retired-*/written-too-late.txt") if path.is_file()]
