@@ -20,8 +20,8 @@ from voltool.agent.lazy import overlay
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.folding import FoldPlace
 from voltool.agent.lazy.index import TreeIndex
+from voltool.agent.lazy.mounted import clear_mounts
 from voltool.agent.lazy.overlay import Layers
-from voltool.agent.lazy.service import clear_mounts
 from voltool.agent.lazy.store import INDEX, Store
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.errors import HostError, RefusedError
