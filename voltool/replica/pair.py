@@ -135,13 +135,13 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     try:
         ends = pair.connected(world, target, how.settings.path)
         home, place = _peer(volume, ends.here), _peer(replica, ends.there)
-        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
         )
-        pair.begun = True
+        pair.begun = True  # before the home keeps anything for it: most of what can be refused is refused there
+        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)
         source.end()
         served.end()
