@@ -18,7 +18,7 @@ from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.ready import rehearse
+from voltool.tree.apply.ready import is_flat, rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.fstab import advice_when_come
@@ -133,7 +133,7 @@ class _Session:
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:
-        if held.record is not None and held.record.assembled:
+        if held.record is not None and not is_flat(held):
             self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
             receive_dump(self._conversation, increment.feed, step.bandwidth)
