@@ -147,7 +147,6 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
                 why="dumps would contain themselves, and a restore would overwrite them",
                 remedy="put it elsewhere (store, VOLTOOL_STATE_DIR), or adopt a smaller directory",
             )
-    ReplicaBook(host.directory).refuse_overlap(path)
     for entry in records.list_entries(host.directory):
         if (
             entry.forgotten

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, paths, replicas
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -48,6 +48,11 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.ReplicaIn: ("voltool.agent.replica.into", "replica_in"),
     replicas.ListReplicas: ("voltool.agent.replica.status", "list_replicas"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
+    paths.PreparePath: ("voltool.agent.path.negotiation", "prepare_path"),
+    paths.ListenForPath: ("voltool.agent.path.negotiation", "listen_for_path"),
+    paths.JoinPath: ("voltool.agent.path.negotiation", "join_path"),
+    paths.AwaitPath: ("voltool.agent.path.negotiation", "await_path"),
+    paths.ClosePath: ("voltool.agent.path.negotiation", "close_path"),
 }
 
 

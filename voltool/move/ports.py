@@ -76,7 +76,14 @@ class Sent:
 
 
 class Sink(Protocol):
-    """Where a dump goes. A direct path from host to host is another Sink."""
+    """Where a dump goes."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether it gets there by itself, over the direct path between the hosts: then nothing is fed."""
+
+    def attend(self, timeout: float) -> bool:
+        """As of `IntroducedConversation`: listen, while a dump gets there by itself, to the host that it goes to."""
 
     def open(self) -> None:
         """A dump begins."""

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from voltool.errors import NotFoundError
+from voltool.errors import NotFoundError, UnreachableError
+from voltool.events import Notice
 from voltool.move.hosts import all_hosts
 from voltool.move.ports import World
 from voltool.wire import moving
@@ -29,12 +30,20 @@ class Retired:
 
 
 def list_retired(world: World, hosts: Sequence[str]) -> list[Retired]:
-    """The retired copies on ``hosts``; none given: on all hosts that volumes live on, and from which they came there."""
+    """The retired copies on ``hosts``; none given: on all that are known, and one that cannot be reached is
+    named in a notice. Raises UnreachableError."""
     found = []
     for host in hosts or all_hosts(world):
-        with world.hosts.connect(host) as agent:
-            agent.send(moving.ListRetired())
-            copies = expect(agent, moving.RetiredReply).copies
+        try:
+            with world.hosts.connect(host) as agent:
+                agent.send(moving.ListRetired())
+                copies = expect(agent, moving.RetiredReply).copies
+        except UnreachableError as error:
+            if hosts:
+                raise
+            text = f"{host}: not reached, what is there is missing here: {error.why or error.what}"
+            world.reporter.report(Notice("warning", text))
+            continue
         found += [_retired(host, copy) for copy in copies]
     return found
 

@@ -41,6 +41,16 @@ from voltool.wire.moving import (
     TargetPlan,
     TargetStatus,
 )  # fmt: skip
+from voltool.wire.paths import (
+    AwaitPath,
+    ClosePath,
+    JoinPath,
+    ListenForPath,
+    PathListening,
+    PathPrepared,
+    PathState,
+    PreparePath,
+)  # fmt: skip
 from voltool.wire.replicas import (
     ChooseHome,
     EndReplica,
@@ -248,8 +258,8 @@ class StartDump:
 
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
-    ``complete``: nothing is excluded. Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there
-    is none, around the reading.
+    ``complete``: nothing is excluded. ``over_path``: data frames and `EndOfData` of the dump go over the direct path.
+    Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there is none, around the reading.
     """
 
     uuid: str
@@ -267,6 +277,7 @@ class StartDump:
     for_move: bool = False
     complete: bool = False
     hooks: Hooks = NO_HOOKS
+    over_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -355,6 +366,7 @@ class StartRestore:
     ``selection`` distinguishes different ``--only`` selections (a digest; empty: everything). ``total_bytes`` is what
     files will hold when all is restored, and ``volume_name`` the subject, for the progress events. ``least_bytes`` and
     ``objects``: what the target needs room for at the least (0: nobody knows); SpaceError before anything is written.
+    ``over_path``: data frames and `EndOfData` come over the direct path.
     """
 
     target: bytes
@@ -369,6 +381,7 @@ class StartRestore:
     volume_name: str = ""
     least_bytes: int = 0
     objects: int = 0
+    over_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -623,6 +636,7 @@ Message = Union[
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
     ChooseHome, SendBeginning, ShowStanding, Standing,
+    PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -110,10 +110,11 @@ class SendManifest:
 @dataclass(frozen=True)
 class ReceiveDump:
     """A dump follows: data frames, `EndOfData`; of everything where nothing is held, else an increment to what is held.
-    Answered by `Arrived`."""
+    Answered by `Arrived`. ``over_path``: they come over the direct path."""
 
     bandwidth: int = 0
     workers: int = 0
+    over_path: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
 from voltool.agent.moving.target_ground import HostTarget
+from voltool.agent.path.held import data_way
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, HostError, RefusedError
 from voltool.events import Notice
@@ -126,7 +127,8 @@ class _Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=move.name)
         arrival = Arrival(held, settings, self._conversation)
         with contextlib.closing(arrival):
-            receive_dump(self._conversation, arrival.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
         rehearse(held, self._ground.attributes)
@@ -136,7 +138,8 @@ class _Session:
         if held.record is not None and not is_flat(held):
             self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
-            receive_dump(self._conversation, increment.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, increment.feed, step.bandwidth)
             increment.finish()
         return self._ground.apply_waiting()
 

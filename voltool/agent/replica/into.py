@@ -16,6 +16,7 @@ from typing import Dict, Optional, Tuple
 import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
+from voltool.agent.path.held import data_way
 from voltool.agent.replica.checks import check_can_exchange, check_path
 from voltool.agent.replica.claims import refuse_earlier, refuse_promoted
 from voltool.agent.replica.ground import HostReplica
@@ -199,7 +200,8 @@ class Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=record.name)
         arrival = Arrival(held, settings, self.conversation)
         with contextlib.closing(arrival):
-            receive_dump(self.conversation, arrival.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self.replica.losses.merge(arrival.lost())
         rehearse(held, self.replica.attributes)
@@ -209,7 +211,8 @@ class Session:
         """The increment comes into a file of its own first: one that brings nothing costs no new tree."""
         base = self.replica.held_state
         with contextlib.closing(IncrementReception(self.replica.place.increment)) as reception:
-            receive_dump(self.conversation, reception.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, reception.feed, step.bandwidth)
             state_id = reception.complete(base)
         if state_id == base:
             os.unlink(self.replica.place.increment)

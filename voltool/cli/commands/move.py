@@ -11,7 +11,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth, DryRun
+from voltool.cli.options import Bandwidth, DryRun, PathMode
 from voltool.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
         typer.Option("--lock", metavar="readonly|none", help="none: only the hooks; without root, or in a container."),
     ] = "readonly",
     bandwidth: Bandwidth = None,
+    path: PathMode = None,
     dry_run: DryRun = False,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Go on also where the target's file system cannot hold every attribute.")
@@ -111,7 +112,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
     assert volume is not None
-    settings = _settings(invocation, volume, lock_timeout, bandwidth, only_hooks=_only_hooks(invocation, volume, lock))
+    settings = _settings(
+        invocation, volume, lock_timeout, bandwidth, path, only_hooks=_only_hooks(invocation, volume, lock)
+    )
     if resume is not None:
         return _resume(invocation, _which(invocation, resume, name), settings, options)
     assert target is not None
@@ -146,10 +149,11 @@ def _only_hooks(invocation: Invocation, name: str, lock: str) -> bool:
 
 
 def _settings(
-    invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None, *, only_hooks: bool
+    invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None, path: str | None, *, only_hooks: bool
 ) -> SessionSettings:
     from voltool.config.quantity import parse_bytes
     from voltool.move.sessions import SessionSettings
+    from voltool.remote.paths import check_mode
 
     settings = invocation.settings
     section = settings.volume(name)
@@ -161,6 +165,7 @@ def _settings(
         lock_timeout=lock_timeout,
         hooks=section.hooks,
         only_hooks=only_hooks,
+        path=check_mode(path or settings.path),
     )
 
 

@@ -8,7 +8,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import begin
-from voltool.cli.options import Bandwidth, VolumeName, Workers
+from voltool.cli.options import Bandwidth, PathMode, VolumeName, Workers
 
 EXAMPLES = (
     ("voltool replica add mail hostB", "at the volume's own path, on another host"),
@@ -29,6 +29,7 @@ def replica_add(
     ],
     bandwidth: Bandwidth = None,
     workers: Workers = None,
+    path: PathMode = None,
 ) -> int:
     """Make a replica of a volume on another host: copy it as it is now, from a clone, and serve that there, read-only. The volume
     stays in use. After an interruption the same command, or `voltool replica sync`, goes on. Exit code 3: some files could not be
@@ -40,10 +41,10 @@ def replica_add(
     from voltool.replica.job import AddWish, add
 
     invocation = begin(context, "replica add")
-    host, path = parse_destination(target)
+    host, place = parse_destination(target)
     forbidden = tuple(forbidden_places(invocation)) if host == "local" else ()
-    settings = settings_of(invocation, bandwidth, workers)(name)
-    done = add(invocation.world, AddWish(name, host, path, forbidden), settings)
+    settings = settings_of(invocation, bandwidth, workers, path)(name)
+    done = add(invocation.world, AddWish(name, host, place, forbidden), settings)
     tell_synced(invocation, done)
     invocation.output.notice(
         "info", f"{name}: cron keeps it up to date with voltool replica sync {name}, or --follow does"

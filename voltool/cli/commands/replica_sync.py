@@ -10,7 +10,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth, Workers
+from voltool.cli.options import Bandwidth, PathMode, Workers
 from voltool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def replica_sync(
     ] = 1.0,
     bandwidth: Bandwidth = None,
     workers: Workers = None,
+    path: PathMode = None,
 ) -> int:
     """Bring replicas up to date: clone the volume, send what changed since the last time, and serve that at once and whole.
     Replicas on different hosts go side by side; one that fails does not keep others from it, and goes on serving its last good
@@ -63,7 +64,7 @@ def replica_sync(
     invocation.read_leniently()
     volumes = [invocation.world.catalog.volume(name)] if name else invocation.world.catalog.volumes()
     told = tell_former(invocation, volumes)
-    how = settings_of(invocation, bandwidth, workers)
+    how = settings_of(invocation, bandwidth, workers, path)
     if follow:
         return _follow(invocation, name or "", host or "", how, interval)
     invocation.fields["synced"] = []

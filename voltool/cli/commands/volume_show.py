@@ -39,12 +39,12 @@ def volume_show(context: typer.Context, name: VolumeName) -> int:
     lines += _replicas(invocation, volume.uuid)
     for label, value in lines:
         invocation.output.line(f"{label + ':':<10} {value}")
-    reply = show_volume(invocation.world, name)
-    _host_says(invocation, reply)
+    _tell_record(invocation, show_volume(invocation.world, name))
     return invocation.finish()
 
 
-def _host_says(invocation: Invocation, reply: VolumeReply) -> None:
+def _tell_record(invocation: Invocation, reply: VolumeReply) -> None:
+    """What its host says."""
     from voltool.cli import display
     from voltool.cli.json_lines import held_object, name_value
 
