@@ -18,7 +18,7 @@ from voltool.agent.dump import dump
 from voltool.agent.host import HostState
 from voltool.agent.keep import keep_state
 from voltool.agent.lock import unlock_volume
-from voltool.agent.moving.retired import list_retired
+from voltool.agent.moving.retired import list_retired, purge_retired
 from voltool.agent.replica import hearing
 from voltool.agent.replica.choosing import choose_home
 from voltool.agent.replica.hearing import hear_epoch
@@ -124,6 +124,14 @@ def test_a_lower_epoch_retires_and_names_what_only_it_has(home: Home) -> None:
     assert (finding.kind, finding.fixed) == ("aside", False)
     assert "d/f3" in finding.what
     assert (kept.parent / f"aside-{'t' * 12}").read_bytes() == b"d/f3\0d/f4\0d/f5\0new\0"
+
+
+def test_what_is_aside_goes_with_the_retired_copy(home: Home) -> None:
+    home.write_on()
+    kept = Path(os.fsdecode(home.hear().aside_place))
+    purge_retired(moving.PurgeRetired(UUID), Collected(), home.host)
+    assert not kept.exists()
+    assert examine(messages.Examine(fix=False), Collected(), home.host).findings == ()
 
 
 def test_a_later_home_is_remembered(home: Home) -> None:

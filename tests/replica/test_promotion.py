@@ -144,7 +144,7 @@ def test_a_stale_catalog_makes_no_damage(mixed: Ground) -> None:
     served = mixed.contents("c")
     mixed.dead.clear()
     (mixed.paths["a"] / "stale").write_bytes(b"at the old home")
-    with pytest.raises(MovedError, match="later state"):
+    with pytest.raises(MovedError, match="another home"):
         other.sync("c")
     assert mixed.contents("c") == served
     assert other.home() == "b"
