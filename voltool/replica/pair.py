@@ -146,7 +146,6 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
             pair.close()
             ends = pair.connected(world, target, how.settings.path)
-        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
         )

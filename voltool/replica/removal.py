@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from voltool.errors import HostError, NotFoundError, RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
-from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
+from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.policy.replicas import FORMER
 from voltool.remote.follow import at_home
+from voltool.replica.lazy import stop_serving
 from voltool.replica.ports import World
 from voltool.replica.retrying import when_free
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
@@ -48,6 +49,8 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
         _check_home(world, volume)
     if not forget_host:
         when_free(lambda: _tell_host(world, target, purge=purge))
+    if known.phase == LAZY:
+        stop_serving(world, target)
     home_told = _tell_home(world, target)
     world.catalog.remove_replica(known.replica_id)
     return Removed(target, stays=not purge, host_told=not forget_host, home_told=home_told)
