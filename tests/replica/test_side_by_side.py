@@ -4,6 +4,7 @@ runs. Rounds are made up here; real ones: test_on_hosts.py."""
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,19 @@ def test_an_interruption_ends_what_still_runs_and_what_was_done_is_remembered(gr
     known = {each.host: each for each in ground.catalog.replicas()}
     assert known["good"].sequence == 1
     assert "by SIGINT" in known["hung"].fault
+
+
+def test_the_exit_code_tells_that_one_is_older_than_its_limit_all_the_same(ground: Hanging) -> None:
+    def code(max_lag: int | None, age: int = 0) -> int:
+        return done[0].exit_code(max_lag, time.time_ns() + age * 1_000_000_000)
+
+    Hanging.gate.set()
+    done: list[Synced] = []
+    good = [target for target in targets_of(ground.world) if target.replica.host == "good"]
+    sync(ground.world, good, lambda _name: ReplicaSettings(), done.append)
+    assert [code(None), code(60), code(60, age=90), code(None, age=90)] == [0, 0, 3, 0]
+    done[0] = Synced(done[0].target, error=UnreachableError("x"))
+    assert code(60, age=90) == 6
 
 
 def test_one_that_somebody_works_on_is_waited_for(ground: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:

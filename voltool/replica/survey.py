@@ -21,7 +21,7 @@ from voltool.wire.conversation import expect
 from voltool.wire.replicas import ListReplicas, ReplicasReply, ReplicaStatus
 
 #: So long (seconds) is waited for the hosts' answers.
-PATIENCE = 10.0
+PATIENCE = 15.0
 
 
 _NOTHING = ReplicasReply((), ())
