@@ -59,6 +59,10 @@ class Pair:
         self._home = ""
         self._open: Connected | None = None
 
+    def has_begun(self) -> None:
+        """The replica's host has a record of it by now."""
+        self.begun = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -140,8 +144,7 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
         if is_lazy:
             wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
-            mounted = lazy.mount(world, wish, ends.here, ends.there)
-            pair.begun = True
+            mounted = lazy.mount(world, wish, ends.here, ends.there, pair.has_begun)
             if mounted is not None:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
             pair.close()

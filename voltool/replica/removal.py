@@ -36,7 +36,8 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
     """Remove the replica of ``name`` on ``host``; with ``purge`` its tree too. ``forget_host``: the host is lost and not asked.
 
     NotFoundError where there is none; UnreachableError where its host cannot be told. Where the home cannot be told, a notice
-    says what stays there; then nothing is purged, for it may be the last copy: RefusedError.
+    says what stays there; then nothing is purged, for it may be the last copy: RefusedError. What a lazy replica has of its
+    files goes in any case.
     """
     volume = world.catalog.volume(name)
     known = _known(world, volume, host, ask=not forget_host)
@@ -52,8 +53,11 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
     if known.phase == LAZY:
         stop_serving(world, target)
     home_told = _tell_home(world, target)
+    is_lazy = known.phase == LAZY
+    if is_lazy:
+        stop_serving(world, target)
     world.catalog.remove_replica(known.replica_id)
-    return Removed(target, stays=not purge, host_told=not forget_host, home_told=home_told)
+    return Removed(target, stays=not purge and not is_lazy, host_told=not forget_host, home_told=home_told)
 
 
 def _known(world: World, volume: KnownVolume, host: str, *, ask: bool) -> KnownReplica:
