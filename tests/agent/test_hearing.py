@@ -22,7 +22,7 @@ from voltool.agent.moving.retired import list_retired, purge_retired
 from voltool.agent.replica import hearing
 from voltool.agent.replica.choosing import choose_home
 from voltool.agent.replica.hearing import hear_epoch
-from voltool.agent.replica.standing import show_standing
+from voltool.agent.replica.standing import is_registered, show_standing
 from voltool.errors import BusyError, MovedError, RefusedError
 from voltool.model import Epoch, Peer
 from voltool.volumes.lock.book import LockBook
@@ -233,4 +233,4 @@ def test_a_hearing_that_is_cut_off_is_gone_on_with(home: Home, monkeypatch: pyte
     heard = home.hear()
     assert (heard.outcome, heard.aside_count) == ("known" if cut == "leave_retired" else "retired", 4)
     assert show_standing(replicas.ShowStanding(UUID), Collected(), home.host).standing == "away"
-    assert not hearing.is_registered(UUID, home.host)
+    assert not is_registered(UUID, home.host)

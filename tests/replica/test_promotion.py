@@ -10,9 +10,10 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.replica.hosts import Administrator, Ground
+from voltool.agent.replica import guard
 from voltool.agent.replica.promotion import HostPromotion
 from voltool.errors import MovedError, RefusedError, VoltoolError
-from voltool.model import SERVING
+from voltool.model import SERVING, Peer, ReplicaRecord
 from voltool.volumes.btrfs_ioctl import create_subvolume
 from voltool.volumes.lock.hold import in_container
 from voltool.wire import messages, replicas
@@ -161,9 +162,7 @@ def remove_promoted(administrator: Administrator) -> None:
     with administrator.world.hosts.connect("b") as agent:
         agent.send(replicas.ListReplicas())
         assert agent.receive().replicas == ()
-        from tests.replica.rig import ReplicaRecord
-
-        stub = ReplicaRecord("x", row.uuid, "vol", row.path, replicas.Peer("a", "", "", b"/"), SERVING, 0)
+        stub = ReplicaRecord("x", row.uuid, "vol", row.path, Peer("a", "", "", b"/"), SERVING, 0)
         agent.send(replicas.ReplicaIn(stub, begin=False))
         agent.receive()
         agent.send(replicas.RemoveReplica(purge=True))
@@ -195,8 +194,6 @@ def test_a_replica_that_somebody_has_changed(mixed: Ground) -> None:
     boss.add("b")
     mixed.dead.add("a")
     path = os.fsencode(mixed.paths["b"])
-    from voltool.agent.replica import guard
-
     guard.unprotect(path)
     (mixed.paths["b"] / "d0" / "f0").write_bytes(b"by hand")
     mixed.dead.clear()

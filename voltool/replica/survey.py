@@ -14,6 +14,7 @@ from voltool.errors import UnreachableError, VoltoolError
 from voltool.events import Silent
 from voltool.model import KnownReplica, KnownVolume
 from voltool.policy.replicas import REPLICA, ReplicaStanding, standing_of
+from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Hosts, World
 from voltool.replica.ways import Ways
 from voltool.wire import messages
@@ -85,16 +86,26 @@ def survey(
     wanted = [volume.host for volume in volumes if known[volume.uuid]]
     wanted += [replica.host for replicas in known.values() for replica in replicas]
     answers = ask(world.hosts, wanted)
+    for volume in volumes:
+        homes = [
+            row.host for row in known[volume.uuid] if _is_home(answers[row.host], volume) and row.host != volume.host
+        ]
+        if homes:  # of a replica that somebody else has promoted the catalog does not know
+            settle_homes(world, volume, homes)
     now = now_ns()
     found = []
     for volume in volumes:
         for replica in known[volume.uuid]:
             standing = _standing(volume, replica, answers, now, max_lag(volume.name))
-            if standing.known != replica:
+            if standing.known != replica and not _is_home(answers[replica.host], volume):
                 with contextlib.suppress(VoltoolError):  # a catalog that cannot be written to still answers
                     world.catalog.put_replica(standing.known)
             found.append(standing)
     return found
+
+
+def _is_home(answer: Answer, volume: KnownVolume) -> bool:
+    return volume.uuid in answer.sequences
 
 
 def _standing(
