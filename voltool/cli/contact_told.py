@@ -31,8 +31,8 @@ def tell_former(invocation: Invocation, volumes: Iterable[KnownVolume]) -> list[
 
 
 def settle_claims(invocation: Invocation, found: Iterable[HostFinding]) -> list[HostFinding]:
-    """For `doctor --fix`: where two hosts claim a volume, the one with the lower epoch is told of the other; of equal ones the user
-    has to choose. The findings, with those put right marked."""
+    """For `doctor --fix`: where two hosts claim a volume, the one with the lower epoch is told of the other; of equal ones the
+    user has to choose. The findings, with those put right marked."""
     from voltool.move.hosts import all_hosts
     from voltool.replica.contact import UNREACHED, settle_homes
     from voltool.wire.replicas import SPLIT
