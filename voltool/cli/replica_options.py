@@ -28,6 +28,7 @@ def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | No
             bandwidth=rate,
             hooks=section.hooks,
             base_age=settings.replica_base_age,
+            fetch_timeout=settings.fetch_timeout,
             path=mode,
         )
 

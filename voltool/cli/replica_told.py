@@ -9,6 +9,7 @@ from voltool.backup.replicas import max_lag_of, place_of, replica_standings, wro
 from voltool.cli import display
 from voltool.cli.replica_lines import replica_object
 from voltool.errors import VoltoolError
+from voltool.model import LAZY
 from voltool.policy.replicas import standing_of
 from voltool.showing import shown
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from voltool.cli.invocation import Invocation
     from voltool.cli.json_lines import JsonObject
     from voltool.replica.job import Synced
+    from voltool.replica.pair import Round
 
 
 def tell_synced(invocation: Invocation, done: Synced) -> None:
@@ -35,13 +37,21 @@ def tell_synced(invocation: Invocation, done: Synced) -> None:
             text = f"{name}: {problem.problem.value}: {shown(problem.path)}: {problem.why}"
             invocation.output.notice("warning", text)
         text = f"{name}: {place_of(standing)} serves it as of {display.local_time(brought.clone_time_ns)}"
-        text += f": {display.count(brought.entries, 'entry', 'entries')}, {display.amount(done.round.bytes)} sent"
-        invocation.output.summary(f"{text}, {display.duration(brought.seconds)}")
+        invocation.output.summary(f"{text}: {_amounts(done.round)}")
         if standing.is_stale:
             invocation.output.notice("warning", f"{done.target.subject}: {'; '.join(wrongs(standing))}")
         made |= {"entries": brought.entries, "bytes": done.round.bytes, "seconds": round(brought.seconds, 3)}
     invocation.codes.append(done.exit_code(max_lag, now_ns))
     invocation.fields.setdefault("synced", []).append(made)
+
+
+def _amounts(done: Round) -> str:
+    status, brought = done.status, done.brought
+    if status.replica.phase == LAZY:
+        missing = f"{display.count(status.missing_files, 'file', 'files')}, {display.amount(status.missing_bytes)}"
+        return f"lazily; {missing} still to come"
+    entries = display.count(brought.entries, "entry", "entries")
+    return f"{entries}, {display.amount(done.bytes)} sent, {display.duration(brought.seconds)}"
 
 
 def write_metrics(invocation: Invocation) -> None:

@@ -82,7 +82,7 @@ def remove(source: ReplicaSourceHome | None, replica: ReplicaHome | None, *, pur
 
 
 def _refuse_older_home(source: ReplicaSourceHome, replica: ReplicaHome) -> None:
-    """MovedError: a home that was replaced may have been written to since; nothing of it may get into a replica."""
+    """MovedError: a home that was replaced may have been written to since; nothing of that may get into a replica."""
     known, epoch = replica.record.epoch, source.volume.epoch
     if known is None or (known.number, known.token) == (epoch.number, epoch.token):
         return

@@ -15,7 +15,7 @@ from voltool.events import Notice
 from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
 from voltool.remote.paths import AUTO, RELAY, open_path
-from voltool.replica import driver
+from voltool.replica import driver, lazy
 from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Brought, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
@@ -135,9 +135,15 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     try:
         ends = pair.connected(world, target, how.settings.path)
         home, place = _peer(volume, ends.here), _peer(replica, ends.there)
-        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
+        if lazy.wants_lazy(target, how.settings):
+            wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
+            mounted = lazy.mount(world, wish, ends.here, ends.there)
+            pair.begun = True
+            if mounted is not None:
+                return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
+        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
         )

@@ -19,8 +19,11 @@ from voltool.wire.conversation import IntroducedConversation, expect
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`;
-    ``path``: of `remote.paths`."""
+    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`; ``path``: of
+    `remote.paths`.
+
+    ``lazy``: a new replica is mounted at once, and its files come later: from the volume's home, and from the hosts ``sources``
+    (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`."""
 
     codec: str = "lz4"
     workers: int = 0
@@ -28,6 +31,9 @@ class ReplicaSettings:
     base_age: int = 0
     hooks: Hooks = NO_HOOKS
     path: str = AUTO
+    lazy: bool = False
+    sources: tuple[str, ...] = ()
+    fetch_timeout: int = 30
 
 
 class SourceSession:
@@ -48,8 +54,15 @@ class SourceSession:
         self.volume = source.record
         self.base = source.base
 
+    def dump_manifest(self, sink: Sink) -> Brought:
+        """Clone the volume and send its manifest into ``sink``; the clone is kept, for its files to be fetched from."""
+        return self._dump("", lambda: iter(()), sink, manifest_only=True)
+
     def dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink) -> Brought:
         """See `ReplicaSourceHome`."""
+        return self._dump(base, manifest, sink, manifest_only=False)
+
+    def _dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink, *, manifest_only: bool) -> Brought:
         began = time.monotonic()
         settings = self._settings
         self._agent.send(
@@ -60,6 +73,7 @@ class SourceSession:
                 workers=settings.workers,
                 bandwidth=settings.bandwidth,
                 hooks=settings.hooks,
+                manifest_only=manifest_only,
                 over_path=sink.direct,
             )
         )
@@ -162,6 +176,15 @@ class ReplicaSession:
         self.held, self.lost = arrived.held, arrived.lost
         return self.held
 
+    def manifest_sink(self) -> Sink:
+        """For the manifest of a lazy replica; closed, it says which state that is."""
+        return _ManifestSink(self._agent)
+
+    def start_lazy(self, step: replicas.StartLazy) -> None:
+        """Let it be mounted and filled from now on; repeatable."""
+        self._agent.send(step)
+        self.status = expect(self._agent, replicas.ReplicaStatus)
+
     def manifest(self) -> Iterator[bytes]:
         """See `ReplicaHome`."""
         self._agent.send(moving.SendManifest())
@@ -186,6 +209,32 @@ class ReplicaSession:
         """The session is over; the agent can be asked something else."""
         self._agent.send(replicas.EndReplica())
         expect(self._agent, messages.Done)
+
+
+class _ManifestSink:
+    """A `Sink` that receives a manifest. It goes through the command line: it is small, and what it describes comes later."""
+
+    direct = False
+
+    def __init__(self, agent: IntroducedConversation) -> None:
+        self._agent = agent
+
+    def attend(self, timeout: float) -> bool:
+        """See `Sink`."""
+        return self._agent.attend(timeout)
+
+    def open(self) -> None:
+        """See `Sink`."""
+        self._agent.send(replicas.ReceiveManifest())
+
+    def feed(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._agent.send_data(data)
+
+    def close(self) -> str:
+        """See `Sink`."""
+        self._agent.send(messages.EndOfData())
+        return expect(self._agent, moving.Arrived).held
 
 
 def _brought(result: DumpResult, seconds: float) -> Brought:

@@ -119,9 +119,10 @@ class SwapReplica:
 
 @dataclass(frozen=True)
 class ReceiveManifest:
-    """A manifest follows: data frames, `EndOfData`. Answered by `Arrived` (of `wire.moving`), whose ``held`` is its state."""
+    """A manifest follows: data frames, `EndOfData`. Answered by `Arrived` (of `wire.moving`), whose ``held`` is its state:
+    ``state_id``, where that is known beforehand."""
 
-    state_id: str
+    state_id: str = ""
     over_path: bool = False
 
 
@@ -141,12 +142,17 @@ class StartLazy:
     """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
     outlives this connection where there are ``sources`` to reach directly. Answered by `ReplicaStatus` when it is mounted.
     Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit. ``timeout``: seconds
-    after which a read that nobody answers is EIO. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
+    after which a read that nobody answers is EIO. ``state_id`` of the manifest that has come, with what `SwapReplica` says of
+    it; empty: the one that is served already. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
 
     sources: Tuple[FetchSource, ...]
     bandwidth: int = 0
     timeout: int = 30
     writable: bool = False
+    state_id: str = ""
+    epoch: Optional[Epoch] = None
+    sequence: int = 0
+    clone_time_ns: int = 0
 
 
 @dataclass(frozen=True)

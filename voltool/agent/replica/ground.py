@@ -14,6 +14,7 @@ from typing import Iterator, List, Optional
 
 from voltool import durable, inodes
 from voltool.agent.host import HostState
+from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
 from voltool.agent.replica.journal import Journal, Swap
 from voltool.agent.replica.making import has_copies, stage_next, take_apart_for_increment
@@ -24,7 +25,7 @@ from voltool.agent.replica.served import Served, ServedTree
 from voltool.beneath import opened_directory
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, IntegrityError, RefusedError, SpaceError
-from voltool.model import FILLING, ROOT_OBJECT, SERVING, ReplicaRecord
+from voltool.model import FILLING, LAZY, LAZY_HOME, ROOT_OBJECT, SERVING, ReplicaRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import SEALS, Attributes, record_times
@@ -57,7 +58,7 @@ class HostReplica:
     something in the served tree that somebody had changed, None where nobody had."""
 
     def __init__(self, host: HostState, record: ReplicaRecord) -> None:
-        self._host = host
+        self.host = host
         self.book = ReplicaBook(host.directory)
         self.record = record
         self.place: ReplicaPlace = place_of(record)
@@ -81,6 +82,8 @@ class HostReplica:
         opened again, what is served is protected and looked at. Repeatable. Raises VoltoolError."""
         with _translated(self.place.path):
             self.finish_swap()
+            if self.record.phase in (LAZY, LAZY_HOME):
+                return  # what is being made is its process's alone
             journal.remove_dropped(self.place)
             if self.record.phase == SERVING:
                 self._look_after_served()
@@ -102,7 +105,7 @@ class HostReplica:
         if self.changed is not None:
             assert self.served.known is not None
             self._discard_next()  # it may have files in common with what was changed
-            found = rescan(self.place, self.served.known.state_id, self._host)
+            found = rescan(self.place, self.served.known.state_id, self.host)
             self.served.save(dataclasses.replace(self.served.known, state_id=found))
         self._settle()
 
@@ -278,6 +281,7 @@ class HostReplica:
         swap = self.journal.read()
         if swap is None:
             return
+        clear_dead_mounts(self.place.path)
         if not swap.identity:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))
@@ -295,7 +299,7 @@ class HostReplica:
 
     def _free_path(self) -> None:
         """What stands there may be what keeps the name of a volume that lived here: then the replica takes its place."""
-        retired = MoveBook(self._host.directory).source(self.record.uuid)
+        retired = MoveBook(self.host.directory).source(self.record.uuid)
         if retired is not None and placeholder.stands_at(self.place.path, retired):
             placeholder.unseal(self.place.path)
 

@@ -41,6 +41,8 @@ from voltool.wire.conversation import Conversation
 
 #: Steps that are carried out elsewhere: ``function(step, session)`` gives the answer.
 _ELSEWHERE: Dict[type, Tuple[str, str]] = {
+    replicas.ReceiveManifest: ("voltool.agent.lazy.start", "receive_manifest"),
+    replicas.StartLazy: ("voltool.agent.lazy.start", "start_lazy"),
     replicas.PromoteReplica: ("voltool.agent.replica.promotion", "promote_step"),
 }
 
