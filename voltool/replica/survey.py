@@ -87,25 +87,21 @@ def survey(
     wanted += [replica.host for replicas in known.values() for replica in replicas]
     answers = ask(world.hosts, wanted)
     for volume in volumes:
-        homes = [
-            row.host for row in known[volume.uuid] if _is_home(answers[row.host], volume) and row.host != volume.host
-        ]
-        if homes:  # of a replica that somebody else has promoted the catalog does not know
-            settle_homes(world, volume, homes)
+        rows = known[volume.uuid]
+        promoted = [row for row in rows if row.host != volume.host and volume.uuid in answers[row.host].sequences]
+        if promoted:  # by somebody else, and this catalog has not seen it
+            settle_homes(world, volume, [row.host for row in promoted])
+            known[volume.uuid] = [row for row in rows if row not in promoted]
     now = now_ns()
     found = []
     for volume in volumes:
         for replica in known[volume.uuid]:
             standing = _standing(volume, replica, answers, now, max_lag(volume.name))
-            if standing.known != replica and not _is_home(answers[replica.host], volume):
+            if standing.known != replica:
                 with contextlib.suppress(VoltoolError):  # a catalog that cannot be written to still answers
                     world.catalog.put_replica(standing.known)
             found.append(standing)
     return found
-
-
-def _is_home(answer: Answer, volume: KnownVolume) -> bool:
-    return volume.uuid in answer.sequences
 
 
 def _standing(
