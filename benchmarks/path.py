@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--namespaces", action="store_true")
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
-        enter, address = _behind_a_cable(stack) if options.namespaces else (lambda: None, "127.0.0.1")
-        contenders = {
+        enter, address = _behind_a_cable(stack) if options.namespaces else (_stay, "127.0.0.1")
+        contenders: dict[str, Callable[[], Run]] = {
             "bare TLS socket": lambda: _linked(1, options.mib, enter, address, _send_bare, _receive_bare),
             "link": lambda: _linked(1, options.mib, enter, address, _send, _receive),
             "two links": lambda: _linked(2, options.mib, enter, address, _send, _receive),
@@ -113,20 +113,19 @@ def _linked(
             os._exit(0)
     port = int(os.read(port_read, 16))
     links = [join(here, there.certificate, [address], port, _TOKEN, 30) for _each in range(count)]
-    began, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, clock = _cpu(resource.RUSAGE_CHILDREN), time.perf_counter()
     senders = [_forked(lambda link=link: send(link, mib // count)) for link in links]  # type: ignore[misc]
     received = float(os.read(report_read, 64))
     seconds = time.perf_counter() - clock
     for pid in senders:
         os.waitpid(pid, 0)
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sent = _cpu(resource.RUSAGE_CHILDREN) - before
     os.waitpid(receiver, 0)
     for link in links:
         link.close()
     for descriptor in (port_read, port_write, report_read, report_write):
         os.close(descriptor)
     amount = mib * _BLOCK
-    sent = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
     return Run(amount / seconds, sent / amount * 1e9, received / amount * 1e9)
 
 
@@ -164,6 +163,10 @@ def _forked(act: Callable[[], None]) -> int:
     return pid
 
 
+def _stay() -> None:
+    """Where we are."""
+
+
 def _in_threads(acts: Sequence[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=act) for act in acts]
     for thread in threads:
@@ -172,8 +175,8 @@ def _in_threads(acts: Sequence[Callable[[], None]]) -> None:
         thread.join()
 
 
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
+def _cpu(whose: int = resource.RUSAGE_SELF) -> float:
+    used = resource.getrusage(whose)
     return used.ru_utime + used.ru_stime
 
 
