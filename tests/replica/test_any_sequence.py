@@ -1,5 +1,5 @@
-"""The property of a catch-up replica: whatever happens to the volume, whenever it is synced, and wherever that is cut off, what the
-replica serves is the volume as it was at the last good sync; never anything in between."""
+"""The property of a catch-up replica: whatever happens to the volume, whenever it is synced, and wherever that is cut off,
+what the replica serves is the volume as it was at the last good sync; never anything in between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.replica.rig import Replica
 from voltool.tree import opening
 from voltool.tree.walk import TICK_NS
 
-EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "2"))
 _numbers = itertools.count()
 
 

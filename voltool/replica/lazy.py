@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from voltool.errors import RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
 from voltool.model import LAZY, SERVING, Epoch, KnownReplica, Peer, ReplicaRecord
+from voltool.remote.paths import RELAY
 from voltool.replica.ports import Brought, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
@@ -66,6 +67,12 @@ def mount(world: World, wish: LazyWish, here: IntroducedConversation, there: Int
     ``here`` and ``there``: the agents at the volume's home and at the replica's host, both free; so they are afterwards.
     """
     target = wish.target
+    if wish.settings.path == RELAY and wish.settings.lazy:
+        raise RefusedError(
+            "a lazy replica gets its files over direct paths, and not through this machine", where=target.subject,
+            why="it goes on when this command has ended",
+            remedy="without --path relay; or without --lazy",
+        )  # fmt: skip
     _from(world, target, wish.settings)  # before anything is done
     there.send(MakeIdentity(target.replica.replica_id))
     certificate = expect(there, IdentityReply).certificate

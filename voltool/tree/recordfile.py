@@ -107,6 +107,11 @@ class RecordFile:
         for number in range(len(self._keys)):
             yield from self._block(number)
 
+    def count(self) -> int:
+        """How many records there are; only the heads of their blocks are read."""
+        heads = (os.pread(self._fd, fmt.FRAME_SIZE, offset) for offset in self._offsets)
+        return sum(fmt.decode_frame_header(head).records for head in heads)
+
     def group(self, key: int) -> List[bytes]:
         """All records whose number is ``key``."""
         prefix = key.to_bytes(_NUMBER, "big")

@@ -19,7 +19,7 @@ from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.ready import rehearse
+from voltool.tree.apply.ready import is_flat, rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.fstab import advice_when_come
@@ -135,7 +135,7 @@ class _Session:
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:
-        if held.record is not None and held.record.assembled:
+        if held.record is not None and not is_flat(held):
             self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
             with data_way(self._conversation, over_path=step.over_path) as way:

@@ -25,7 +25,7 @@ from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import Staging, StagingKey, Way, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
@@ -140,7 +140,6 @@ class HostTarget:
 
     def refuse_overlap(self, move: TargetMove) -> None:
         """RefusedError where the target and a volume that lives here, or a replica, would contain each other."""
-        ReplicaBook(self._host.directory).refuse_overlap(move.path)
         for entry in records.list_entries(self._host.directory):
             inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
             if entry.lives and entry.uuid != move.uuid and inside:
@@ -164,7 +163,7 @@ class HostTarget:
         held = self._open()
         if held.record is None:
             return 0
-        if held.record.assembled:
+        if not is_flat(held):
             take_apart(held)
         brought = apply_waiting(held, self.attributes, self.owners, self.losses)
         return brought.bytes if brought is not None else 0

@@ -33,7 +33,8 @@ from voltool.tree.apply.files import flat_path, translate
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.parts import Parts, load_parts, parts_of, save_parts
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import (
     Phase,
     Progress,
@@ -45,9 +46,11 @@ from voltool.tree.apply.staging import (
     open_staging,
     staging_path,
 )
-from voltool.tree.apply.waiting import apply_waiting
+from voltool.tree.apply.waiting import apply_waiting, open_increment
 from voltool.tree.state import StateKeeper
 from voltool.volumes import btrfs_ioctl
+from voltool.volumes.moving import placeholder
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.removal import remove_tree
 from voltool.volumes.traits import synchronize, traits_of
@@ -140,13 +143,20 @@ class HostReplica:
             return
         assert held.record is not None
         state = held.keeper.open(held.record.state_id)
-        if state is None:
+        if state is not None:
+            state.close()
+        if state is None or self._brings_nothing(held.record):
             self._discard_next()
             return
-        state.close()
         held.learn_owners(self.owners, [])
         if held.record.applying:
             self._apply()
+
+    def _brings_nothing(self, record: HeldRecord) -> bool:
+        """Whether it is what is served already, whole or half taken apart."""
+        known = self.served.known
+        serving = self.record.phase == SERVING and known is not None
+        return serving and known is not None and not record.applying and record.state_id == known.state_id
 
     # ----------------------------------------------------------------------------------------------------------- held
 
@@ -201,7 +211,7 @@ class HostReplica:
             staging = open_staging(self._key(), into_existing=False)
             try:
                 linked = self._linked(staging)
-                guard.beneath_mounts(self.place.path, lambda: link_tree(self.place.path, linked))
+                guard.beneath_mounts(self.place.path, lambda: link_tree(self.place.path, linked, _copied(staging)))
             except BaseException:
                 staging.close()
                 raise
@@ -220,10 +230,29 @@ class HostReplica:
         held = self.held
         assert held is not None
         assert held.record is not None
-        if held.record.assembled:
+        kept = load_parts(held.staging.path)
+        if self._can_take_parts(held, kept):
+            self._save_parts(held, kept)
+            take_apart(held)
+        elif not is_flat(held):
             take_apart(held)
         held.save(dataclasses.replace(held.record, applying=True))
         return self._apply()
+
+    def _can_take_parts(self, held: HeldTree, kept: Optional[Parts]) -> bool:
+        """Whether it is enough to take apart what the increment touches: of a tree that stands whole but for such parts, and was
+        made from one whose stamps are known."""
+        if not held.stamped or not (held.record is not None and (held.record.assembled or kept is not None)):
+            return False
+        state = held.keeper.open(held.stamped)
+        if state is None:
+            return False
+        with contextlib.closing(state):
+            return state.stamps is not None
+
+    def _save_parts(self, held: HeldTree, kept: Optional[Parts]) -> None:
+        with contextlib.closing(held.state()) as state, open_increment(held) as reader:
+            save_parts(held.staging.path, parts_of(state, reader).with_those_of(kept))
 
     def _apply(self) -> int:
         held = self.held
@@ -267,8 +296,12 @@ class HostReplica:
         return StagingKey(self.place.next, self.record.uuid, "", f"replica {self.record.replica_id}")
 
     def _hold(self, staging: Staging) -> HeldTree:
-        shared = staging.way is Way.RENAME and self.record.phase == SERVING
-        return HeldTree(staging, states=self.place.states, increment=self.place.increment, shared=shared)
+        serving = self.record.phase == SERVING
+        shared = staging.way is Way.RENAME and serving
+        held = HeldTree(staging, states=self.place.states, increment=self.place.increment, shared=shared)
+        if serving and self.served.known is not None and not os.path.lexists(_copied(staging)):
+            held.stamped = self.served.known.state_id
+        return held
 
     def _is_btrfs(self) -> bool:
         return traits_of(self.place.directory).kind == "btrfs"
@@ -303,15 +336,22 @@ class HostReplica:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))
             self.journal.write(swap)
+        self._free_path()
         journal.exchange(self.place, swap.identity)
         self._finish_root(swap.record.state_id)
-        loose = not guard.generation_of(self.place.path)
+        loose = self.served.known is None or not guard.generation_of(self.place.path)
         self.served.save(Served(swap.record.state_id, swap.identity, loose=loose))
         self.save(dataclasses.replace(swap.record, synced_ns=time.time_ns()))
         self.journal.remove()
         journal.remove_dropped(self.place)
         self.keeper.keep_only({swap.record.state_id})
         self._settle()
+
+    def _free_path(self) -> None:
+        """What stands there may be what keeps the name of a volume that lived here: then the replica takes its place."""
+        retired = MoveBook(self.host.directory).source(self.record.uuid)
+        if retired is not None and placeholder.stands_at(self.place.path, retired):
+            placeholder.unseal(self.place.path)
 
     def _publish(self, state_id: str) -> None:
         """What is staged becomes `next`, whole, with its root's own attributes last."""
@@ -367,6 +407,11 @@ class HostReplica:
         if self.held is not None:
             self.held.staging.close()
             self.held = None
+
+
+def _copied(staging: Staging) -> bytes:
+    """A note that some files of a tree of links are copies, of which no stamps are known."""
+    return os.path.join(staging.path, b"copied")
 
 
 @contextlib.contextmanager

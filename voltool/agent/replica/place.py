@@ -17,6 +17,7 @@ from voltool.volumes import records
 from voltool.volumes.records import AREA_NAME, LOCK_NAME
 
 _PREFIX = b"replica-"
+_LOCK_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ class ReplicaPlace:
             ) from error
 
     def lock(self, owner: str) -> durable.FileLock:
-        """The replica's lock, to be used as a context; the directory must be there. BusyError where someone works on it."""
-        what = f"the replica at {shown(self.path)}"
-        return durable.FileLock(os.path.join(self.directory, LOCK_NAME), what=what, owner=owner)
+        """The replica's lock, to be used as a context; the directory must be there. BusyError where someone works on it: workers
+        of a session that was just killed are waited for, since they may still write."""
+        path = os.path.join(self.directory, LOCK_NAME)
+        return durable.FileLock(path, what=f"the replica at {shown(self.path)}", owner=owner, patience=_LOCK_PATIENCE)
 
 
 def place_of(record: ReplicaRecord) -> ReplicaPlace:
