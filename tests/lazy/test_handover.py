@@ -133,7 +133,7 @@ def killed_before(number: int) -> Callable[[], None]:
 
             return call
 
-        LazyService._hand_over = begin  # type: ignore[method-assign]
+        LazyService._hand_over = begin  # type: ignore[method-assign,assignment]
         for name in CALLS:
             setattr(os, name, wrapped(name))
 
@@ -149,7 +149,6 @@ def test_a_hand_over_that_is_killed_anywhere_ends_with_the_next_start(ground: Pa
             handover = Handover(rig, ground / f"{seed}-{point}")
             try:
                 killed = handover.run(killed_before(point))
-                print(f"before call {point}: {killed}")
                 if killed:
                     assert killed in (-signal.SIGKILL, 1)
                     with contextlib.suppress(OSError):  # a mount that is dead
