@@ -17,6 +17,8 @@ from voltool import durable
 from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.lazy.fill import status_of
+from voltool.agent.lazy.home import LazyHome
 from voltool.agent.replica import guard
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.status import faults_of, protection_missing
@@ -134,6 +136,10 @@ class _Doctor:
             what = f"a move from {place} is not complete ({move.phase})"
             remedy = f"voltool move --resume {move.name}, or voltool move --abort {move.name}"
             yield messages.Finding("move", move.name, shown(move.path), what, remedy)
+        elif move.lazy:
+            for fault in status_of(LazyHome(self._host, move), 0).faults:
+                what = f"its files are still to come from {move.source.host}: {fault}"
+                yield messages.Finding("move", move.name, shown(move.path), what, f"voltool move --resume {move.name}")
 
     def _replica(self, record: ReplicaRecord) -> Iterator[messages.Finding]:
         sync = f"voltool replica sync {record.name} HOST"

@@ -252,8 +252,10 @@ def _sessions(
             raise RefusedError(
                 "the volume is on that machine already", where=f"{move.target.host}:{shown(volume.path)}"
             )
-        direct = not move.lazy and move.phase not in _NOTHING_TO_SEND and open_path(
-            here, there, settings.path, world.reporter, volume.name
+        direct = (
+            not move.lazy
+            and move.phase not in _NOTHING_TO_SEND
+            and open_path(here, there, settings.path, world.reporter, volume.name)
         )
         peer = dataclasses.replace(move.target, machine_id=about_there.machine_id, hostname=about_there.hostname)
         source = SourceSession(here, dataclasses.replace(move, target=peer), settings, begin=True)

@@ -12,7 +12,7 @@ from voltool.agent.host import HostState
 from voltool.agent.lazy import overlay
 from voltool.agent.lazy.home import HomeWishes, LazyHome
 from voltool.agent.lazy.index import TreeIndex
-from voltool.agent.lazy.service import read_status
+from voltool.agent.lazy.mounted import read_status
 from voltool.agent.lazy.shared import PRESENT
 from voltool.agent.lazy.store import INDEX, read_presence
 from voltool.errors import RefusedError, VoltoolError

@@ -20,8 +20,8 @@ from voltool.agent.lazy import overlay
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.folding import FoldPlace
 from voltool.agent.lazy.index import TreeIndex
+from voltool.agent.lazy.mounted import clear_mounts
 from voltool.agent.lazy.overlay import Layers
-from voltool.agent.lazy.service import clear_mounts
 from voltool.agent.lazy.store import INDEX, Store
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.errors import HostError, RefusedError
@@ -131,11 +131,12 @@ class LazyHome:
 
     def keep_states(self, held: HeldTree) -> None:
         """Before the tree gets its name, and the staging goes: the manifest and its stamps stay. Repeatable."""
-        source, target = held.keeper.directory, self.place.states
-        if os.path.isdir(source):
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(source, target)
-            durable.fsync_directory(self.place.directory)
+        source, target = os.fsdecode(held.keeper.directory), os.fsdecode(self.place.states)
+        for stale in (target, target + ".new"):
+            shutil.rmtree(stale, ignore_errors=True)
+        shutil.copytree(source, target + ".new", copy_function=os.link)
+        os.rename(target + ".new", target)
+        durable.fsync_directory(self.place.directory)
 
     def is_whole(self) -> bool:
         """Whether all files have come, and stand in their tree."""

@@ -19,8 +19,9 @@ from voltool.agent.lazy.ending import Ending
 from voltool.agent.lazy.given import GivenFirst, Nobody, Renewed
 from voltool.agent.lazy.home import LazyHome, lazy_home_of
 from voltool.agent.lazy.keys import drop_identity, kept_identity
+from voltool.agent.lazy.mounted import clear_mounts
 from voltool.agent.lazy.reaching import make_pool
-from voltool.agent.lazy.service import LazyService, LazySettings, clear_mounts
+from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Fetcher
 from voltool.agent.path.joining import join
 from voltool.errors import VoltoolError
