@@ -102,10 +102,6 @@ def test_what_its_host_finds_wrong_is_an_exit_code(site: Console) -> None:
     site.hosts.replied = ReplicasReply((status_of(GOOD, running=False, faults=("it is not read-only",)),), ())
     done = site("replica", "list")
     assert (done.code, "it is not read-only" in done.out) == (3, True)
-    found = site("doctor", "--json").result["findings"]
-    assert [(each["kind"], each["what"]) for each in found if each["kind"] == "replica"] == [
-        ("replica", "it is not read-only")
-    ]
     site.hosts.replied = ReplicasReply((), ())
     assert "its host has no replica of the volume" in site("replica", "list").out
 

@@ -43,7 +43,7 @@ def plain() -> Iterator[Path]:
 def build_simple(root: Path, *, files: int = 300, seed: int = 1) -> None:
     """Small files in directories, two larger ones, one of them with two names and a hole."""
     source = random.Random(seed)
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     for number in range(files):
         directory = root / f"d{number % 10}"
         directory.mkdir(exist_ok=True)

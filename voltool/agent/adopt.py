@@ -26,6 +26,7 @@ from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
 from voltool.volumes.registry import AUTO, detect, driver_named
+from voltool.volumes.splits import read_split
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -68,8 +69,9 @@ def show_volume(
     host: HostState,
 ) -> messages.VolumeReply:
     """The volume's record, the states kept of it, and its lock. Raises NotFoundError."""
-    reply = _reply(records.open_home(host.directory, request.uuid, request.path))
-    return dataclasses.replace(reply, lock=lock_info(host, request.uuid))
+    home = records.open_home(host.directory, request.uuid, request.path, split=True)
+    split = read_split(home.area, home.record)
+    return dataclasses.replace(_reply(home), lock=lock_info(host, request.uuid), split=split)
 
 
 def list_volumes(
@@ -147,7 +149,6 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
                 why="dumps would contain themselves, and a restore would overwrite them",
                 remedy="put it elsewhere (store, VOLTOOL_STATE_DIR), or adopt a smaller directory",
             )
-    ReplicaBook(host.directory).refuse_overlap(path)
     for entry in records.list_entries(host.directory):
         if (
             entry.forgotten

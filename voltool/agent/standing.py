@@ -28,7 +28,6 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
         raise NotFoundError(
             "there is no directory to restore into", where=shown(target), remedy="without --in-place, it is made anew"
         )
-    ReplicaBook(host.directory).refuse_overlap(target)
     _refuse_moves(target, MoveBook(host.directory))
     if is_within(os.path.realpath(host.directory), target):
         raise RefusedError(

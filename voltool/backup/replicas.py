@@ -46,7 +46,9 @@ def wrongs(each: ReplicaStanding) -> Iterator[str]:
     """What is to be said of it, each in words."""
     known = each.known
     if known.role == FORMER:
-        yield "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        yield known.fault or (
+            "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        )
     if each.is_stale:
         limit = duration(each.max_lag or 0)
         if each.lag is None:
@@ -56,5 +58,5 @@ def wrongs(each: ReplicaStanding) -> Iterator[str]:
     if each.silent:
         yield f"its host could not be asked: {each.silent}"
     yield from each.faults
-    if known.fault:
+    if known.fault and known.role != FORMER:
         yield f"it could not be brought up to date: {known.fault}"

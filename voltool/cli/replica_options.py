@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from voltool.replica.target import SettingsOf
 
 
-def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | None) -> SettingsOf:
-    """For each volume by its name; ``bandwidth`` and ``workers`` as given on the command line."""
+def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | None, path: str | None) -> SettingsOf:
+    """For each volume by its name; ``bandwidth``, ``workers`` and ``path`` as given on the command line."""
     from voltool.config.quantity import parse_bytes
+    from voltool.remote.paths import check_mode
     from voltool.replica.sessions import ReplicaSettings
 
     settings = invocation.settings
+    mode = check_mode(path or settings.path)
     rate = settings.bandwidth if bandwidth is None else parse_bytes(bandwidth)
 
     def settings_for(name: str) -> ReplicaSettings:
@@ -27,6 +29,7 @@ def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | No
             hooks=section.hooks,
             base_age=settings.replica_base_age,
             fetch_timeout=settings.fetch_timeout,
+            path=mode,
         )
 
     return settings_for

@@ -1,4 +1,4 @@
-"""What is not as it should be with replicas: their hosts, the volumes' homes and the catalog, held against each other."""
+"""Replicas by their hosts, by the volumes' homes and by the catalog, held against each other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KIND = "replica"
 
 
 def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
-    """Everything that is wrong; with ``fix`` the catalog learns of replicas that it does not know. A host that does not answer is
-    named by `move.doctor`."""
+    """What the hosts and the catalog do not agree about; with ``fix`` the catalog learns of replicas that it does not know.
+    What a host finds wrong with its own replicas, and who does not answer, is in `move.doctor`."""
     volumes = {volume.uuid: volume for volume in world.catalog.volumes()}
     known = [each for each in world.catalog.replicas() if each.volume_uuid in volumes]
     hosts = [volume.host for volume in volumes.values()] + [each.host for each in known]
@@ -38,9 +38,12 @@ def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
 
 
 def _of_known(volume: KnownVolume, known: KnownReplica, answers: Mapping[str, Answer]) -> Iterator[HostFinding]:
-    place, sync = shown(known.path), f"voltool replica sync {volume.name} {known.host}"
+    place = shown(known.path)
     if known.role == FORMER:
-        what = "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        what = (
+            known.fault
+            or "it was the volume's home before a promotion, and has not been told yet: it may still take writes"
+        )
         yield HostFinding(known.host, Finding(_KIND, volume.name, place, what, f"voltool replica sync {volume.name}"))
     answer = answers.get(known.host)
     if known.role != REPLICA or answer is None:
@@ -50,10 +53,6 @@ def _of_known(volume: KnownVolume, known: KnownReplica, answers: Mapping[str, An
         what = "the catalog has a replica there, and the host does not"
         remedy = f"voltool replica remove {volume.name} {known.host}, and add it anew where it is wanted"
         yield HostFinding(known.host, Finding(_KIND, volume.name, place, what, remedy))
-        return
-    faults = status.faults or (() if status.running else ("what must run there for the replica does not",))
-    for fault in faults:
-        yield HostFinding(known.host, Finding(_KIND, volume.name, place, fault, sync))
 
 
 def _unknown(

@@ -243,7 +243,7 @@ class _HostJobs:
 
 def surroundings(world: World, target: Target, *, quietly: bool = False) -> Surroundings:
     """A world of its own for the job about ``target``; its hosts are `Ways`."""
-    about = About(world.reporter, target.subject, quietly=quietly)
+    about = About(world.reporter, target, quietly=quietly)
     return Surroundings(Ways(world.hosts, about), world.catalog, about, world.caller)
 
 

@@ -4,22 +4,28 @@ open from one round to the next; the sessions do not, for whoever holds one keep
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from voltool.errors import MovedError, RefusedError
+from voltool.errors import MovedError, PathBrokenError, RefusedError
 from voltool.events import Notice
-from voltool.model import FILLING, KnownVolume, Peer, ReplicaRecord
+from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
+from voltool.remote.paths import AUTO, RELAY, open_path
 from voltool.replica import driver, lazy
-from voltool.replica.ports import Brought, Hosts, World
+from voltool.replica.contact import settle_homes
+from voltool.replica.ports import Brought, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
 from voltool.showing import shown
 from voltool.wire.conversation import IntroducedConversation
 from voltool.wire.replicas import ReplicaStatus
+
+#: So often may the direct path break in one sync; before the last time the relay is taken, where that is allowed.
+_MOST_BREAKS = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,15 @@ class Round:
     volume: KnownVolume
 
 
+@dataclass(frozen=True)
+class Connected:
+    """``direct``: dumps go over the direct path between the two."""
+
+    here: IntroducedConversation
+    there: IntroducedConversation
+    direct: bool
+
+
 class Pair:
     """Connections that are made when they are first needed; after an error none is left. ``begun``: the replica's host has
     a record of the replica."""
@@ -42,7 +57,7 @@ class Pair:
         self.begun = False
         self._stack = contextlib.ExitStack()
         self._home = ""
-        self._open: tuple[IntroducedConversation, IntroducedConversation] | None = None
+        self._open: Connected | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -58,13 +73,16 @@ class Pair:
         stack, self._stack = self._stack, contextlib.ExitStack()
         stack.close()
 
-    def connected(self, hosts: Hosts, home: str, host: str) -> tuple[IntroducedConversation, IntroducedConversation]:
-        """Conversations with the agents at the volume's home and at the replica's host."""
+    def connected(self, world: World, target: Target, path: str) -> Connected:
+        """Conversations with the agents at the volume's home and at the replica's host, and the ``path`` between the two."""
+        home = target.volume.host
         if self._open is None or self._home != home:
             self.close()
-            there = self._stack.enter_context(hosts.connect(host))
-            here = self._stack.enter_context(hosts.connect(home))
-            self._open, self._home = (here, there), home
+            there = self._stack.enter_context(world.hosts.connect(target.replica.host))
+            here = self._stack.enter_context(world.hosts.connect(home))
+            _refuse_itself(_peer(target.volume, here), _peer(target.replica, there))
+            direct = open_path(here, there, path, world.reporter, target.volume.name)
+            self._open, self._home = Connected(here, there, direct), home
         return self._open
 
 
@@ -79,31 +97,56 @@ class How:
 
 
 def bring(world: World, target: Target, how: How, pair: Pair) -> Round:
-    """Bring a replica up to date, from wherever the volume lives now, which the catalog then knows."""
+    """Bring a replica up to date, from wherever the volume lives now, which the catalog then knows. Where the replica's
+    host knows of a later home than the catalog does, all hosts are asked, and who is none any more is told."""
     try:
-        return at_home(world, target.volume, lambda volume: _rounds(world, Target(volume, target.replica), how, pair))
+        return _bring(world, target, how, pair)
+    except MovedError:
+        pair.close()
+        settle_homes(world, target.volume, [target.replica.host])
+        raise
     except BaseException:  # an agent whose session failed is gone; the other one waits in the middle of its own
         pair.close()
         raise
 
 
+def _bring(world: World, target: Target, how: How, pair: Pair) -> Round:
+    """Over the direct path again where it broke: what has arrived is kept; at last through this machine, where that is
+    allowed."""
+    for breaks in range(1, _MOST_BREAKS):
+        try:
+            return _at_home(world, target, how, pair)
+        except PathBrokenError as error:
+            pair.close()
+            text = f"{target.volume.name}: {error}; it goes on from what has arrived"
+            if breaks == _MOST_BREAKS - 1 and how.settings.path == AUTO:
+                how = dataclasses.replace(how, settings=dataclasses.replace(how.settings, path=RELAY))
+                text += ", through this machine"
+            world.reporter.report(Notice("warning", text))
+    return _at_home(world, target, how, pair)
+
+
+def _at_home(world: World, target: Target, how: How, pair: Pair) -> Round:
+    return at_home(world, target.volume, lambda volume: _rounds(world, Target(volume, target.replica), how, pair))
+
+
 def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     volume, replica = target.volume, target.replica
     try:
-        here, there = pair.connected(world.hosts, volume.host, replica.host)
-        home = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
-        place = Peer(replica.host, there.agent.machine_id, there.agent.hostname, replica.path)
-        _refuse_itself(home, place)
+        ends = pair.connected(world, target, how.settings.path)
+        home, place = _peer(volume, ends.here), _peer(replica, ends.there)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
         if lazy.wants_lazy(target, how.settings):
             wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
-            mounted = lazy.mount(world, wish, here, there)
+            mounted = lazy.mount(world, wish, ends.here, ends.there)
             pair.begun = True
             if mounted is not None:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
-        source = SourceSession(here, volume, replica.replica_id, place, how.settings)
-        served = ReplicaSession(there, record, how.settings, begin=True, forbidden=how.forbidden)
+        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
+        served = ReplicaSession(
+            ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
+        )
         pair.begun = True
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)
         source.end()
@@ -121,6 +164,10 @@ def _tell_lost(world: World, target: Target, lost: tuple[str, ...]) -> None:
         world.reporter.report(
             Notice("warning", f"{target.volume.name}: {target.replica.host} cannot hold everything: {what}")
         )
+
+
+def _peer(place: KnownVolume | KnownReplica, agent: IntroducedConversation) -> Peer:
+    return Peer(place.host, agent.agent.machine_id, agent.agent.hostname, place.path)
 
 
 def _refuse_itself(home: Peer, place: Peer) -> None:

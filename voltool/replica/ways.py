@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from voltool.errors import VoltoolError
 from voltool.events import Event, Notice, Reporter
 from voltool.replica.ports import Catalog, Hosts
+from voltool.replica.target import Target
 from voltool.wire.conversation import IntroducedConversation
 
 
@@ -52,18 +53,24 @@ class Ways:
 
 
 class About:
-    """A Reporter that says of which replica an event is. ``quietly``: only what a person must know is passed on."""
+    """A Reporter that says of which replica an event is. ``quietly``: only what a person must
+    know is passed on, and that once."""
 
-    def __init__(self, reporter: Reporter, subject: str, *, quietly: bool = False) -> None:
+    def __init__(self, reporter: Reporter, target: Target, *, quietly: bool = False) -> None:
         self._reporter = reporter
-        self._subject = subject
+        self._subject = target.subject
+        self._volume = target.volume.name
         self._quietly = quietly
+        self._said: set[str] = set()
 
     def report(self, event: Event) -> None:
         """See `Reporter`."""
         if isinstance(event, Notice):
-            if not self._quietly or event.severity != "info":
-                self._reporter.report(Notice(event.severity, f"{self._subject}: {event.message}"))
+            if self._quietly and (event.severity == "info" or event.message in self._said):
+                return
+            self._said.add(event.message)
+            message = event.message.removeprefix(f"{self._volume}: ")
+            self._reporter.report(Notice(event.severity, f"{self._subject}: {message}"))
         elif not self._quietly:
             self._reporter.report(dataclasses.replace(event, subject=self._subject))
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, VolumeRecord
+from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, Split, VolumeRecord
 from voltool.wire import codec
 from voltool.wire.moving import (
     AbortMove,
@@ -56,6 +56,7 @@ from voltool.wire.paths import (
     PreparePath,
 )  # fmt: skip
 from voltool.wire.replicas import (
+    ChooseHome,
     EndReplica,
     EpochHeard,
     FilesServed,
@@ -74,7 +75,10 @@ from voltool.wire.replicas import (
     ReplicaSource,
     ReplicasReply,
     ReplicaStatus,
+    SendBeginning,
     ServeFiles,
+    ShowStanding,
+    Standing,
     StartLazy,
     StartReplicaDump,
     StopServing,
@@ -222,11 +226,13 @@ class LockInfo:
 
 @dataclass(frozen=True)
 class VolumeReply:
-    """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps."""
+    """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps. ``split``: it lives
+    elsewhere with the same number of epoch too, and both are read-only."""
 
     record: VolumeRecord
     states: Tuple[str, ...]
     lock: Optional[LockInfo] = None
+    split: Optional[Split] = None
 
 
 @dataclass(frozen=True)
@@ -637,6 +643,7 @@ Message = Union[
     EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
+    ChooseHome, SendBeginning, ShowStanding, Standing,
     PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
 ]  # fmt: skip
 

@@ -92,7 +92,7 @@ def _over(move: SourceMove, conversation: Conversation) -> messages.Message:
 
 
 def _open(move: SourceMove, known: Optional[SourceMove], host: HostState) -> VolumeHome:
-    if known is not None and known.phase == RETIRED:
+    if known is not None and (known.phase == RETIRED or known.promoted):
         records.open_home(host.directory, move.uuid, b"")  # says where it is, or finds that it has come back
     try:
         return records.open_home(host.directory, move.uuid, move.path, moving=True)

@@ -48,6 +48,8 @@ from voltool.tree.apply.staging import (
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.tree.state import StateKeeper
 from voltool.volumes import btrfs_ioctl
+from voltool.volumes.moving import placeholder
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.removal import remove_tree
 from voltool.volumes.traits import synchronize, traits_of
@@ -303,6 +305,7 @@ class HostReplica:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))
             self.journal.write(swap)
+        self._free_path()
         journal.exchange(self.place, swap.identity)
         self._finish_root(swap.record.state_id)
         loose = not guard.generation_of(self.place.path)
@@ -312,6 +315,12 @@ class HostReplica:
         journal.remove_dropped(self.place)
         self.keeper.keep_only({swap.record.state_id})
         self._settle()
+
+    def _free_path(self) -> None:
+        """What stands there may be what keeps the name of a volume that lived here: then the replica takes its place."""
+        retired = MoveBook(self.host.directory).source(self.record.uuid)
+        if retired is not None and placeholder.stands_at(self.place.path, retired):
+            placeholder.unseal(self.place.path)
 
     def _publish(self, state_id: str) -> None:
         """What is staged becomes `next`, whole, with its root's own attributes last."""

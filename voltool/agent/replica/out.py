@@ -126,6 +126,7 @@ class _Session:
             bandwidth=step.bandwidth,
             complete=True,
             hooks=step.hooks,
+            over_path=step.over_path,
         )
 
     def _tell_live(self, consistency: Consistency) -> None:

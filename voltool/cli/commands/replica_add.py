@@ -11,7 +11,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import begin
-from voltool.cli.options import Bandwidth, VolumeName, Workers
+from voltool.cli.options import Bandwidth, PathMode, VolumeName, Workers
 from voltool.errors import UsageError
 
 EXAMPLES = (
@@ -49,6 +49,7 @@ def replica_add(
     ] = None,
     bandwidth: Bandwidth = None,
     workers: Workers = None,
+    path: PathMode = None,
 ) -> int:
     """Make a replica of a volume on another host: copy it as it is now, from a clone, and serve that there, read-only. The volume
     stays in use. After an interruption the same command, or `voltool replica sync`, goes on. Exit code 3: some files could not be
@@ -65,14 +66,14 @@ def replica_add(
     from voltool.replica.job import AddWish, add
 
     invocation = begin(context, "replica add")
-    host, path = parse_destination(target)
+    host, place = parse_destination(target)
     forbidden = tuple(forbidden_places(invocation)) if host == "local" else ()
     if sources and not lazy:
         raise UsageError("--from is for a lazy replica", remedy="voltool replica add --lazy NAME HOST --from HOST")
-    settings = settings_of(invocation, bandwidth, workers)(name)
+    settings = settings_of(invocation, bandwidth, workers, path)(name)
     if lazy:
         settings = replace(settings, lazy=True, sources=tuple(sources or ()))
-    done = add(invocation.world, AddWish(name, host, path, forbidden), settings)
+    done = add(invocation.world, AddWish(name, host, place, forbidden), settings)
     tell_synced(invocation, done)
     if lazy:
         text = (

@@ -28,6 +28,7 @@ def replica_list(
     import time
 
     from voltool.backup.replicas import max_lag_of, place_of, wrongs
+    from voltool.cli.contact_told import tell_former
     from voltool.cli.replica_lines import replica_object
     from voltool.cli.replica_told import write_metrics
     from voltool.cli.replicas_shown import show_replicas
@@ -37,6 +38,8 @@ def replica_list(
     invocation.catalog_is_read = True
     world, settings = invocation.world, invocation.read_leniently().settings
     volumes = [world.catalog.volume(name)] if name else world.catalog.volumes()
+    tell_former(invocation, volumes)
+    volumes = [world.catalog.volume(volume.name) for volume in volumes]
     found = survey(world, volumes, lambda volume: max_lag_of(settings, volume))
     show_replicas(invocation.output, found, time.time_ns())
     for each in found:

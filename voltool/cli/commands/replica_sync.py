@@ -10,7 +10,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth, Workers
+from voltool.cli.options import Bandwidth, PathMode, Workers
 from voltool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def replica_sync(
     ] = 1.0,
     bandwidth: Bandwidth = None,
     workers: Workers = None,
+    path: PathMode = None,
 ) -> int:
     """Bring replicas up to date: clone the volume, send what changed since the last time, and serve that at once and whole.
     Replicas on different hosts go side by side; one that fails does not keep others from it, and goes on serving its last good
@@ -51,19 +52,25 @@ def replica_sync(
     The exit code is the worst of all: 3 where a replica is older than its limit (max_lag) all the same or files could not be
     read, 4 where somebody else works on it, 6 where a host is not reached. With --follow each change of state is a line, what
     fails is tried again with growing pauses, and SIGTERM or Ctrl-C end it with 0."""
+    from voltool.cli.contact_told import tell_former
     from voltool.cli.replica_options import settings_of
     from voltool.cli.replica_told import tell_synced, write_metrics
+    from voltool.policy.replicas import REPLICA
     from voltool.replica.job import sync, targets_of
 
     invocation = begin(context, "replica sync")
     if everything is bool(name):
         raise UsageError("which replicas are meant is not clear", remedy="voltool replica sync NAME [HOST], or --all")
     invocation.read_leniently()
-    how = settings_of(invocation, bandwidth, workers)
+    volumes = [invocation.world.catalog.volume(name)] if name else invocation.world.catalog.volumes()
+    told = tell_former(invocation, volumes)
+    how = settings_of(invocation, bandwidth, workers, path)
     if follow:
         return _follow(invocation, name or "", host or "", how, interval)
-    targets = _well_configured(invocation, targets_of(invocation.world, name or "", host or ""))
     invocation.fields["synced"] = []
+    if told and not any(each.role == REPLICA for each in invocation.world.catalog.replicas(volumes[0].uuid)):
+        return invocation.finish()  # to tell them was all that there was to do
+    targets = _well_configured(invocation, targets_of(invocation.world, name or "", host or ""))
     if not targets and not invocation.errors:
         invocation.output.notice("info", "no replicas yet: voltool replica add NAME HOST[:/path]")
     try:

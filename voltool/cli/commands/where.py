@@ -33,8 +33,17 @@ def where(
 
     invocation = begin(context, "where")
     place = find(invocation.world, name)
+    if place.split:
+        text = f"{name}: split: it lives at {place.split} too; both are read-only (voltool replica promote --force chooses)"
+        invocation.output.notice("warning", text)
     invocation.output.line(f"{place.host}:{shown(place.path)}")
-    invocation.fields |= {"volume": name, "host": place.host, "path": name_value(place.path), "epoch": place.epoch}
+    invocation.fields |= {
+        "volume": name,
+        "host": place.host,
+        "path": name_value(place.path),
+        "epoch": place.epoch,
+        "split": place.split or None,
+    }
     known = replicas_of(invocation, invocation.world.catalog.volume(name).uuid)
     invocation.fields["replicas"] = [replica_object(each) for each in known]
     if replicas:
