@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import struct
-import zlib
 from typing import List, Tuple
 
-from voltool import durable
+from voltool.agent.lazy import saved
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.shared import BEGUN, MISSING, PRESENT, Claims, Presence
 from voltool.dumpfile import format as fmt
@@ -30,11 +28,8 @@ from voltool.tree.apply.staging import Staging
 
 #: What lies in the staging beside the tree.
 INDEX = b"lazy"
-_PRESENT = b"lazy-present"
 _CLAIMS = b"lazy-claims"
 _LOSSES = b"lazy-losses"
-_HEAD = struct.Struct(">8s32sQQ")
-_MAGIC = b"vtlazy1\0"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ZEROS = bytes(fmt.BLOCK_SIZE)
 #: A path that is longer is walked in steps.
@@ -59,7 +54,7 @@ class Store:
 
     def _load(self) -> None:
         """Only what is safe there counts; what more there may be is made again."""
-        data = _read_saved(self.staging.path, self.index)
+        data = saved.read(self.staging.path, self.index)
         if data:
             self.presence.objects[:] = data[: self.index.count]
             self.presence.chunks[:] = data[self.index.count :]
@@ -73,9 +68,8 @@ class Store:
         if objects + chunks == self._saved:
             return
         self.staging.sync()
-        head = _HEAD.pack(_MAGIC, bytes.fromhex(self.index.state_id), len(objects), len(chunks))
         try:
-            durable.write_file(os.path.join(self.staging.path, _PRESENT), head + zlib.compress(objects + chunks, 1))
+            saved.write(self.staging.path, self.index, objects + chunks)
         except OSError as error:
             raise translate(error, "what is there of a lazy replica") from error
         self._saved = objects + chunks
@@ -141,7 +135,7 @@ class Store:
 
     def clear_up(self) -> None:
         """Remove what only a lazy replica needs; its tree is a plain one from here on."""
-        for name in (_PRESENT, _CLAIMS, _LOSSES):
+        for name in (saved.NAME, _CLAIMS, _LOSSES):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.staging.path, name))
 
@@ -203,23 +197,6 @@ class Store:
         """Whether of a large file nothing but its end is missing."""
         runs = self.index.runs(position)
         return all(self.presence.count_chunks(base, base + count) == count for _first, count, base in runs)
-
-
-def read_presence(staging: bytes, index: TreeIndex) -> bytes:
-    """What is here of each object, as it was last made durable: as in `shared.Presence`. For who only looks."""
-    return _read_saved(staging, index)[: index.count] or bytes([MISSING]) * index.count
-
-
-def _read_saved(staging: bytes, index: TreeIndex) -> bytes:
-    """Empty where nothing was saved for this index."""
-    try:
-        with open(os.path.join(staging, _PRESENT), "rb") as file:
-            magic, state, objects, chunks = _HEAD.unpack(file.read(_HEAD.size))
-            data = zlib.decompress(file.read())
-    except (OSError, struct.error, zlib.error):
-        return b""
-    known = (magic, state.hex(), objects, chunks) == (_MAGIC, index.state_id, index.count, index.chunks)
-    return data if known and len(data) == objects + chunks else b""
 
 
 def _open_below(directory: int, path: bytes) -> int:
