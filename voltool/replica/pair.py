@@ -149,11 +149,11 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
             pair.close()
             ends = pair.connected(world, target, how.settings.path)
-        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
         )
-        pair.begun = True
+        pair.begun = True  # before the home keeps anything for it: most of what can be refused is refused there
+        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)
         source.end()
         served.end()

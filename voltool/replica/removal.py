@@ -50,6 +50,8 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
         _check_home(world, volume)
     if not forget_host:
         when_free(lambda: _tell_host(world, target, purge=purge))
+    if known.phase == LAZY:
+        stop_serving(world, target)
     home_told = _tell_home(world, target)
     is_lazy = known.phase == LAZY
     if is_lazy:

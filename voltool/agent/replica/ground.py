@@ -16,8 +16,8 @@ from voltool import durable, inodes
 from voltool.agent.host import HostState
 from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
-from voltool.agent.replica.copying import link_tree, snapshot
 from voltool.agent.replica.journal import Journal, Swap
+from voltool.agent.replica.making import has_copies, stage_next, take_apart_for_increment
 from voltool.agent.replica.place import ReplicaPlace, place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.rescan import rescan
@@ -29,15 +29,12 @@ from voltool.model import FILLING, LAZY, LAZY_HOME, ROOT_OBJECT, SERVING, Replic
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import SEALS, Attributes, record_times
-from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.parts import Parts, load_parts, parts_of, save_parts
-from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
+from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.tree.apply.staging import (
-    Phase,
-    Progress,
     Staging,
     StagingKey,
     Way,
@@ -46,7 +43,7 @@ from voltool.tree.apply.staging import (
     open_staging,
     staging_path,
 )
-from voltool.tree.apply.waiting import apply_waiting, open_increment
+from voltool.tree.apply.waiting import apply_waiting
 from voltool.tree.state import StateKeeper
 from voltool.volumes import btrfs_ioctl
 from voltool.volumes.moving import placeholder
@@ -107,15 +104,10 @@ class HostReplica:
         self.changed = self.served.difference()
         if self.changed is not None:
             assert self.served.known is not None
-            if not self._is_own_tree():
-                self._discard_next()  # its files are those that were changed
+            self._discard_next()  # it may have files in common with what was changed
             found = rescan(self.place, self.served.known.state_id, self.host)
             self.served.save(dataclasses.replace(self.served.known, state_id=found))
         self._settle()
-
-    def _is_own_tree(self) -> bool:
-        """Whether the tree that is being made has no file in common with the one that is served."""
-        return guard.is_subvolume(self.place.next)
 
     def _settle(self) -> None:
         """What is served cannot be written to, and is known as it is now."""
@@ -193,7 +185,7 @@ class HostReplica:
         assert self.served.known is not None
         try:
             with _translated(self.place.path):
-                self.held = held = self._hold(self._stage_next())
+                self.held = held = self._hold(stage_next(self.place, self._key(), self.served))
                 held.staging.sync()
                 held.save(HeldRecord(self.served.known.state_id, assembled=True))
         except SpaceError:
@@ -202,57 +194,15 @@ class HostReplica:
         held.learn_owners(self.owners, [])
         return held
 
-    def _stage_next(self) -> Staging:
-        if guard.is_subvolume(self.place.path):
-            snapshot(self.place.path, self.place.next)
-            staging = open_inside(self._key())
-        else:
-            self.served.loosen()
-            staging = open_staging(self._key(), into_existing=False)
-            try:
-                linked = self._linked(staging)
-                guard.beneath_mounts(self.place.path, lambda: link_tree(self.place.path, linked, _copied(staging)))
-            except BaseException:
-                staging.close()
-                raise
-        staging.save(Progress(Phase.PUBLISH, way=staging.way.value))
-        return staging
-
-    @staticmethod
-    def _linked(staging: Staging) -> bytes:
-        path = os.path.join(staging.path, flat_path(ROOT_OBJECT))
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        return path
-
     def apply(self) -> int:
         """Apply the increment that has come whole; the bytes of content written. SpaceError: there is no room for what changed
         beside what is served, which goes on being served."""
         held = self.held
         assert held is not None
         assert held.record is not None
-        kept = load_parts(held.staging.path)
-        if self._can_take_parts(held, kept):
-            self._save_parts(held, kept)
-            take_apart(held)
-        elif not is_flat(held):
-            take_apart(held)
+        take_apart_for_increment(held)
         held.save(dataclasses.replace(held.record, applying=True))
         return self._apply()
-
-    def _can_take_parts(self, held: HeldTree, kept: Optional[Parts]) -> bool:
-        """Whether it is enough to take apart what the increment touches: of a tree that stands whole but for such parts, and was
-        made from one whose stamps are known."""
-        if not held.stamped or not (held.record is not None and (held.record.assembled or kept is not None)):
-            return False
-        state = held.keeper.open(held.stamped)
-        if state is None:
-            return False
-        with contextlib.closing(state):
-            return state.stamps is not None
-
-    def _save_parts(self, held: HeldTree, kept: Optional[Parts]) -> None:
-        with contextlib.closing(held.state()) as state, open_increment(held) as reader:
-            save_parts(held.staging.path, parts_of(state, reader).with_those_of(kept))
 
     def _apply(self) -> int:
         held = self.held
@@ -299,7 +249,7 @@ class HostReplica:
         serving = self.record.phase == SERVING
         shared = staging.way is Way.RENAME and serving
         held = HeldTree(staging, states=self.place.states, increment=self.place.increment, shared=shared)
-        if serving and self.served.known is not None and not os.path.lexists(_copied(staging)):
+        if serving and self.served.known is not None and not has_copies(staging):
             held.stamped = self.served.known.state_id
         return held
 
@@ -407,11 +357,6 @@ class HostReplica:
         if self.held is not None:
             self.held.staging.close()
             self.held = None
-
-
-def _copied(staging: Staging) -> bytes:
-    """A note that some files of a tree of links are copies, of which no stamps are known."""
-    return os.path.join(staging.path, b"copied")
 
 
 @contextlib.contextmanager
