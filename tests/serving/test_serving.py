@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ from voltool.agent.daemon import started_at
 from voltool.agent.lazy.keys import drop_identity, serving_purpose
 from voltool.agent.lazy.served import end_serving
 from voltool.agent.lazy.sources import Wanted
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import HostError, NotFoundError, UnreachableError
 
 FILES = {f"dir{number % 7}/file{number}": b"%d " % number * (number % 300 + 1) for number in range(2000)}
@@ -130,9 +130,12 @@ def test_when_its_tree_is_gone_it_ends_and_takes_its_key_along(rack: Rack, monke
     keys = rack.directory / "state-home/keys"
     assert [path.name for path in keys.iterdir()] == [serving_purpose(REPLICA) + ".pem"]
     assert (keys / f"{serving_purpose(REPLICA)}.pem").stat().st_mode & 0o077 == 0
-    shutil.rmtree(rack.directory / "home")
     rack.kill("home")
-    rack.daemon("home").save(rack.daemon("home").wishes() or {})
+    (rack.directory / "home").rename(rack.directory / "not mounted")
+    with pytest.raises(HostError):
+        rack.again("home")
+    assert len(list(keys.iterdir())) == 1  # it may come back
+    ReplicaBook(rack.host("home").directory).remove("a" * 32)
     with pytest.raises(NotFoundError):
         rack.again("home")
     running = rack.daemon("home")

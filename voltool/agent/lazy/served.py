@@ -22,7 +22,7 @@ from voltool.model import MOVED, RETIRED
 from voltool.showing import shown
 from voltool.volumes.moving.placeholder import stands_at
 from voltool.volumes.moving.records import MoveBook
-from voltool.volumes.records import VolumeHome, open_home
+from voltool.volumes.records import VolumeHome, list_entries, open_home
 from voltool.volumes.registry import driver_named
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.conversation import Conversation
@@ -148,7 +148,8 @@ def end_serving(host: HostState, replica_id: str) -> None:
 
 
 def open_tree(host: HostState, wishes: ServeWishes) -> int:
-    """A descriptor of the root of what is served; the caller closes it. NotFoundError where it is not there (any more)."""
+    """A descriptor of the root of what is served; the caller closes it. NotFoundError where it is gone for
+    good; HostError where it cannot be reached, as when its file system is not mounted."""
     if wishes.what == CLONE:
         return _open_clone(host, wishes)
     if wishes.what == REPLICA:
@@ -191,7 +192,13 @@ def _kept_label(home: VolumeHome, replica_id: str) -> str:
 
 
 def _open_clone(host: HostState, wishes: ServeWishes) -> int:
-    home = open_home(host.directory, wishes.uuid, b"", moving=True)
+    try:
+        home = open_home(host.directory, wishes.uuid, b"", moving=True)
+    except NotFoundError as error:
+        known = [entry for entry in list_entries(host.directory) if entry.uuid == wishes.uuid and not entry.forgotten]
+        if not known:
+            raise
+        raise HostError(error.what, where=error.where, why=error.why, remedy=error.remedy) from None  # not mounted yet
     driver = driver_named(home.record.driver)
     clone = driver.find(home.record, wishes.label)
     if clone is None:
@@ -209,7 +216,5 @@ def _replica_path(host: HostState, uuid: str) -> bytes:
 def _open_directory(path: bytes, what: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{what} is not there any more", where=shown(path)) from None
     except OSError as error:
         raise HostError(f"{what} cannot be opened", where=shown(path), why=error.strerror or str(error)) from None
