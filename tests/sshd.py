@@ -177,18 +177,21 @@ class Sshd:
             config = self.directory / "sshd_config"
             config.write_text("\n".join(self._config_lines()) + "\n")
             _make_privilege_separation_directory()
-            assert _SSHD is not None
-            self._process = subprocess.Popen(
-                [*self._place.enter, _SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = self._begin()
             if self._answers():
                 return
             self._process.kill()
             self._process.wait()
         raise AssertionError(f"sshd does not start: {self.log()}")
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        assert _SSHD is not None
+        return subprocess.Popen(
+            [*self._place.enter, _SSHD, "-D", "-f", str(self.directory / "sshd_config"), "-E", str(self.log_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _config_lines(self) -> list[str]:
         lines = [

@@ -199,7 +199,8 @@ class SourceMove:
     ``retired_path`` where it goes; ``by_entries``: the path is a mount point, so not the tree is renamed but its top entries.
     ``epoch`` and ``state_id`` are those of the switch, from RETIRING on. ``promoted``: it is no move, a replica took the
     volume's place at ``target``; ``aside``: paths that were written here after the state that was promoted, and are in the
-    retired copy alone: the first of them, and how many there are (-1: nobody knows)."""
+    retired copy alone: the first of them, and how many there are (-1: nobody knows). ``lazy``: the new home fetches from the
+    retired tree what it does not have yet; false again when it has told that it has everything."""
 
     move_id: str
     uuid: str
@@ -216,13 +217,14 @@ class SourceMove:
     promoted: bool = False
     aside: Tuple[bytes, ...] = ()
     aside_count: int = 0
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
 class TargetMove:
     """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
-    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into
-    (`agent.moving.container`)."""
+    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`).
+    ``lazy``: it is in service, or will be, before its files have come; false again when all is there and in its place."""
 
     move_id: str
     uuid: str
@@ -237,6 +239,7 @@ class TargetMove:
     sequence: int = 0
     reserved: bool = False
     container: str = ""
+    lazy: bool = False
 
 
 @dataclass(frozen=True)

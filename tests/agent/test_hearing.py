@@ -18,11 +18,11 @@ from voltool.agent.dump import dump
 from voltool.agent.host import HostState
 from voltool.agent.keep import keep_state
 from voltool.agent.lock import unlock_volume
-from voltool.agent.moving.retired import list_retired
+from voltool.agent.moving.retired import list_retired, purge_retired
 from voltool.agent.replica import hearing
 from voltool.agent.replica.choosing import choose_home
 from voltool.agent.replica.hearing import hear_epoch
-from voltool.agent.replica.standing import show_standing
+from voltool.agent.replica.standing import is_registered, show_standing
 from voltool.errors import BusyError, MovedError, RefusedError
 from voltool.model import Epoch, Peer
 from voltool.volumes.lock.book import LockBook
@@ -126,6 +126,14 @@ def test_a_lower_epoch_retires_and_names_what_only_it_has(home: Home) -> None:
     assert (kept.parent / f"aside-{'t' * 12}").read_bytes() == b"d/f3\0d/f4\0d/f5\0new\0"
 
 
+def test_what_is_aside_goes_with_the_retired_copy(home: Home) -> None:
+    home.write_on()
+    kept = Path(os.fsdecode(home.hear().aside_place))
+    purge_retired(moving.PurgeRetired(UUID), Collected(), home.host)
+    assert not kept.exists()
+    assert examine(messages.Examine(fix=False), Collected(), home.host).findings == ()
+
+
 def test_a_later_home_is_remembered(home: Home) -> None:
     home.hear()
     assert home.hear(3, "u" * 32).epoch.number == 3
@@ -225,4 +233,4 @@ def test_a_hearing_that_is_cut_off_is_gone_on_with(home: Home, monkeypatch: pyte
     heard = home.hear()
     assert (heard.outcome, heard.aside_count) == ("known" if cut == "leave_retired" else "retired", 4)
     assert show_standing(replicas.ShowStanding(UUID), Collected(), home.host).standing == "away"
-    assert not hearing.is_registered(UUID, home.host)
+    assert not is_registered(UUID, home.host)

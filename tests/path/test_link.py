@@ -204,6 +204,43 @@ def test_a_server_stays_for_the_next_one(here: Identity, there: Identity) -> Non
                 listener.accept(5).receive(5.0)
 
 
+def test_nothing_is_sent_in_clear(here: Identity, there: Identity) -> None:
+    """A relay between the two records every byte, both ways."""
+    seen = {"to": bytearray(), "from": bytearray()}
+    with listening(here, there) as listener, socket.create_server(("127.0.0.1", 0)) as relay:
+
+        def carry(source: socket.socket, sink: socket.socket, record: bytearray) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(1 << 16):
+                    record.extend(data)
+                    sink.sendall(data)
+
+        def pass_on() -> None:
+            with relay.accept()[0] as client, socket.create_connection(("127.0.0.1", listener.port)) as server:
+                back = threading.Thread(target=carry, args=(server, client, seen["from"]))
+                back.start()
+                carry(client, server, seen["to"])
+                back.join()
+
+        relaying = threading.Thread(target=pass_on)
+        relaying.start()
+        secret = b"what the volume holds " * 40_000
+        joined = join(there, here.certificate, ["127.0.0.1"], relay.getsockname()[1], TOKEN, 5.0)
+        with contextlib.closing(joined), contextlib.closing(listener.accept(5)) as accepted:
+            joined.send_data(secret)
+            got = b""
+            while len(got) < len(secret):
+                got += accepted.receive(5.0)
+            accepted.send(messages.Failure("host", "a message", "", "", ""))
+            assert joined.receive(5.0).what == "a message"
+        relaying.join()
+    assert got == secret
+    assert len(seen["to"]) > len(secret)
+    for said in (b"what the volume", TOKEN, b"voltool", b"a message", here.certificate[-40:], there.certificate[-40:]):
+        assert said not in seen["to"], said
+        assert said not in seen["from"], said
+
+
 def test_one_that_nobody_comes_to_gives_up_and_a_closed_one_at_once(here: Identity, there: Identity) -> None:
     with listening(here, there) as listener:
         with pytest.raises(PathBrokenError, match="no direct path"):

@@ -12,7 +12,7 @@ from tests.filesystems import LoopFilesystem
 from tests.replica.hosts import Administrator, Ground
 from voltool.agent.replica.promotion import HostPromotion
 from voltool.errors import MovedError, RefusedError, VoltoolError
-from voltool.model import SERVING
+from voltool.model import SERVING, Peer, ReplicaRecord
 from voltool.volumes.btrfs_ioctl import create_subvolume
 from voltool.volumes.lock.hold import in_container
 from voltool.wire import messages, replicas
@@ -144,7 +144,7 @@ def test_a_stale_catalog_makes_no_damage(mixed: Ground) -> None:
     served = mixed.contents("c")
     mixed.dead.clear()
     (mixed.paths["a"] / "stale").write_bytes(b"at the old home")
-    with pytest.raises(MovedError, match="later state"):
+    with pytest.raises(MovedError, match="another home"):
         other.sync("c")
     assert mixed.contents("c") == served
     assert other.home() == "b"
@@ -161,9 +161,7 @@ def remove_promoted(administrator: Administrator) -> None:
     with administrator.world.hosts.connect("b") as agent:
         agent.send(replicas.ListReplicas())
         assert agent.receive().replicas == ()
-        from tests.replica.rig import ReplicaRecord
-
-        stub = ReplicaRecord("x", row.uuid, "vol", row.path, replicas.Peer("a", "", "", b"/"), SERVING, 0)
+        stub = ReplicaRecord("x", row.uuid, "vol", row.path, Peer("a", "", "", b"/"), SERVING, 0)
         agent.send(replicas.ReplicaIn(stub, begin=False))
         agent.receive()
         agent.send(replicas.RemoveReplica(purge=True))

@@ -24,6 +24,7 @@ from voltool.errors import BusyError, VoltoolError
 #: ``run(identity, host, life)``, which returns when its work is over or `Life.ending` is set.
 _KINDS: Dict[str, Tuple[str, str]] = {
     "serve": ("voltool.agent.lazy.serving", "run"),
+    "home": ("voltool.agent.lazy.homing", "run"),
     "lazy": ("voltool.agent.lazy.running", "run"),
 }
 _EXIT_FAILED = 1

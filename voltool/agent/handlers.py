@@ -48,6 +48,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.ReplicaIn: ("voltool.agent.replica.into", "replica_in"),
     replicas.ListReplicas: ("voltool.agent.replica.status", "list_replicas"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
+    moving.AskFill: ("voltool.agent.lazy.fill", "ask_fill"),
+    moving.ReleaseRetired: ("voltool.agent.lazy.served", "release_retired"),
     replicas.MakeIdentity: ("voltool.agent.lazy.keys", "answer_identity"),
     replicas.ServeFiles: ("voltool.agent.lazy.served", "serve_files"),
     replicas.StopServing: ("voltool.agent.lazy.served", "stop_serving"),

@@ -133,19 +133,16 @@ def _at_home(world: World, target: Target, how: How, pair: Pair) -> Round:
 def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     volume, replica = target.volume, target.replica
     try:
-        is_lazy = lazy.wants_lazy(target, how.settings)
-        ends = pair.connected(world, target, RELAY if is_lazy else how.settings.path)
+        ends = pair.connected(world, target, how.settings.path)
         home, place = _peer(volume, ends.here), _peer(replica, ends.there)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
-        if is_lazy:
+        if lazy.wants_lazy(target, how.settings):
             wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
             mounted = lazy.mount(world, wish, ends.here, ends.there)
             pair.begun = True
             if mounted is not None:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
-            pair.close()
-            ends = pair.connected(world, target, how.settings.path)
         source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden

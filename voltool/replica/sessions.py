@@ -19,8 +19,8 @@ from voltool.wire.conversation import IntroducedConversation, expect
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`;
-    ``path``: of `remote.paths`.
+    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`; ``path``: of
+    `remote.paths`.
 
     ``lazy``: a new replica is mounted at once, and its files come later: from the volume's home, and from the hosts ``sources``
     (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`."""
@@ -30,10 +30,10 @@ class ReplicaSettings:
     bandwidth: int = 0
     base_age: int = 0
     hooks: Hooks = NO_HOOKS
+    path: str = AUTO
     lazy: bool = False
     sources: tuple[str, ...] = ()
     fetch_timeout: int = 30
-    path: str = AUTO
 
 
 class SourceSession:
@@ -212,7 +212,7 @@ class ReplicaSession:
 
 
 class _ManifestSink:
-    """A `Sink` that receives a manifest, which is small: it comes through this machine."""
+    """A `Sink` that receives a manifest. It goes through the command line: it is small, and what it describes comes later."""
 
     direct = False
 

@@ -57,11 +57,11 @@ def decode_frame_head(head: _Buffer) -> Tuple[int, int]:
     return kind, length
 
 
-def split_data(data: _Buffer) -> Iterator[memoryview]:
+def split_data(data: _Buffer, piece: int = DATA_PIECE) -> Iterator[memoryview]:
     """The payloads of the data frames that carry ``data``, without copies."""
     view = memoryview(data).cast("B")
-    for start in range(0, len(view), DATA_PIECE):
-        yield view[start : start + DATA_PIECE]
+    for start in range(0, len(view), piece):
+        yield view[start : start + piece]
 
 
 class FrameDecoder:

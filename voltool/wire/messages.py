@@ -16,7 +16,10 @@ from voltool.wire import codec
 from voltool.wire.moving import (
     AbortMove,
     Arrived,
+    AskFill,
     EndMove,
+    FetchFrom,
+    FillStatus,
     ForgetMove,
     HoldLock,
     ListMoves,
@@ -32,6 +35,7 @@ from voltool.wire.moving import (
     PurgeRetired,
     ReceiveDump,
     ReleaseLock,
+    ReleaseRetired,
     RetiredReply,
     SendManifest,
     SettleMove,
@@ -259,7 +263,9 @@ class StartDump:
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
     ``complete``: nothing is excluded. ``over_path``: data frames and `EndOfData` of the dump go over the direct path.
-    Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there is none, around the reading.
+    ``manifest_only``, in the session of a lazy move: the data frames are the manifest of what was read (see `tree.manifest`, with
+    OWNERS); what it is compared with the agent chooses itself. Of the hooks ``before_clone`` and ``after_clone`` are run, around
+    the clone; where there is none, around the reading.
     """
 
     uuid: str
@@ -278,6 +284,7 @@ class StartDump:
     complete: bool = False
     hooks: Hooks = NO_HOOKS
     over_path: bool = False
+    manifest_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -632,6 +639,7 @@ Message = Union[
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
     RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply, EstimateDump,
     EstimateReply,
+    AskFill, FetchFrom, FillStatus, ReleaseRetired,
     EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,

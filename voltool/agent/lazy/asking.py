@@ -11,6 +11,7 @@ from typing import Callable, Deque, Iterator, List, Optional, Protocol, Sequence
 from voltool.agent.lazy.answering import pack_wants, unpack
 from voltool.errors import UnreachableError
 from voltool.wire.fetching import ANSWERS, Answer, FetchDecoder, FetchFrame, Want, batches, decode_answers
+from voltool.wire.messages import Message
 
 #: Wants and bytes of one request; the next one is on its way while its answers come.
 _WANTS = 512
@@ -21,6 +22,9 @@ _AHEAD = 16 << 10
 
 class FetchLink(Protocol):
     """What is used of a `path.link.Link`; any VoltoolError ends it."""
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
 
     def send_data(self, data: bytes) -> None:
         """Send bytes."""

@@ -12,11 +12,13 @@ from voltool.agent.lazy.keys import kept_identity
 from voltool.agent.lazy.pool import Pool, Source
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
-from voltool.errors import VoltoolError
+from voltool.errors import UnreachableError, VoltoolError
 from voltool.wire.replicas import FetchSource
 
 #: The certificates alone say who may come: what is served outlives every session, so there is no token of one.
 _TOKEN = b""
+#: How long one source may take, seconds.
+_PATIENCE = 10.0
 
 
 def make_pool(host: HostState, replica_id: str, sources: Sequence[FetchSource], timeout: float) -> Pool:
@@ -44,3 +46,16 @@ def _probe(source: Source, patience: float) -> str:
 
 def _connect(identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
     return join(identity, source.certificate, source.addresses, source.port, _TOKEN, timeout)
+
+
+def reach_one(host: HostState, replica_id: str, sources: Sequence[FetchSource]) -> None:
+    """UnreachableError where none of the sources can be reached directly from this host."""
+    faults = unreachable_sources(make_pool(host, replica_id, sources, _PATIENCE), _PATIENCE)
+    if len(faults) < len(sources):
+        return
+    raise UnreachableError(
+        "no host that has the files can be reached directly",
+        where=host.hostname,
+        why="; ".join(f"{name}: {why}" for name, why in faults.items()) or "there is none",
+        remedy="open a port between the hosts (ports in [hosts.NAME] of the configuration); or without --lazy",
+    )

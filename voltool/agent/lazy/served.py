@@ -18,14 +18,16 @@ from voltool.agent.path.listening import parse_ports
 from voltool.agent.replica.out_place import OutPlace
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
-from voltool.model import RETIRED
+from voltool.model import MOVED, RETIRED
 from voltool.showing import shown
+from voltool.volumes.moving.placeholder import stands_at
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.conversation import Conversation
 from voltool.wire.messages import Done
+from voltool.wire.moving import ReleaseRetired
 from voltool.wire.replicas import FilesServed, ServeFiles, StopServing
 
 KIND = "serve"
@@ -73,6 +75,13 @@ class ServeBook:
         """Our key pair for this replica."""
         return kept_identity(self._host, self._purpose)
 
+    def hear(self, host: HostState, message: object) -> bool:
+        """What the peer says besides: whether it needs nothing any more."""
+        if not isinstance(message, ReleaseRetired):
+            return False
+        let_go(host, message)
+        return True
+
     def remove(self) -> None:
         """Serve no more; key and record go. Idempotent."""
         self.daemon.remove()
@@ -114,6 +123,22 @@ def stop_serving(request: StopServing, conversation: Conversation, host: HostSta
     return Done()
 
 
+def release_retired(request: ReleaseRetired, conversation: Conversation, host: HostState) -> Done:
+    """Handle `ReleaseRetired`."""
+    del conversation
+    let_go(host, request)
+    end_serving(host, request.move_id)
+    return Done()
+
+
+def let_go(host: HostState, released: ReleaseRetired) -> None:
+    """The new home needs the copy that the volume left no more: it may be purged. Idempotent."""
+    book = MoveBook(host.directory)
+    move = book.source(released.uuid)
+    if move is not None and move.move_id == released.move_id and move.lazy and move.phase in (MOVED, RETIRED):
+        book.save_source(dataclasses.replace(move, lazy=False), os.path.dirname(move.retired_path))
+
+
 def end_serving(host: HostState, replica_id: str) -> None:
     """Serve nothing to that replica any more; keys and records of it go. Idempotent. HostError where the process does not end."""
     book = ServeBook(host, replica_id)
@@ -129,11 +154,19 @@ def open_tree(host: HostState, wishes: ServeWishes) -> int:
     if wishes.what == REPLICA:
         return _open_directory(_replica_path(host, wishes.uuid), "the replica")
     if wishes.what == COPY:
-        move = MoveBook(host.directory).source(wishes.uuid)
-        if move is None or move.phase != RETIRED:
-            raise NotFoundError("the copy that the volume left is not on this host any more")
-        return _open_directory(move.retired_path, "the copy that the volume left")
+        return _open_copy(host, wishes.uuid)
     raise AgentError("that cannot be served", why=wishes.what)
+
+
+def _open_copy(host: HostState, uuid: str) -> int:
+    """Of a lazy move also before the switch: what is served then has to be right already."""
+    move = MoveBook(host.directory).source(uuid)
+    if move is None or not (move.phase == RETIRED or move.lazy):
+        raise NotFoundError("the copy that the volume left is not on this host any more")
+    away = move.phase in (MOVED, RETIRED) or (
+        os.path.isdir(move.retired_path) and not stands_at(move.retired_path, move)
+    )
+    return _open_directory(move.retired_path if away else move.path, "the copy that the volume left")
 
 
 def _wishes(request: ServeFiles, host: HostState) -> ServeWishes:

@@ -69,7 +69,10 @@ class LazyService:
         make_fetcher: MakeFetcher,
         swap: Callable[[], None],
         tell: Callable[[str], None],
+        *,
+        mounted_anew: Callable[[], None] = lambda: None,
     ) -> None:
+        self._mounted_anew = mounted_anew
         self._store = store
         self._settings = settings
         self._make_fetcher = make_fetcher
@@ -98,6 +101,11 @@ class LazyService:
         finally:
             self._stop()
         return True
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a signal has said that it shall end."""
+        return self._ended
 
     def _end(self, _number: int, _frame: object) -> None:
         self._ended = True
@@ -171,6 +179,7 @@ class LazyService:
             clear_mounts(settings.point)
             time.sleep(_AGAIN)
             self._mount()
+            self._mounted_anew()
         for number in range(1, min(settings.fillers, SLOTS - 1) + 1):
             child = self._fillers.get(number)
             if child is not None and child.is_alive():

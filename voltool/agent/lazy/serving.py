@@ -23,11 +23,13 @@ from voltool.agent.lazy.served import ServeBook, open_tree
 from voltool.agent.path.listening import Listener
 from voltool.errors import HostError, NotFoundError, PathBrokenError, VoltoolError
 from voltool.wire.fetching import WANTS, FetchDecoder, FetchFrame
+from voltool.wire.messages import Done
 
 #: Without any link for so long the process ends, and its key goes, seconds. `voltool replica sync` starts it again.
 _UNUSED = 14 * 86_400
 #: How often is looked whether the tree is still there, seconds.
 _LOOK = 10.0
+_TICK = 0.5
 #: A peer has some connections that fill, and some that read; more are none of ours.
 _MOST_LINKS = 32
 
@@ -44,7 +46,7 @@ def run(identity: str, host: HostState, life: Life) -> None:
         return
     listener = _listen(book)
     try:
-        server = FileServer(lambda: open_tree(host, wishes))
+        server = FileServer(lambda: open_tree(host, wishes), lambda message: book.hear(host, message))
         life.tell(port=str(listener.port))
         if _is_over(listener, server, life):
             book.retire()
@@ -65,12 +67,16 @@ def _is_over(listener: Listener, server: FileServer, life: Life) -> bool:
     """Serve until that is over for ever (True: the tree is gone, or nobody comes), or the process shall end (False)."""
     threading.Thread(target=_accept, args=(listener, server), name="voltool-accept", daemon=True).start()
     used = time.monotonic()
-    while not life.ending.wait(_LOOK):
+    looked = used
+    while not life.ending.wait(_TICK) and not server.released.is_set():
+        if time.monotonic() - looked < _LOOK:
+            continue
+        looked = time.monotonic()
         if server.links:
             used = time.monotonic()
         if time.monotonic() - used > _UNUSED or not server.has_tree():
             return True
-    return False
+    return server.released.is_set()
 
 
 def _accept(listener: Listener, server: FileServer) -> None:
@@ -82,10 +88,13 @@ def _accept(listener: Listener, server: FileServer) -> None:
 
 class FileServer:
     """Answers over links, each in a thread of its own. ``open_root`` gives a descriptor of the tree's root, NotFoundError
-    where it is not there any more."""
+    where it is not there any more. ``hear`` is given what the peer says besides; where it says yes, nobody will fetch any more
+    (``released``)."""
 
-    def __init__(self, open_root: Callable[[], int]) -> None:
+    def __init__(self, open_root: Callable[[], int], hear: Callable[[object], bool] = lambda _message: False) -> None:
         self._open_root = open_root
+        self._hear = hear
+        self.released = threading.Event()
         self._lock = threading.Lock()
         self.links = 0
 
@@ -129,6 +138,9 @@ class FileServer:
                 while True:
                     received = link.receive()
                     if not isinstance(received, bytes):
+                        if self._hear(received):
+                            link.send(Done())
+                            self.released.set()
                         return
                     for frame in decoder.feed(received):
                         for answer in _answers(tree.answerer(), frame, reader):

@@ -59,17 +59,10 @@ class Store:
 
     def _load(self) -> None:
         """Only what is safe there counts; what more there may be is made again."""
-        try:
-            with open(os.path.join(self.staging.path, _PRESENT), "rb") as file:
-                magic, state, objects, chunks = _HEAD.unpack(file.read(_HEAD.size))
-                data = zlib.decompress(file.read())
-        except (OSError, struct.error, zlib.error):
-            return
-        if (magic, state.hex(), objects, chunks) != (_MAGIC, self.index.state_id, self.index.count, self.index.chunks):
-            return
-        if len(data) == objects + chunks:
-            self.presence.objects[:] = data[:objects]
-            self.presence.chunks[:] = data[objects:]
+        data = _read_saved(self.staging.path, self.index)
+        if data:
+            self.presence.objects[:] = data[: self.index.count]
+            self.presence.chunks[:] = data[self.index.count :]
             self._saved = data
 
     def save(self) -> None:
@@ -210,6 +203,23 @@ class Store:
         """Whether of a large file nothing but its end is missing."""
         runs = self.index.runs(position)
         return all(self.presence.count_chunks(base, base + count) == count for _first, count, base in runs)
+
+
+def read_presence(staging: bytes, index: TreeIndex) -> bytes:
+    """What is here of each object, as it was last made durable: as in `shared.Presence`. For who only looks."""
+    return _read_saved(staging, index)[: index.count] or bytes([MISSING]) * index.count
+
+
+def _read_saved(staging: bytes, index: TreeIndex) -> bytes:
+    """Empty where nothing was saved for this index."""
+    try:
+        with open(os.path.join(staging, _PRESENT), "rb") as file:
+            magic, state, objects, chunks = _HEAD.unpack(file.read(_HEAD.size))
+            data = zlib.decompress(file.read())
+    except (OSError, struct.error, zlib.error):
+        return b""
+    known = (magic, state.hex(), objects, chunks) == (_MAGIC, index.state_id, index.count, index.chunks)
+    return data if known and len(data) == objects + chunks else b""
 
 
 def _open_below(directory: int, path: bytes) -> int:

@@ -14,21 +14,23 @@ import ssl
 from typing import Iterator, Sequence
 
 from voltool.agent.path.identity import Identity
-from voltool.errors import PathBrokenError
+from voltool.errors import HostError, PathBrokenError
 
 _NO_CHECK_TIME = 0x200000
 _PARTIAL_CHAIN = 0x80000
 
 
 def server_context(identity: Identity, peers: Sequence[bytes]) -> ssl.SSLContext:
-    """For the end that listens: shows ``identity``, lets in who holds the key of one of the certificates ``peers`` (DER)."""
+    """For the end that listens: shows ``identity``, lets in who holds the key of one of the certificates ``peers`` (DER).
+    HostError where TLS here cannot do that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # nobody comes back
     return _restrict(context, identity, peers)
 
 
 def client_context(identity: Identity, peer: bytes) -> ssl.SSLContext:
-    """For the end that connects: shows ``identity``, speaks only with who holds the key of the certificate ``peer`` (DER)."""
+    """For the end that connects: shows ``identity``, speaks only with who holds the key of the certificate ``peer`` (DER).
+    HostError where TLS here cannot do that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # there are no names in these certificates; check_peer compares all of it
     return _restrict(context, identity, (peer,))
@@ -43,12 +45,15 @@ def check_peer(connection: ssl.SSLSocket, peers: Sequence[bytes]) -> bytes:
 
 
 def _restrict(context: ssl.SSLContext, identity: Identity, peers: Sequence[bytes]) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= _NO_CHECK_TIME | _PARTIAL_CHAIN
-    context.load_verify_locations(cadata=b"".join(peers))
-    with _in_memory(identity.pem()) as path:
-        context.load_cert_chain(path)
+    try:
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= _NO_CHECK_TIME | _PARTIAL_CHAIN
+        context.load_verify_locations(cadata=b"".join(peers))
+        with _in_memory(identity.pem()) as path:
+            context.load_cert_chain(path)
+    except (OSError, ValueError) as error:
+        raise HostError("TLS cannot be set up on this host", why=f"{error} ({ssl.OPENSSL_VERSION})") from None
     return context
 
 
