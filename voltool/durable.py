@@ -26,6 +26,7 @@ RENAME_EXCHANGE = 2
 #: What renameat2 says where the file system does not know its flags.
 NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
+_LOCK_PAUSE = 0.02
 
 
 def fsync_directory(path: Path) -> None:
@@ -134,14 +135,38 @@ class FileLock:
     it lies on can become read-only meanwhile (not on NFS, whose exclusive locks need a file open for writing).
     """
 
-    def __init__(self, path: Path, *, what: str, owner: str) -> None:
+    def __init__(self, path: Path, *, what: str, owner: str, patience: float = 0.0, with_whom: str = "") -> None:
         self._path = path
         self._what = what
         self._owner = owner
+        self._patience = patience
+        self._with_whom = with_whom
         self._descriptor: Optional[int] = None
 
     def acquire(self) -> None:
-        """Take the lock or raise BusyError with the owner's own words."""
+        """Take the lock or raise BusyError with the owner's own words; an owner whose words begin with ``with_whom`` is waited
+        for, up to ``patience`` seconds."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._acquire()
+            except BusyError:  # noqa: PERF203 - it waits in any case
+                if time.monotonic() > deadline or not self._is_waited_for():
+                    raise
+                time.sleep(_LOCK_PAUSE)
+            else:
+                return
+
+    def _is_waited_for(self) -> bool:
+        """Also of one that has just begun, and has not said yet who it is."""
+        with open(self._path, "rb") as file:
+            content = file.read(65536)
+        try:
+            return str(json.loads(content)["owner"]).startswith(self._with_whom)
+        except (ValueError, KeyError, TypeError):
+            return True
+
+    def _acquire(self) -> None:
         try:
             self._descriptor = self._take(os.O_RDONLY)
         except OSError as error:

@@ -14,7 +14,9 @@ import time
 from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.lazy.home import refuse_lazy
 from voltool.agent.lock import lock_info
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError, UsageError
 from voltool.events import Notice
 from voltool.model import Epoch, VolumeRecord
@@ -24,6 +26,7 @@ from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
 from voltool.volumes.registry import AUTO, detect, driver_named
+from voltool.volumes.splits import read_split
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -66,8 +69,9 @@ def show_volume(
     host: HostState,
 ) -> messages.VolumeReply:
     """The volume's record, the states kept of it, and its lock. Raises NotFoundError."""
-    reply = _reply(records.open_home(host.directory, request.uuid, request.path))
-    return dataclasses.replace(reply, lock=lock_info(host, request.uuid))
+    home = records.open_home(host.directory, request.uuid, request.path, split=True)
+    split = read_split(home.area, home.record)
+    return dataclasses.replace(_reply(home), lock=lock_info(host, request.uuid), split=split)
 
 
 def list_volumes(
@@ -99,6 +103,7 @@ def forget_volume(
         )
     with _locked(request.uuid, host):
         refuse_locked(LockBook(host.directory, request.uuid), request.path)
+        refuse_lazy(host, request.uuid)
         left = records.forget(host.directory, request.uuid)
         for area in records.remembered_areas(host.directory):
             if os.path.basename(area) == request.uuid.encode():
@@ -160,6 +165,7 @@ def _check_overlap(request: messages.AdoptVolume, path: bytes, host: HostState) 
             why=f"this host has it as volume {entry.uuid}",
             remedy="voltool volume list shows it; volumes must not contain each other",
         )
+    ReplicaBook(host.directory).refuse_overlap(path)
 
 
 def _registered(uuid: str, host: HostState) -> Optional[records.RegistryEntry]:

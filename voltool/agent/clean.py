@@ -13,6 +13,8 @@ from typing import List, Sequence
 
 from voltool import durable
 from voltool.agent.host import HostState
+from voltool.agent.lazy.examining import remove_daemons
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import RefusedError
 from voltool.events import Notice
 from voltool.model import PUBLISHED, RETIRED
@@ -26,7 +28,7 @@ from voltool.wire.conversation import Conversation
 
 _STAGING = b"staging-"
 #: In the order in which they go: a clean that is interrupted must still find the rest, and needs the agent to the last.
-_STATE_PARTS = (b"places", b"locks", b"moves", b"volumes", b"log", b"agent")
+_STATE_PARTS = (b"places", b"locks", b"moves", b"replicas", b"daemons", b"keys", b"volumes", b"log", b"agent")
 
 
 def clean_host(request: messages.CleanHost, conversation: Conversation, host: HostState) -> messages.CleanReply:
@@ -34,6 +36,7 @@ def clean_host(request: messages.CleanHost, conversation: Conversation, host: Ho
     entries = records.list_entries(host.directory)
     _refuse_living([entry for entry in entries if entry.lives])
     _refuse_moves(MoveBook(host.directory))
+    _refuse_replicas(ReplicaBook(host.directory))
     areas = sorted({entry.area for entry in entries if os.path.lexists(entry.area)})
     homes = _own_directories(host, areas)
     doomed = [*areas, *_staging_in(homes, host), *_state_parts(host)]
@@ -43,6 +46,7 @@ def clean_host(request: messages.CleanHost, conversation: Conversation, host: Ho
                 Notice("warning", f"{shown(entry.area)} is not there (not mounted?): it is forgotten, not removed")
             )
     if not request.dry_run:
+        remove_daemons(host)
         with contextlib.ExitStack() as stack:
             for path in doomed:
                 _lock(path, stack)
@@ -83,6 +87,18 @@ def _refuse_moves(book: MoveBook) -> None:
                 where=shown(arriving.path),
                 remedy=f"voltool move --resume {arriving.name}, or --abort {arriving.name}",
             )
+
+
+def _refuse_replicas(book: ReplicaBook) -> None:
+    """A replica may be all that is left of a volume, and is somebody's to read."""
+    known = book.replicas()
+    if known:
+        raise RefusedError(
+            "a replica is on this host",
+            where=", ".join(shown(record.path) for record in known),
+            why="its tree would lose what keeps it up to date, and nobody would know what it is",
+            remedy=f"voltool replica remove {known[0].name} HOST first (its tree stays without --purge)",
+        )
 
 
 def _own_directories(host: HostState, areas: Sequence[bytes]) -> List[bytes]:

@@ -17,11 +17,22 @@ from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
 _USER = "user-"
+_REPLICA = "replica-"
 
 
 def is_users(clone: Clone) -> bool:
     """Whether a user asked for the clone: then nothing but a user drops it."""
     return clone.label.startswith(_USER)
+
+
+def replica_label(replica_id: str) -> str:
+    """How the labels of clones begin that are made for this replica."""
+    return f"{_REPLICA}{replica_id[:8]}-"
+
+
+def is_replicas(clone: Clone) -> bool:
+    """Whether the clone is the base of a replica: then dumps leave it alone."""
+    return clone.label.startswith(_REPLICA)
 
 
 def make_clone(
@@ -85,4 +96,5 @@ def _clones(home: VolumeHome, driver: Driver) -> list[Clone]:
 def _info(clone: Clone) -> CloneInfo:
     users = is_users(clone)
     identity = clone.label[len(_USER) :] if users else clone.label
-    return CloneInfo(identity, clone.path, clone.time_ns, clone.consistency, "user" if users else "dump")
+    purpose = "user" if users else "replica" if is_replicas(clone) else "dump"
+    return CloneInfo(identity, clone.path, clone.time_ns, clone.consistency, purpose)

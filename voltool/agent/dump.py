@@ -13,10 +13,9 @@ from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 
 import voltool
 from voltool import durable
-from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
-from voltool.agent.clones import is_users
+from voltool.agent.bases import Base, BaseBook
+from voltool.agent.dump_ground import DumpGround, VolumeGround, space_is_short
 from voltool.agent.host import HostState
-from voltool.agent.keep import tidy
 from voltool.agent.lock import assert_same_lock, lock_info
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
@@ -61,11 +60,16 @@ def dump(request: messages.StartDump, conversation: Conversation, host: HostStat
 
 
 def dump_home(
-    request: messages.StartDump, conversation: Conversation, host: HostState, home: VolumeHome
+    request: messages.StartDump,
+    conversation: Conversation,
+    host: HostState,
+    home: VolumeHome,
+    ground: Optional[DumpGround] = None,
 ) -> messages.Message:
-    """The conversation of `StartDump` about an opened volume; the caller holds its lock."""
+    """The conversation of `StartDump` about an opened volume; without a ``ground`` the caller holds its lock."""
+    ground = ground or VolumeGround(request, home, driver_named(home.record.driver))
     with contextlib.ExitStack() as stack:
-        return _Dump(request, conversation, host, home, stack).run()
+        return _Dump(request, conversation, host, home, ground, stack).run()
 
 
 class _Dump:
@@ -77,25 +81,25 @@ class _Dump:
         conversation: Conversation,
         host: HostState,
         home: VolumeHome,
+        ground: DumpGround,
         stack: contextlib.ExitStack,
     ) -> None:
         self._request = request
         self._conversation = conversation
         self._host = host
-        self._home = home
+        self._ground = ground
         self._stack = stack
         self._record: VolumeRecord = home.record
         self._driver = driver_named(self._record.driver)
         self._pace = Pace(conversation, self._record.name, request.bandwidth)
-        durable.make_directory(os.path.join(home.area, b"states"))
-        self._keeper = StateKeeper(os.path.join(home.area, b"states"))
-        self._book = BaseBook(home.area)
-        self._tmp = os.path.join(home.area, b"tmp")
+        durable.make_directory(os.path.join(ground.directory, b"states"))
+        self._keeper = StateKeeper(os.path.join(ground.directory, b"states"))
+        self._book = BaseBook(ground.directory)
+        self._tmp = os.path.join(ground.directory, b"tmp")
         self._compared: Optional[Clone] = None
         self._origins: Optional[Origins] = None
         self._lock: Optional[messages.LockInfo] = None
         self._excludes = () if request.for_move or request.complete else self._record.excludes
-        self._level = MOVE_LEVEL if request.for_move else request.level
 
     def run(self) -> messages.Message:
         """The whole conversation."""
@@ -103,7 +107,9 @@ class _Dump:
             over_path = self._request.over_path
             self._pace.way = self._stack.enter_context(data_way(self._conversation, over_path=over_path))
             self._begin()
-            return self._dump(self._clone())
+            with self._ground.turn():
+                clone = self._clone()
+            return self._dump(clone)
         finally:
             shutil.rmtree(self._tmp, ignore_errors=True)
 
@@ -144,12 +150,12 @@ class _Dump:
                 self._book.confirm(self._book.pending.state_id)
             else:
                 self._book.reject()
-        tidy(self._home, self._driver, self._book)
+        self._ground.tidy(self._book)
         durable.make_directory(self._tmp)
 
     def _clone(self) -> Clone:
-        if _space_is_short(self._home.area):
-            self._give_up_kept_clones()
+        if space_is_short(self._ground.directory):
+            self._ground.give_up_clones()
         self._lock = lock_info(self._host, self._record.uuid)
         locked = self._lock is not None
         with contextlib.ExitStack() as hooks:
@@ -167,18 +173,11 @@ class _Dump:
 
     def _make_clone(self) -> Clone:
         try:
-            return self._driver.clone(self._record, self._request.dump_id)
+            return self._driver.clone(self._record, self._ground.label)
         except SpaceError:
-            if not self._give_up_kept_clones():
+            if not self._ground.give_up_clones():
                 raise
-        return self._driver.clone(self._record, self._request.dump_id)
-
-    def _give_up_kept_clones(self) -> bool:
-        """Drop what is kept for speed alone; whether there was any. Without it the next dump compares every file."""
-        kept = [clone for clone in self._driver.clones(self._record) if not is_users(clone)]
-        for clone in kept:
-            self._driver.drop(self._record, clone)
-        return bool(kept)
+        return self._driver.clone(self._record, self._ground.label)
 
     def _wants_hooks(self, *, locked: bool) -> bool:
         """Under a lock everything is at rest; and a move reads a live tree without stopping anybody before its lock."""
@@ -189,9 +188,7 @@ class _Dump:
         """The base of the dump, and at level 0 the state whose object numbers go on."""
         wanted = self._request.base_state_id
         if wanted is None:
-            newest = self._book.newest()
-            numbering = self._keeper.open(newest.state_id) if newest else None
-            return None, self._closing(numbering)
+            return None, self._closing(self._ground.newest(self._book))
         base = self._keeper.open(wanted)
         if base is None:
             self._conversation.send(messages.NeedManifest(wanted))
@@ -200,8 +197,7 @@ class _Dump:
 
     def _with_stamps(self, base: BaseState) -> BaseState:
         """The base with stamps of the state that this host knows best, where that is possible."""
-        newest = self._book.newest()
-        lender = self._keeper.open(newest.state_id) if newest else None
+        lender = self._ground.newest(self._book)
         if lender is not None:
             with contextlib.closing(lender):
                 found = borrow_stamps(self._keeper, base, lender)
@@ -352,7 +348,7 @@ class _Dump:
         state_id = produced.totals.state_id
         state.publish(state_id, produced.next_number)
         label = clone.label if self._driver.compares else ""
-        self._book.propose(Base(state_id, self._request.dump_id, label, self._level))
+        self._book.propose(Base(state_id, self._request.dump_id, label, self._ground.level))
 
     @contextlib.contextmanager
     def _wire_sink(self) -> Iterator[Callable[[bytes], None]]:
@@ -376,7 +372,7 @@ class _Dump:
             volume_uuid=record.uuid,
             volume_name=record.name,
             level=request.level,
-            sequence=self._home.next_sequence(),
+            sequence=self._ground.sequence(),
             epoch=record.epoch,
             clone_time_ns=clone.time_ns,
             boot_id=self._host.boot_id,
@@ -390,9 +386,3 @@ class _Dump:
             tool_version=voltool.__version__,
             machine_id=self._host.machine_id,
         )
-
-
-def _space_is_short(area: bytes) -> bool:
-    """Below 5 % free, clones kept for speed only are given up: they hold space that the volume's users need."""
-    status = os.statvfs(area)
-    return status.f_bavail * 20 < status.f_blocks

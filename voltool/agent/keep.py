@@ -10,8 +10,9 @@ import os
 import shutil
 
 from voltool.agent.bases import BaseBook
-from voltool.agent.clones import is_users
+from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.replica.out_place import tidy_replicas
 from voltool.tree.state import StateKeeper
 from voltool.volumes.contract import Driver
 from voltool.volumes.records import VolumeHome, open_home
@@ -33,9 +34,11 @@ def keep_state(request: messages.KeepState, conversation: Conversation, host: Ho
 
 
 def tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
-    """Drop every clone of a dump and every state that is no base, and what an interrupted dump left."""
+    """Drop every clone of a dump and every state that is no base, and what an interrupted dump left; of replicas' clones those
+    that are too old."""
     for clone in driver.clones(home.record):
-        if clone.label not in book.labels() and not is_users(clone):
+        if clone.label not in book.labels() and not is_users(clone) and not is_replicas(clone):
             driver.drop(home.record, clone)
+    tidy_replicas(home, driver)
     StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
     shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)

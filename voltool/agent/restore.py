@@ -13,6 +13,7 @@ from typing import Callable
 
 from voltool.agent.host import HostState
 from voltool.agent.path.held import DataWay, data_way
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, SpaceError, UsageError
 from voltool.events import Notice
 from voltool.showing import shown
@@ -31,6 +32,7 @@ _COMPRESSING = frozenset({"btrfs", "zfs", "zfs-fuse", "bcachefs", "f2fs"})
 def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:
     """Handle `StartRestore`. Raises RefusedError (the target has content), SpaceError, IntegrityError, BusyError, ..."""
     key = StagingKey(resolve_target(request.target), request.volume_uuid, request.state_id, request.selection)
+    ReplicaBook(host.directory).refuse_overlap(key.target)
     with contextlib.ExitStack() as stack:
         staging = open_staging(key, into_existing=request.into_existing)
         stack.callback(staging.close)

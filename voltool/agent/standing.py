@@ -7,6 +7,7 @@ import os
 from typing import List
 
 from voltool.agent.host import HostState
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import MovedError, NotFoundError, RefusedError
 from voltool.model import PUBLISHED, RETIRED, VolumeRecord
 from voltool.showing import shown
@@ -48,6 +49,7 @@ def take_standing(target: bytes, host: HostState, stack: contextlib.ExitStack) -
                 where=shown(entry.path),
                 remedy="restore into the volume itself, or with --only beside it to another place",
             )
+    ReplicaBook(host.directory).refuse_overlap(target)
     return found
 
 

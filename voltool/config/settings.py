@@ -143,7 +143,8 @@ class NotifySection(_Strict):
     timeout: int = Field(default=30, ge=1, le=3600)
     """Seconds that each program or URL may take."""
     metrics: str | None = Field(default=None, pattern="^/[^\0]+$")
-    """A file for node_exporter's textfile collector, ``/var/lib/node_exporter/voltool.prom``; replaced atomically."""
+    """A file for node_exporter's textfile collector, ``/var/lib/node_exporter/voltool.prom``; replaced atomically. That of
+    replicas lies beside it, ``voltool-replicas.prom``."""
     syslog: bool = False
     """Write a line for each volume, and one for the run, to syslog."""
 

@@ -37,6 +37,7 @@ from voltool.model import (
 from voltool.move import driver
 from voltool.move.driver import Moved, MoveOptions
 from voltool.move.find import find_move
+from voltool.move.lazy import prepare_to_fetch, stop_serving
 from voltool.move.ports import World
 from voltool.move.record import MoveUndoneError, record_abort, recorded
 from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
@@ -56,13 +57,15 @@ PLANNED = "planned"
 
 @dataclass(frozen=True)
 class MoveWish:
-    """Move ``name`` to ``host`` and ``path`` (None: the path it has). ``settings`` and ``options`` say how."""
+    """Move ``name`` to ``host`` and ``path`` (None: the path it has). ``settings`` and ``options`` say how; ``lazy``: it takes
+    over at once, and its files follow."""
 
     name: str
     host: str
     path: bytes | None
     settings: SessionSettings
     options: MoveOptions
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
     path = wish.path or volume.path
     target = Peer(wish.host, "", "", path)
     move = SourceMove(uuid.uuid4().hex, volume.uuid, volume.name, volume.path, target, PLANNED, int(time.time()))
+    move = dataclasses.replace(move, lazy=wish.lazy)
     if wish.host == volume.host:
         raise RefusedError(
             "the volume is on that host already",
@@ -205,6 +209,8 @@ def _run(world: World, volume: KnownVolume, move: SourceMove, settings: SessionS
     while True:
         try:
             with _sessions(world, volume, move, settings) as (source, target):
+                if move.lazy and (source.move is None or source.move.phase not in (MOVED, RETIRED)):
+                    prepare_to_fetch(world, volume, source.move or move, target, settings)
                 return driver.run(source, target, options, world.reporter, volume.name)
         except PathBrokenError as error:
             breaks += 1
@@ -246,8 +252,10 @@ def _sessions(
             raise RefusedError(
                 "the volume is on that machine already", where=f"{move.target.host}:{shown(volume.path)}"
             )
-        direct = move.phase not in _NOTHING_TO_SEND and open_path(
-            here, there, settings.path, world.reporter, volume.name
+        direct = (
+            not move.lazy
+            and move.phase not in _NOTHING_TO_SEND
+            and open_path(here, there, settings.path, world.reporter, volume.name)
         )
         peer = dataclasses.replace(move.target, machine_id=about_there.machine_id, hostname=about_there.hostname)
         source = SourceSession(here, dataclasses.replace(move, target=peer), settings, begin=True)
@@ -256,6 +264,7 @@ def _sessions(
         arriving = TargetMove(
             move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, int(time.time()), excludes
         )
+        arriving = dataclasses.replace(arriving, lazy=move.lazy)
         try:
             target = TargetSession(there, arriving, settings, begin=True, direct=direct)
         except (RefusedError, BusyError, NotFoundError):
@@ -279,8 +288,11 @@ def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
         source = SourceSession(here, move, settings, begin=False)
         back = Peer(volume.host, "", "", volume.path)
         arriving = TargetMove(move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, move.since)
+        arriving = dataclasses.replace(arriving, lazy=move.lazy)
         target = TargetSession(there, arriving, settings, begin=False)
         driver.abort(source, target)
+        if move.lazy:
+            stop_serving(world, volume.host, move.move_id)
         for agent in (here, there):
             _end(agent)
 

@@ -10,13 +10,14 @@ from voltool.errors import AgentError
 from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 from voltool.move.ports import Sent, Sink
 from voltool.remote.paths import AUTO, until_sent
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import IntroducedConversation, expect
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each. ``path``: of `remote.paths`."""
+    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each. ``path``: of `remote.paths`. ``ports`` (of the
+    old home) and ``fetch_timeout`` of a lazy move: `replicas.ServeFiles`, `moving.FetchFrom`."""
 
     owner: str
     codec: str = "lz4"
@@ -26,6 +27,8 @@ class SessionSettings:
     hooks: Hooks = NO_HOOKS
     only_hooks: bool = False
     path: str = AUTO
+    ports: str = ""
+    fetch_timeout: int = 30
 
 
 class SourceSession:
@@ -93,6 +96,7 @@ class SourceSession:
             for_move=True,
             hooks=self._settings.hooks,
             over_path=over_path,
+            manifest_only=move.lazy,
         )
 
     def prepare_lock(self) -> None:
@@ -157,7 +161,9 @@ class TargetSession:
     ) -> None:
         self._agent = agent
         self.direct = direct
-        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        self._receive: messages.Message = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        if move.lazy:
+            self._receive = replicas.ReceiveManifest()
         self._hooks = settings.hooks
         self.hostname = agent.agent.hostname
         self.lost: tuple[str, ...] = ()
@@ -165,6 +171,11 @@ class TargetSession:
         status = expect(agent, moving.TargetStatus)
         self.move = status.move
         self.held = status.held
+
+    def fetch_from(self, sources: moving.FetchFrom) -> None:
+        """Of a lazy move: where the files will come from."""
+        self._agent.send(sources)
+        expect(self._agent, moving.TargetStatus)
 
     def open(self) -> None:
         """See `Sink`."""

@@ -40,6 +40,7 @@ _SNAP_CREATE_V2 = ioctl_number(WRITE, _MAGIC, 23, _VOL_ARGS_V2.size)
 _SUBVOL_CREATE = ioctl_number(WRITE, _MAGIC, 14, _VOL_ARGS.size)
 _SNAP_DESTROY = ioctl_number(WRITE, _MAGIC, 15, _VOL_ARGS.size)
 _SUBVOL_GETFLAGS = ioctl_number(READ, _MAGIC, 25, 8)
+_SUBVOL_SETFLAGS = ioctl_number(WRITE, _MAGIC, 26, 8)
 _GET_SUBVOL_INFO = ioctl_number(READ, _MAGIC, 60, _SUBVOL_INFO.size)
 _INO_LOOKUP_CODE = ioctl_number(READ | WRITE, _MAGIC, 18, _INO_LOOKUP.size)
 _INO_PATHS_CODE = ioctl_number(READ | WRITE, _MAGIC, 35, _INO_PATHS.size)
@@ -94,6 +95,19 @@ def create_subvolume(directory: int, name: bytes) -> None:
 def create_snapshot(directory: int, name: bytes, source: int) -> None:
     """Make a read-only snapshot of the subvolume ``source`` as ``name`` in ``directory``; atomic."""
     _ioctl(directory, _SNAP_CREATE_V2, bytearray(_VOL_ARGS_V2.pack(source, 0, _READ_ONLY, name)))
+
+
+def create_writable_snapshot(directory: int, name: bytes, source: int) -> None:
+    """Make a writable snapshot of the subvolume ``source`` as ``name`` in ``directory``; atomic."""
+    _ioctl(directory, _SNAP_CREATE_V2, bytearray(_VOL_ARGS_V2.pack(source, 0, 0, name)))
+
+
+def set_read_only(subvolume: int, *, read_only: bool) -> None:
+    """The property ``ro`` of a subvolume. Files that somebody has open for writing can be written to all the same."""
+    (flags,) = struct.unpack("=Q", fcntl.ioctl(subvolume, _SUBVOL_GETFLAGS, bytes(8)))
+    wanted = flags | _READ_ONLY if read_only else flags & ~_READ_ONLY
+    if wanted != flags:
+        fcntl.ioctl(subvolume, _SUBVOL_SETFLAGS, struct.pack("=Q", wanted))
 
 
 def destroy_subvolume(directory: int, name: bytes) -> None:

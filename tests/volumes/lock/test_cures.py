@@ -168,7 +168,7 @@ def test_a_rename_in_our_own_namespace_opens_the_tree(place: Place) -> None:
         act()
         return ""
 
-    with without((hold, "_in_private_namespace", here)):
+    with without((hold, "in_private_namespace", here)):
         moved = exchange_under_lock(place.book, record.token, os.fsencode(spare))
     assert not is_in_force(moved)
     assert writable(spare)

@@ -15,6 +15,7 @@ from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
 from voltool.agent.moving import container
 from voltool.agent.moving.way_back import is_as_left, take_retired
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import IntegrityError, RefusedError
 from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
@@ -24,7 +25,7 @@ from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
 from voltool.tree.apply.staging import Staging, StagingKey, Way, open_staging
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.volumes import records
@@ -138,7 +139,8 @@ class HostTarget:
         return open_staging(StagingKey(move.path, move.uuid, "", f"move {move.move_id}"), into_existing=False)
 
     def refuse_overlap(self, move: TargetMove) -> None:
-        """RefusedError where the target and a volume that lives here would contain each other."""
+        """RefusedError where the target and a volume that lives here, or a replica, would contain each other, or where the volume
+        has a replica here: a volume's home cannot have one."""
         for entry in records.list_entries(self._host.directory):
             inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
             if entry.lives and entry.uuid != move.uuid and inside:
@@ -154,6 +156,16 @@ class HostTarget:
                     where=shown(entry.path),
                     remedy="a move is from one host to another",
                 )
+        replicas = ReplicaBook(self._host.directory)
+        replicas.refuse_overlap(move.path)
+        record = replicas.find(move.uuid)
+        if record is not None:
+            raise RefusedError(
+                "this host has a replica of the volume",
+                where=shown(record.path),
+                why="no host can have both",
+                remedy=f"voltool replica promote {move.name} HOST makes it the home; or voltool replica remove {move.name} HOST",
+            )
 
     def apply_waiting(self) -> int:
         """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.
@@ -161,7 +173,7 @@ class HostTarget:
         held = self._open()
         if held.record is None:
             return 0
-        if held.record.assembled:
+        if not is_flat(held):
             take_apart(held)
         brought = apply_waiting(held, self.attributes, self.owners, self.losses)
         return brought.bytes if brought is not None else 0

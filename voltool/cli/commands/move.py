@@ -25,7 +25,9 @@ EXAMPLES = (
     ("voltool move mail hostB --dry-run", "every obstacle at once, and how long the lock would be"),
     ("voltool move mail hostB", "to the same path on hostB"),
     ("voltool move mail hostB:/srv/mail --bandwidth 50M --yes", "to another path, without being asked"),
-    ("voltool move --status mail", "where it stands"),
+    ("voltool move --lazy mail hostB", "hostB takes over at once; the files follow"),
+    ("voltool move --status mail", "where it stands; of a lazy move, what is missing"),
+    ("voltool move --resume mail --fill-from /tmp/restored", "files of a lost old home, out of a restored dump"),
     ("voltool move --resume mail", "go on after an interruption"),
     ("voltool move --abort mail", "or undo it: the volume stays where it was"),
 )
@@ -84,6 +86,18 @@ def move(  # noqa: PLR0917 - typer gives them by name
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Go on also where the target's file system cannot hold every attribute.")
     ] = False,
+    lazy: Annotated[
+        bool,
+        typer.Option("--lazy", help="The new home takes over at once; the files follow, those first that are read."),
+    ] = False,
+    fill_from: Annotated[
+        str | None,
+        typer.Option(
+            "--fill-from",
+            metavar="DIRECTORY",
+            help="With --resume, after --lazy: on the new home, a tree with lost files.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
 ) -> int:
     """Move a volume in use to another host, with a short lock at the end."""
@@ -103,11 +117,14 @@ def move(  # noqa: PLR0917 - typer gives them by name
     if abort is not None:
         return _abort(invocation, _which(invocation, abort, name), forget_target=forget_target)
 
+    if fill_from is not None and resume is None:
+        raise UsageError("--fill-from goes with --resume", remedy="voltool move --resume NAME --fill-from /directory")
+
     def confirm(predicted: float) -> None:
         _confirm(invocation, predicted, downtime, yes=yes)
 
     if dry_run:
-        return _plan(invocation, name, target, only_hooks=lock == "none")
+        return _plan(invocation, name, target, only_hooks=lock == "none", lazy=lazy)
 
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
@@ -116,9 +133,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
         invocation, volume, lock_timeout, bandwidth, path, only_hooks=_only_hooks(invocation, volume, lock)
     )
     if resume is not None:
-        return _resume(invocation, _which(invocation, resume, name), settings, options)
+        return _resume(invocation, _which(invocation, resume, name), settings, options, fill_from)
     assert target is not None
-    return _move(invocation, volume, target, settings, options)
+    return _move(invocation, volume, target, settings, options, lazy=lazy)
 
 
 def _which(invocation: Invocation, name: str, host: str | None) -> Which:
@@ -165,22 +182,35 @@ def _settings(
         lock_timeout=lock_timeout,
         hooks=section.hooks,
         only_hooks=only_hooks,
+        fetch_timeout=settings.fetch_timeout,
         path=check_mode(path or settings.path),
     )
 
 
-def _resume(invocation: Invocation, which: Which, settings: SessionSettings, options: MoveOptions) -> int:
+def _resume(
+    invocation: Invocation, which: Which, settings: SessionSettings, options: MoveOptions, given: str | None
+) -> int:
     import time
 
+    from voltool.cli import lazy_shown
     from voltool.move.job import resume_move
 
+    if given is not None or lazy_shown.is_filling(invocation, which.name):
+        return lazy_shown.go_on_filling(invocation, which.name, settings, given)
     began = time.monotonic()
     done, ends = resume_move(invocation.world, which, settings, options)
     return _finish(invocation, which.name, done, ends, time.monotonic() - began)
 
 
-def _move(invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions) -> int:
+def _home_of(invocation: Invocation, name: str) -> str:
+    return invocation.world.catalog.volume(name).host
+
+
+def _move(
+    invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions, *, lazy: bool
+) -> int:
     import time
+    from dataclasses import replace
 
     from voltool.cli.location import parse_host, parse_location
     from voltool.move.job import MoveWish, move_volume
@@ -188,19 +218,27 @@ def _move(invocation: Invocation, name: str, target: str, settings: SessionSetti
     began = time.monotonic()
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
-    wish = MoveWish(name, host, place.path if place else None, settings, options)
+    wish = MoveWish(name, host, place.path if place else None, settings, options, lazy)
+    if lazy:
+        wish = replace(
+            wish, settings=replace(settings, ports=invocation.settings.host(_home_of(invocation, name)).ports)
+        )
     done, ends = move_volume(invocation.world, wish)
     return _finish(invocation, name, done, ends, time.monotonic() - began)
 
 
 def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> int:
     _tell(invocation, name, done, ends, seconds)
+    if ends.source.lazy:
+        from voltool.cli.lazy_shown import tell_what_follows
+
+        tell_what_follows(invocation, name)
     if done.hook_failed:
         _tell_hook_failed(invocation, name, done, ends)
     return invocation.finish()
 
 
-def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool) -> int:
+def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool, lazy: bool) -> int:
     from voltool.cli.location import parse_host, parse_location
     from voltool.errors import EXIT_DONE, EXIT_FAILED
     from voltool.move.plan import plan_move
@@ -209,7 +247,7 @@ def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_
         raise UsageError("--dry-run plans a move that begins", remedy="voltool move NAME HOST[:/path] --dry-run")
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
-    plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks)
+    plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks, lazy=lazy)
     _show_plan(invocation, plan)
     invocation.fields["plan"] = _plan_object(plan)
     invocation.codes.append(EXIT_FAILED if plan.obstacles else EXIT_DONE)
@@ -323,11 +361,16 @@ def _abort(invocation: Invocation, which: Which, *, forget_target: bool) -> int:
 
 
 def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
+    from voltool.cli.lazy_shown import show_fill
     from voltool.move.job import standing
 
     names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
     found = []
     for each in names:
+        fill = show_fill(invocation, each)
+        if fill is not None:
+            found.append(fill)
+            continue
         now = standing(invocation.world, _which(invocation, each, host))
         found.append(
             {
@@ -336,6 +379,7 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
                 "target": now.target.phase if now.target else None,
                 "what": now.what,
                 "command": now.command or None,
+                "fill": None,
             }
         )
         invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))

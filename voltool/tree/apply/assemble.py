@@ -18,7 +18,7 @@ from voltool.dumpfile.format import ObjectRecord
 from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.attributes import SEALS, Attributes
-from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.files import flat_directory, flat_path, translate
 from voltool.tree.apply.losses import Losses
 
 _DEEPEST_FIRST = 0xFFFFFFFF
@@ -125,7 +125,7 @@ class Assembler:
             self._forget_parent()
             self._parent = parent
             try:
-                self._parent_fd = os.open(flat_path(parent), _OPEN, dir_fd=self._staging)
+                self._parent_fd = os.open(flat_directory(parent), _OPEN, dir_fd=self._staging)
             except FileNotFoundError:
                 self._parent_fd = -1
         return self._parent_fd

@@ -44,6 +44,11 @@ def flat_path(directory: int) -> bytes:
     return b"dirs/%x/%x" % (directory >> _SHARD_BITS, directory)
 
 
+def flat_directory(directory: int) -> bytes:
+    """The same, to be opened: the root may be a link to where its tree stands (`staging.Way.INSIDE`)."""
+    return flat_path(directory) + b"/."
+
+
 def translate(error: OSError, what: str) -> VoltoolError:
     """The error a person sees for a failed system call of apply."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -14,7 +14,7 @@ from voltool.dumpfile.format import ObjectRecord
 from voltool.model import ROOT_OBJECT
 from voltool.tree.apply.assemble import Assembler, DirectorySpool
 from voltool.tree.apply.attributes import SEALS, Attributes
-from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.files import flat_directory, flat_path, translate
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.publish import publish
 from voltool.tree.apply.staging import Phase, Progress, Staging, Way
@@ -64,9 +64,9 @@ class Finisher:
         return progress
 
     def _finish_root(self, root: ObjectRecord, progress: Progress, sealed: Dict[bytes, int]) -> Progress:
-        descriptor = os.open(flat_path(ROOT_OBJECT), _OPEN | os.O_DIRECTORY, dir_fd=self._staging.descriptor)
+        descriptor = os.open(flat_directory(ROOT_OBJECT), _OPEN | os.O_DIRECTORY, dir_fd=self._staging.descriptor)
         try:
-            if self._staging.way is Way.RENAME:
+            if self._staging.way in (Way.RENAME, Way.INSIDE):
                 self._attributes.finish(descriptor, root, seal=False)
             inode = os.fstat(descriptor).st_ino
         finally:
@@ -94,11 +94,7 @@ class Finisher:
 
     def _seal(self, directory: int, name: bytes, flags: int) -> None:
         """A name that is still in staging was merged into a directory of somebody else's; one that is nowhere is lost."""
-        try:
-            os.stat(flat_path(ROOT_OBJECT) + b"/" + name, dir_fd=self._staging.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            pass
-        else:
+        if self._staging.way is not Way.INSIDE and self._is_staged(name):
             return
         try:
             descriptor = os.open(name, _OPEN, dir_fd=directory)
@@ -108,3 +104,10 @@ class Finisher:
             self._attributes.seal_entry(descriptor, flags)
         finally:
             os.close(descriptor)
+
+    def _is_staged(self, name: bytes) -> bool:
+        try:
+            os.stat(flat_path(ROOT_OBJECT) + b"/" + name, dir_fd=self._staging.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True

@@ -40,11 +40,19 @@ class HeldRecord:
 
 
 class HeldTree:
-    """The state held in a staging. ``record`` is None where nothing has arrived completely."""
+    """The state held in a staging. ``record`` is None where nothing has arrived completely.
 
-    def __init__(self, staging: Staging) -> None:
+    ``states`` and ``increment``: where manifests are kept and an increment waits, if not in the staging. ``shared``: files of the
+    tree may be hard links to those of another one, which is in use: what is changed gets an inode of its own.
+    """
+
+    def __init__(self, staging: Staging, *, states: bytes = b"", increment: bytes = b"", shared: bool = False) -> None:
         self.staging = staging
-        self.keeper = StateKeeper(os.path.join(staging.path, _STATES))
+        self.keeper = StateKeeper(states or os.path.join(staging.path, _STATES))
+        self.increment_path = increment or os.path.join(staging.path, INCREMENT)
+        self.shared = shared
+        #: The state with the stamps of what is no part, where only parts of the tree are taken apart (`apply.parts`).
+        self.stamped = ""
         self.record = self._load()
 
     def _load(self) -> Optional[HeldRecord]:
@@ -81,14 +89,9 @@ class HeldTree:
             raise HostError(
                 "the staged copy's manifest cannot be read",
                 where=os.fsdecode(self.staging.path),
-                remedy="voltool move --abort, and begin anew",
+                remedy="voltool move --abort, or voltool replica remove, and begin anew",
             )
         return state
-
-    @property
-    def increment_path(self) -> bytes:
-        """Where an increment waits to be applied."""
-        return os.path.join(self.staging.path, INCREMENT)
 
     def learn_owners(self, owners: Owners, records: Iterable[bytes]) -> None:
         """Add OWNERS records to those kept from earlier dumps, and let ``owners`` know them all."""

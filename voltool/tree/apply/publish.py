@@ -2,7 +2,7 @@
 
 *rename*: one rename(2) of the whole tree, which also replaces an empty directory. *entries* (a mount point): the top
 entries are renamed one by one, the root's attributes come last. *merge*: into existing directories, where nothing
-collides; that is checked for everything before anything is moved.
+collides; that is checked for everything before anything is moved. *inside*: the tree has stood at its target all the time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def publish(staging: Staging, root: bytes) -> None:
     Does nothing where an interrupted publish has done it already. Raises RefusedError where something collides.
     """
     try:
+        if staging.way is Way.INSIDE:
+            return
         if staging.way is Way.RENAME:
             _rename(staging.descriptor, root, staging.target)
         else:

@@ -21,6 +21,7 @@ from voltool.tree.apply.attributes import SEALS
 from voltool.tree.apply.files import FileMaker, Piece, check_chunks, flat_path, write_at
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.names import Name
+from voltool.tree.apply.owncopy import copy_content
 from voltool.tree.blocks import BlockTable, block_file_name, write_chunk_file
 from voltool.tree.stamps import NO_LAYOUT
 
@@ -78,13 +79,36 @@ class Change:
         self._rest = pieces
         self.has_data = self._first is not None
 
+    @property
+    def is_new_to_verity(self) -> bool:
+        """Whether fs-verity has to be enabled (again)."""
+        return self.has_data or self._rewriter.held.shared
+
     def open(self, *, held: bool) -> int:
         """The held file, or a new one; -1 where the target cannot hold it. Raises OSError."""
         record = self._record
+        if self._old is not None and held and self._rewriter.held.shared:
+            return self._open_own()
         if self._old is not None and held:
             can_write = self.has_data or not record.state & fmt.STATE_VERITY
             return self._rewriter.reopen(hold_path(record.number), _WRITE if can_write else _READ)
         return self._rewriter.maker.create(record, [Name(HOLD, b"%x" % record.number)])
+
+    def _open_own(self) -> int:
+        """The held file is somebody else's too: a copy takes its place, where its content is needed."""
+        record, rewriter = self._record, self._rewriter
+        if self._first is not None and self._first[0].flags & fmt.EXTENT_FRESH:
+            return rewriter.maker.create(record, [Name(HOLD, b"%x" % record.number)])
+        source = os.open(hold_path(record.number), _READ, dir_fd=rewriter.staging)
+        try:
+            own = rewriter.maker.create(record, [Name(HOLD, b"%x.own" % record.number)])
+            if own >= 0:
+                copy_content(source, own)
+                held = hold_path(record.number)
+                os.rename(held + b".own", held, src_dir_fd=rewriter.staging, dst_dir_fd=rewriter.staging)
+        finally:
+            os.close(source)
+        return own
 
     def write(self, descriptor: int) -> bytes:
         """Bring the file to its content, and check it; the name of its chunk file, empty for a small one.
@@ -130,7 +154,7 @@ class Change:
         record, reader = self._record, self._rewriter.reader
         table = ChunkTable(record.size)
         if self._old is not None and reader.begins_fresh(record.number) is False:
-            self._known_chunks(self._old, table, record.size)
+            self._known_chunks(self._old, table, record.size, descriptor)
         for first, hashes in reader.chunk_runs(record.number):
             if not check_chunks(descriptor, first, b"".join(hashes), record.size):
                 raise fmt.damaged(f"the content of object {record.number} does not match its hash")
@@ -141,11 +165,17 @@ class Change:
         path = os.path.join(self._rewriter.held.keeper.blocks, name)
         write_chunk_file(path, record.size, [(first, hashes, b"") for first, hashes in table.runs(_RUN_CHUNKS)])
 
-    def _known_chunks(self, old: ObjectRecord, table: ChunkTable, size: int) -> None:
-        """Lay the base's chunk hashes into ``table``, as far as the file reaches now."""
-        known = BlockTable.open(os.path.join(self._rewriter.held.keeper.blocks, chunk_file(old)))
+    def _known_chunks(self, old: ObjectRecord, table: ChunkTable, size: int, descriptor: int) -> None:
+        """Lay the base's chunk hashes into ``table``, as far as the file reaches now. Where they are not kept under the name that
+        a copy gives them the file is read: what is not in its content shows in the hash of the whole."""
+        whole = min(old.size, size) // fmt.CHUNK_SIZE
         try:
-            whole = min(old.size, size) // fmt.CHUNK_SIZE
+            known = BlockTable.open(os.path.join(self._rewriter.held.keeper.blocks, chunk_file(old)))
+        except FileNotFoundError:
+            for index in range(-(-size // fmt.CHUNK_SIZE)):
+                table.set(index, _chunk_hash(os.pread(descriptor, fmt.CHUNK_SIZE, index * fmt.CHUNK_SIZE)))
+            return
+        try:
             last = known.chunks if old.size == size else min(known.chunks, whole)
             for index in range(last):
                 table.set(index, known.chunk(index)[0])
@@ -161,6 +191,11 @@ def hold_path(number: int) -> bytes:
 def chunk_file(record: ObjectRecord) -> bytes:
     """The name of the file of chunk hashes of a large file's content."""
     return block_file_name(record.number, record.content, NO_LAYOUT)
+
+
+def _chunk_hash(data: bytes) -> bytes:
+    view = memoryview(data)
+    return fmt.ZERO_CHUNK if fmt.is_zero(view) else fmt.chunk_hash(fmt.block_hashes(view))
 
 
 class _Data:

@@ -22,15 +22,18 @@ from typing import List, Optional, Sequence, Tuple
 
 from voltool import durable, inodes
 from voltool.errors import BusyError, HostError, NotFoundError, RefusedError
+from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
 from voltool.tree.apply.attributes import SEALS
-from voltool.tree.apply.files import translate
+from voltool.tree.apply.files import flat_path, translate
 
 AREA = b".voltool"
 _PREFIX = b"staging-"
 _LOCK_PATIENCE = 3.0
 _LOST_AND_FOUND = b"lost+found"
 _ACLS = (b"system.posix_acl_default", b"system.posix_acl_access")
+#: From the root's flat path out of staging and its area (`open_inside`).
+_UP_TO_TARGET = b"../../../.."
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -40,6 +43,7 @@ class Way(enum.Enum):
     RENAME = "rename"  # the target does not exist, or is an empty directory
     ENTRIES = "entries"  # the target is a mount point: its top entries are renamed one by one
     MERGE = "merge"  # into an existing directory, where nothing collides
+    INSIDE = "inside"  # the target is a tree that nobody else can reach: it is changed where it stands
 
 
 class Phase(enum.Enum):
@@ -94,7 +98,7 @@ class Staging:
         self._around = -1
         try:
             self.descriptor = os.open(path, _OPEN_DIRECTORY)
-            if way is Way.ENTRIES:
+            if way in (Way.ENTRIES, Way.INSIDE):
                 self._around = os.open(target, _OPEN_DIRECTORY)
         except OSError as error:
             raise translate(error, "the staging directory") from error
@@ -228,6 +232,33 @@ def open_staging(key: StagingKey, *, into_existing: bool) -> Staging:
     except OSError as error:
         raise translate(error, f"the staging directory {shown(path)}") from error
     return Staging(path, target, way)
+
+
+def open_inside(key: StagingKey) -> Staging:
+    """Staging in the root of its target, a tree of our own: what takes the tree apart finds its root in staging by a link.
+
+    Raises RefusedError, HostError, BusyError.
+    """
+    area = os.path.join(key.target, AREA)
+    path = os.path.join(area, _PREFIX + key.digest())
+    try:
+        _make_area(area)
+        for directory, name in ((area, os.path.basename(path)), (path, b"dirs"), (path + b"/dirs", b"0")):
+            descriptor = os.open(directory, _OPEN_DIRECTORY)
+            try:
+                make_private(descriptor, name)
+            finally:
+                os.close(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.symlink(_UP_TO_TARGET, os.path.join(path, flat_path(ROOT_OBJECT)))
+    except OSError as error:
+        raise translate(error, f"the staging directory {shown(path)}") from error
+    return Staging(path, key.target, Way.INSIDE)
+
+
+def staging_path(key: StagingKey, area: bytes) -> bytes:
+    """Where the staging of that key is in a `.voltool`."""
+    return os.path.join(area, _PREFIX + key.digest())
 
 
 def stale(staging: Staging) -> List[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Iterator, Optional, Sequence
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import FrameDecoder
@@ -28,13 +28,12 @@ class Brought:
     bytes: int
 
 
-class IncrementFile:
-    """Receives an increment into its file; `close` it. Nothing of the tree is touched before `finish` has checked it whole."""
+class IncrementReception:
+    """Receives an increment into a file; `close` it. It is of use when `complete` has checked it whole."""
 
-    def __init__(self, held: HeldTree) -> None:
-        self._held = held
+    def __init__(self, path: bytes) -> None:
         self._decoder = FrameDecoder("the increment")
-        self._file = open(held.increment_path, "wb", buffering=1 << 20)  # noqa: SIM115 - see close
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - see close
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """The next bytes of the stream. Raises IntegrityError, SpaceError."""
@@ -45,19 +44,19 @@ class IncrementFile:
         except OSError as error:
             raise translate(error, "an increment") from error
 
-    def finish(self) -> None:
-        """The stream is complete and whole: from now on it is applied, whatever happens."""
-        self._decoder.finish()
-        assert self._held.record is not None
+    def complete(self, base_state_id: str) -> str:
+        """The stream is at its end: it is whole, durable, and made against that state; which it leads to. Raises IntegrityError,
+        SpaceError, HostError."""
+        trailer = self._decoder.finish()
         header = self._decoder.header
-        if header is None or header.base_state_id != self._held.record.state_id:
+        if header is None or header.base_state_id != base_state_id:
             raise IntegrityError("the increment does not fit what is staged", why="it was made against another state")
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise translate(error, "an increment") from error
-        self._held.save(replace(self._held.record, applying=True))
+        return trailer.state_id.hex()
 
     def close(self) -> None:
         """Idempotent."""
@@ -65,27 +64,50 @@ class IncrementFile:
             self._file.close()
 
 
-def apply_waiting(held: HeldTree, attributes: Attributes, owners: Owners, losses: Losses) -> Optional[Brought]:
-    """Apply the increment that `IncrementFile.finish` left, or go on with it after a crash; None where none waits."""
+class IncrementFile(IncrementReception):
+    """An increment to a held tree. Nothing of the tree is touched before `finish` has checked it whole."""
+
+    def __init__(self, held: HeldTree) -> None:
+        super().__init__(held.increment_path)
+        self._held = held
+
+    def finish(self) -> None:
+        """From now on it is applied, whatever happens."""
+        assert self._held.record is not None
+        self.complete(self._held.record.state_id)
+        self._held.save(replace(self._held.record, applying=True))
+
+
+def apply_waiting(
+    held: HeldTree, attributes: Attributes, owners: Owners, losses: Losses, keep: Sequence[str] = ()
+) -> Optional[Brought]:
+    """Apply the increment that `IncrementFile.finish` left, or go on with it after a crash; None where none waits. Of the states
+    that which it leads to is kept, and those in ``keep``."""
     record = held.record
     if record is None or not record.applying:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(held.increment_path)
         return None
-    source = _LocalFile(held.increment_path)
-    try:
-        reader = DumpReader(source, "the increment")
+    with open_increment(held) as reader:
         held.learn_owners(owners, reader.records(fmt.OWNERS))
         increment = Increment(held, reader, attributes, losses)
         state_id = increment.apply()
         held.keep_losses(losses)
         held.save(HeldRecord(state_id))
         increment.end()
+    os.unlink(held.increment_path)
+    held.keeper.keep_only({state_id, *keep})
+    return Brought(state_id, increment.files, increment.size)
+
+
+@contextlib.contextmanager
+def open_increment(held: HeldTree) -> Iterator[DumpReader]:
+    """The increment that has come whole. Raises IntegrityError, OSError."""
+    source = _LocalFile(held.increment_path)
+    try:
+        yield DumpReader(source, "the increment")
     finally:
         source.close()
-    os.unlink(held.increment_path)
-    held.keeper.keep_only({state_id})
-    return Brought(state_id, increment.files, increment.size)
 
 
 class _LocalFile:

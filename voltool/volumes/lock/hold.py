@@ -279,7 +279,7 @@ def exchange_held(book: LockBook, record: LockRecord, other: bytes) -> LockRecor
     """`exchange_under_lock` for one who is in `LockBook.step` already and has found the lock in force: a commit."""
     moved = dataclasses.replace(record, moved_to=other)
     book.write(moved)
-    failure = _in_private_namespace(lambda: _exchange(record, other))
+    failure = in_private_namespace(lambda: _exchange(record, other))
     if failure:
         book.write(record)
         raise HostError("the locked tree cannot be renamed", where=shown(record.path), why=failure)
@@ -290,7 +290,7 @@ def exchange_back_held(book: LockBook, record: LockRecord) -> None:
     """Undo `exchange_held` while the lock stands; the lock is at its path again. HostError where the rename fails."""
     assert record.moved_to is not None
     other = record.moved_to
-    failure = _in_private_namespace(lambda: _exchange_back(record, other))
+    failure = in_private_namespace(lambda: _exchange_back(record, other))
     if failure:
         raise HostError("the locked tree cannot be renamed back", where=shown(record.path), why=failure)
     book.write(dataclasses.replace(record, moved_to=None))
@@ -315,7 +315,7 @@ def beside_lock(record: Optional[LockRecord], path: bytes, act: Callable[[], Non
             mounting.remount(path, read_only=False)
         act()
 
-    return _in_private_namespace(act_there)
+    return in_private_namespace(act_there)
 
 
 @contextlib.contextmanager
@@ -375,7 +375,7 @@ def _exchange(record: LockRecord, other: bytes) -> None:
         durable.fsync_directory(directory)
 
 
-def _in_private_namespace(act: Callable[[], None]) -> str:
+def in_private_namespace(act: Callable[[], None]) -> str:
     """Do it in a child that has a mount namespace of its own; why it failed, or an empty text."""
     source, sink = os.pipe()
     child = os.fork()
