@@ -147,12 +147,20 @@ class Sshd:
         """What the server has logged so far."""
         return self.log_file.read_text(errors="replace")
 
-    def stop(self) -> None:
-        """End the listener and the connections; idempotent."""
+    def down(self) -> None:
+        """End the listener and the connections, as a machine that goes down; idempotent. `up` brings it back."""
         if self._process.poll() is None:
             self.kill_sessions()
             self._process.terminate()
         self._process.wait(timeout=10)
+
+    def up(self) -> None:
+        """Start it anew, on the port that it had."""
+        self._start(self.port)
+
+    def stop(self) -> None:
+        """End the listener and the connections for good; idempotent."""
+        self.down()
         shutil.rmtree(self._public, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -163,24 +171,27 @@ class Sshd:
     ) -> None:
         self.stop()
 
-    def _start(self) -> None:
+    def _start(self, port: int = 0) -> None:
         for _attempt in range(5):
-            self.port = _SSH_PORT if self._place.enter else _free_port()
+            self.port = port or (_SSH_PORT if self._place.enter else _free_port())
             config = self.directory / "sshd_config"
             config.write_text("\n".join(self._config_lines()) + "\n")
             _make_privilege_separation_directory()
-            assert _SSHD is not None
-            self._process = subprocess.Popen(
-                [*self._place.enter, _SSHD, "-D", "-f", str(config), "-E", str(self.log_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = self._begin()
             if self._answers():
                 return
             self._process.kill()
             self._process.wait()
         raise AssertionError(f"sshd does not start: {self.log()}")
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        assert _SSHD is not None
+        return subprocess.Popen(
+            [*self._place.enter, _SSHD, "-D", "-f", str(self.directory / "sshd_config"), "-E", str(self.log_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _config_lines(self) -> list[str]:
         lines = [

@@ -13,6 +13,7 @@ The tree (kind, exit code)::
     ├── BusyError               busy         4   someone else works on the volume
     ├── IntegrityError          integrity    5   a dump is damaged or does not fit
     ├── UnreachableError        unreachable  6   a host cannot be reached or trusted
+    │   └── PathBrokenError     path_broken  6   the direct path between two hosts broke
     └── InterruptedByUser       interrupted  130 Ctrl-C, SIGTERM, SIGHUP
 
 This module imports nothing of voltool. It is part of what is shipped to servers.
@@ -132,6 +133,12 @@ class UnreachableError(VoltoolError):
 
     kind = "unreachable"
     exit_code = EXIT_UNREACHABLE
+
+
+class PathBrokenError(UnreachableError):
+    """The direct path between two hosts broke, or nobody came to its other end. What has arrived is kept."""
+
+    kind = "path_broken"
 
 
 class InterruptedByUser(VoltoolError):  # noqa: N818 - an interruption, not an error of ours

@@ -119,7 +119,8 @@ class DumpTotals:
 
 
 class Problem(enum.Enum):
-    """Why the content of a file is not in a dump as it stood at one instant; LEFT: why a restore in place has not touched it."""
+    """Why the content of a file is not in a dump as it stood at one instant; LEFT: why a restore in place has not touched
+    it."""
 
     UNREADABLE = "unreadable"
     UNSTABLE = "unstable"
@@ -196,7 +197,10 @@ class Peer:
 class SourceMove:
     """What the old home knows. ``root_inode`` is the volume's root, by which it is recognised wherever it stands;
     ``retired_path`` where it goes; ``by_entries``: the path is a mount point, so not the tree is renamed but its top entries.
-    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on."""
+    ``epoch`` and ``state_id`` are those of the switch, from RETIRING on. ``promoted``: it is no move, a replica took the
+    volume's place at ``target``; ``aside``: paths that were written here after the state that was promoted, and are in the
+    retired copy alone: the first of them, and how many there are (-1: nobody knows). ``lazy``: the new home fetches from the
+    retired tree what it does not have yet; false again when it has told that it has everything."""
 
     move_id: str
     uuid: str
@@ -210,12 +214,17 @@ class SourceMove:
     epoch: Optional[Epoch] = None
     state_id: str = ""
     by_entries: bool = False
+    promoted: bool = False
+    aside: Tuple[bytes, ...] = ()
+    aside_count: int = 0
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
 class TargetMove:
     """What the new home knows. ``sequence`` and ``excludes`` become the volume's; ``reserved``: an empty directory was made
-    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`)."""
+    at ``path`` to keep the name; ``container``: what was made there for the volume to be put into (`agent.moving.container`).
+    ``lazy``: it is in service, or will be, before its files have come; false again when all is there and in its place."""
 
     move_id: str
     uuid: str
@@ -230,21 +239,35 @@ class TargetMove:
     sequence: int = 0
     reserved: bool = False
     container: str = ""
+    lazy: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two homes of one volume with the same epoch number: ``mine`` is the epoch here, ``other`` that of ``home``. Both are
+    read-only until the user chooses one of them, which gets a higher epoch. ``since`` in seconds since the epoch of clocks."""
+
+    mine: Epoch
+    other: Epoch
+    home: Peer
+    since: int
 
 
 #: A replica: its first copy arrives; it is served; it is mounted and its files come when they are read, and in the background;
-#: a lazy move's new home until everything is there.
+#: a lazy move's new home until everything is there; it becomes the volume's home.
 FILLING = "filling"
 SERVING = "serving"
 LAZY = "lazy"
 LAZY_HOME = "lazy home"
+PROMOTING = "promoting"
 
 
 @dataclass(frozen=True)
 class ReplicaRecord:
     """What its host knows durably of a replica. ``path``: where it is served. ``home``: where the volume lived when it was last
     asked. ``state_id`` is what is served, with the ``sequence``, ``epoch`` and clone time (its home's clock) of that state;
-    ``synced_ns`` (this host's clock): when it was swapped in."""
+    ``synced_ns`` (this host's clock): when it was swapped in. What begins with ``next``:
+    what it becomes the home with (PROMOTING)."""
 
     replica_id: str
     uuid: str
@@ -258,6 +281,9 @@ class ReplicaRecord:
     sequence: int = 0
     clone_time_ns: int = 0
     synced_ns: int = 0
+    next_epoch: Optional[Epoch] = None
+    next_sequence: int = 0
+    next_excludes: Tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,9 +303,9 @@ class ReplicaBase:
 @dataclass(frozen=True)
 class KnownReplica:
     """A replica as the catalog remembers it. ``role``: ``replica``, or ``former``: a home that was replaced by force and has
-    not heard of it. The rest is what was seen last: ``checked_ns`` by our clock (0: never), ``sequence`` and ``clone_time_ns`` of
-    the state that was served then, ``home_sequence`` of the volume; ``phase`` its host's word; ``fault``: why it could not be
-    brought up to date then."""
+    not heard of it; ``epoch`` is then the number of the one that replaced it. The rest is what was seen last:
+    ``checked_ns`` by our clock (0: never), ``sequence`` and ``clone_time_ns`` of the state that was served then,
+    ``home_sequence`` of the volume; ``phase`` its host's word; ``fault``: why it could not be brought up to date then."""
 
     replica_id: str
     volume_uuid: str
@@ -293,3 +319,4 @@ class KnownReplica:
     checked_ns: int = 0
     missing_bytes: int = 0
     fault: str = ""
+    epoch: int = 0

@@ -23,7 +23,8 @@ from tests.cli.test_json import SCHEMA, check_fields
 from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.judge import compare
-from voltool.browse import fuse, mountpoint
+from voltool import fuse
+from voltool.browse import mountpoint
 from voltool.errors import NotFoundError
 
 pytestmark = needs_fuse
@@ -156,7 +157,7 @@ def test_the_foreground_ends_with_a_signal(small: tuple[Site, Path], tmp_path: P
 
 
 def test_a_name_out_of_a_dump_is_no_mount_option() -> None:
-    options = fuse._options(fuse.load(), "vol,dev,suid", allow_other=False)
+    options = fuse._options(fuse.load(), fuse.MountSettings("vol,dev,suid", "voltool"))
     assert options["fsname"] == "voltool:vol_dev_suid"
 
 

@@ -27,7 +27,7 @@ from voltool.events import Reporter
 from voltool.machine import Machine
 from voltool.model import CloneInfo, Consistency, Epoch, FileProblem, Hooks, KnownVolume, StoredDump, VolumeRecord
 from voltool.stores.opening import StoreOpener
-from voltool.wire import messages
+from voltool.wire import messages, moving, replicas
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,12 @@ class FakeAgent:
             self._reply = messages.HostReport(facts)
         elif isinstance(message, messages.CleanHost):
             self._reply = messages.CleanReply((b"/var/lib/voltool",))
+        else:
+            self._reply = {
+                replicas.ListReplicas: self._hosts.replied,
+                moving.ListMoves: moving.MovesReply((), ()),
+                messages.Examine: messages.ExamineReply(()),
+            }.get(type(message))
 
     def receive(self) -> Any:
         return self._reply
@@ -123,6 +129,7 @@ class FakeHosts:
     sent: list[Any] = field(default_factory=list)
     records: dict[str, VolumeRecord] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
+    replied: replicas.ReplicasReply = field(default_factory=lambda: replicas.ReplicasReply((), ()))
 
     @contextlib.contextmanager
     def connect(self, host: str) -> Iterator[Any]:

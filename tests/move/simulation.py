@@ -451,6 +451,11 @@ class TargetSession:
 
         _ask(self._world, Party.TARGET, act)
 
+    direct = False
+
+    def attend(self, timeout: float) -> bool:
+        raise NotImplementedError
+
     def feed(self, data: bytes) -> None:
         self._coming = data
 

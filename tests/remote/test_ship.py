@@ -50,6 +50,20 @@ def test_only_the_agents_part_is_shipped() -> None:
     assert not [name for name in names if not name.endswith(".py")]
 
 
+def test_the_agent_brings_the_binding_of_libfuse_along_with_its_licence(tmp_path: Path) -> None:
+    """In a Python that has no site-packages, as servers have it."""
+    agent = tmp_path / "agent.pyz"
+    agent.write_bytes(build_agent().data)
+    with zipfile.ZipFile(agent) as archive:
+        assert b"Permission to use, copy, modify, and distribute this software" in archive.read("mfusepy.py")
+    code = f"import sys; sys.path.insert(0, {str(agent)!r})\nfrom voltool import fuse; print(fuse.load().__file__)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
+    if done.returncode == 0:
+        assert done.stdout.strip() == str(agent / "mfusepy.py")
+    else:  # no libfuse, or no /dev/fuse here
+        assert "HostError" in done.stderr
+
+
 @pytest.mark.parametrize("which", ["agent", "reader"])
 def test_every_shipped_module_runs_from_the_file_alone(tmp_path: Path, which: str) -> None:
     """Without site-packages and without this checkout: the standard library must do."""

@@ -55,9 +55,14 @@ class Recorded:
 class Recording:
     """A `Sink` that keeps what comes, and passes it on."""
 
+    direct = False
+
     def __init__(self, sink: Any, recorded: Recorded) -> None:
         self._sink = sink
         self._recorded = recorded
+
+    def attend(self, timeout: float) -> bool:
+        return bool(self._sink.attend(timeout))
 
     def open(self) -> None:
         self._recorded.streams.append([])

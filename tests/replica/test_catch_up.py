@@ -188,9 +188,14 @@ class Held:
     class StandsStillError(Exception):
         """It stands still."""
 
+    direct = False
+
     def __init__(self, sink: ReplicaSession) -> None:
         self._sink = sink
         self.fed = False
+
+    def attend(self, timeout: float) -> bool:
+        return bool(self._sink.attend(timeout))
 
     def open(self) -> None:
         self._sink.open()

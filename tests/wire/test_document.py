@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from voltool.agent import handlers
-from voltool.wire import framing, messages
+from voltool.wire import fetching, framing, messages
 
 TEXT = (Path(__file__).parents[2] / "docs" / "wire-protocol.md").read_text()
 
@@ -31,3 +31,23 @@ def test_the_frame_is_as_the_document_has_it() -> None:
     assert framing.encode_frame_head(framing.DATA, 5) == b"\0\0\0\5\2"
     assert framing.BEAT_FRAME == b"\0\0\0\0\3"
     assert f'"{repr(framing.SYNC)[2:-1].replace("x00", "0")}' in TEXT
+
+
+def test_the_frames_of_fetching_are_as_the_document_has_them() -> None:
+    head = fetching.encode_head(fetching.ANSWERS, 0x01020304, 1, 0x05060708, 0x090A0B0C)
+    assert head == bytes([1, 2, 1, 0, *range(1, 13)])
+    for line in (
+        "| 0 | 1 | version: 1 |",
+        "| 1 | 1 | kind: 1 wants, 2 answers |",
+        "| 4 | 4 | wants or answers in the payload; at most 4096 |",
+        "| 8 | 4 | length of the payload as it follows; at most 8 MiB |",
+        "| 12 | 4 | its length before compression; at most 8 MiB |",
+        "length of the path (4, at most 1 MiB), offset in the file (8), how many bytes (4, at most 4 MiB;",
+        "together at most 16 MiB",
+    ):
+        assert line in TEXT
+    assert (fetching.WANTS, fetching.ANSWERS, fetching.FOUND, fetching.ABSENT, fetching.UNREADABLE) == (1, 2, 0, 1, 2)
+    limits = fetching.MAX_PAYLOAD, fetching.MAX_PATH, fetching.MAX_RANGE, fetching.MAX_ASKED, fetching.MAX_WANTS
+    assert limits == (8 << 20, 1 << 20, 4 << 20, 16 << 20, 4096)
+    assert fetching.encode_wants([fetching.Want(b"a/b", 2, 1)]) == b"\0\0\0\3" + b"\0" * 7 + b"\2\0\0\0\1a/b"
+    assert b"".join(fetching.encode_answer(fetching.FOUND, b"xy")) == b"\0\0\0\0\2xy"

@@ -23,6 +23,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 )
 #: What a person writes for the types that the model gives names to.
 _KINDS = {
+    "Ports": '`"FROM-TO"`',
     "StoreUrl": "absolute path, `file:///path` or `sftp://host/path`",
     "HttpUrl": "URL",
     "Bandwidth": 'bytes a second: `1048576`, `"10M"`',

@@ -25,6 +25,7 @@ from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import refuse_locked
 from voltool.volumes.mounts import is_within, mount_of, nested_mounts, read_mounts
 from voltool.volumes.registry import AUTO, detect, driver_named
+from voltool.volumes.splits import read_split
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -67,8 +68,9 @@ def show_volume(
     host: HostState,
 ) -> messages.VolumeReply:
     """The volume's record, the states kept of it, and its lock. Raises NotFoundError."""
-    reply = _reply(records.open_home(host.directory, request.uuid, request.path))
-    return dataclasses.replace(reply, lock=lock_info(host, request.uuid))
+    home = records.open_home(host.directory, request.uuid, request.path, split=True)
+    split = read_split(home.area, home.record)
+    return dataclasses.replace(_reply(home), lock=lock_info(host, request.uuid), split=split)
 
 
 def list_volumes(

@@ -19,6 +19,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Deque, List, Optional, Tuple, Type
 
+from voltool.agent.path.held import HeldPath
 from voltool.errors import AgentError
 from voltool.events import Event, Progressed
 from voltool.wire import framing, messages
@@ -47,10 +48,12 @@ class HungUp(BaseException):
 
 
 class StdioChannel:
-    """See `Conversation`. Takes over the descriptors ``source`` and ``sink``; each is used by one thread, but for `beat`."""
+    """See `Conversation`. Takes over the descriptors ``source`` and ``sink``; each is used by one thread, but for `beat`.
+    ``path``: the direct path to another agent, which is there as long as this connection."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.source = source
+        self.path = HeldPath()
         self._sink = sink
         self._decoder = framing.FrameDecoder(expect_sync=False)
         self._frames: Deque[framing.WireFrame] = collections.deque()

@@ -17,8 +17,10 @@ from voltool import durable
 from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.lazy.examining import troubles
 from voltool.agent.replica import guard
 from voltool.agent.replica.records import ReplicaBook
+from voltool.agent.replica.splitting import SPLIT_OWNER, is_closed, keep_closed
 from voltool.agent.replica.status import faults_of, protection_missing
 from voltool.errors import BusyError, VoltoolError
 from voltool.model import COPYING, PUBLISHED, RETIRED, ReplicaRecord, SourceMove, TargetMove
@@ -30,6 +32,7 @@ from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import VolumeHome
 from voltool.volumes.registry import driver_named
 from voltool.volumes.removal import remove_tree
+from voltool.volumes.splits import read_split
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -38,6 +41,8 @@ _GRACE = 60
 #: An interrupted restore may still be gone on with; after this nobody will (seconds).
 _STALE_STAGING = 7 * 86_400
 _STAGING = b"staging-"
+#: How many paths a finding names.
+_NAMED = 5
 
 
 def examine(request: messages.Examine, conversation: Conversation, host: HostState) -> messages.ExamineReply:
@@ -63,17 +68,19 @@ class _Doctor:
             if entry.forgotten or entry.uuid in moving:
                 continue
             try:
-                home = records.open_home(self._host.directory, entry.uuid, entry.path)
+                home = records.open_home(self._host.directory, entry.uuid, entry.path, split=True)
             except VoltoolError as error:
                 yield messages.Finding("volume", "", shown(entry.path), error.what, error.remedy)
             else:
+                yield from self._split(home)
                 yield from self._clones(home)
-        for move in self._book.sources():
+        for move in (*self._book.sources(), *self._book.archived()):
             yield from self._leaving(move)
         for arriving in self._book.targets():
             yield from self._arriving(arriving)
         for replica in ReplicaBook(self._host.directory).replicas():
             yield from self._replica(replica)
+        yield from self._processes()
         yield from self._places()
 
     def _lock(self, uuid: str) -> Iterator[messages.Finding]:
@@ -81,6 +88,8 @@ class _Doctor:
         record = book.read()
         if record is None:
             return
+        if record.owner == SPLIT_OWNER and not is_in_force(record):
+            return  # told with the split
         if not is_in_force(record):
             what = "a lock from before the host was started anew is still on record"
         elif record.until + _GRACE < time.time():
@@ -91,6 +100,27 @@ class _Doctor:
             "lock", record.name, shown(record.path), what, f"voltool unlock {record.name}", fixable=True
         )
         yield self._fixed(finding, lambda: end_lock(book, record.token))
+
+    def _split(self, home: VolumeHome) -> Iterator[messages.Finding]:
+        split = read_split(home.area, home.record)
+        if split is None:
+            return
+        place = f"{split.home.host}:{shown(split.home.path)}"
+        what = f"split: epoch {split.mine.number} is here and, another one, at {place}; both are read-only until you choose"
+        closed = is_closed(LockBook(self._host.directory, home.record.uuid))
+        if not closed:
+            what = (
+                f"split: epoch {split.mine.number} is here and, another one, at {place}; and here it can be written to"
+            )
+        remedy = f"look at both, then voltool replica promote {home.record.name} HOST --force for the one to keep"
+        finding = messages.Finding("split", home.record.name, shown(home.record.path), what, remedy)
+        if self._fix and not closed:
+            try:
+                with home.lock("doctor"):
+                    keep_closed(self._host, home)
+            except VoltoolError as error:
+                finding = dataclasses.replace(finding, what=f"{what}; it cannot be made read-only: {error}")
+        yield finding
 
     def _clones(self, home: VolumeHome) -> Iterator[messages.Finding]:
         driver = driver_named(home.record.driver)
@@ -118,6 +148,9 @@ class _Doctor:
 
     def _leaving(self, move: SourceMove) -> Iterator[messages.Finding]:
         place = f"{move.target.host}:{shown(move.target.path)}"
+        if move.promoted:
+            yield from self._replaced(move, place)
+            return
         if move.phase == RETIRED:
             return
         what = f"a move to {place} is not complete ({move.phase})"
@@ -127,6 +160,19 @@ class _Doctor:
         else:
             what += ": the volume may be in service nowhere"
         yield messages.Finding("move", move.name, shown(move.path), what, command)
+
+    def _replaced(self, move: SourceMove, place: str) -> Iterator[messages.Finding]:
+        """A home that stepped down for a promoted replica: what only it has is told until it is purged."""
+        look = f"look at it, take what is wanted to {place}, then voltool retired purge {move.name} HOST"
+        if move.phase != RETIRED:
+            what = f"{place} has taken the volume's place, and what was written here is not told yet"
+            yield messages.Finding("replaced", move.name, shown(move.path), what, f"voltool replica list {move.name}")
+        elif move.aside_count and os.path.isdir(move.retired_path):
+            few = ", ".join(shown(path) for path in move.aside[:_NAMED])
+            more = f", {few}{' and others' if move.aside_count > _NAMED else ''}" if few else ""
+            count = f"{move.aside_count} paths were" if move.aside_count > 0 else "nobody knows what was"
+            what = f"{count} written here after the state that was promoted to {place}, and in this copy alone{more}"
+            yield messages.Finding("aside", move.name, shown(move.retired_path), what, look)
 
     def _arriving(self, move: TargetMove) -> Iterator[messages.Finding]:
         if move.phase != PUBLISHED:
@@ -143,6 +189,12 @@ class _Doctor:
                 "replica", record.name, shown(record.path), fault, sync, fixable=fault == missing
             )
             yield self._fixed(finding, lambda: guard.protect(record.path))
+
+    def _processes(self) -> Iterator[messages.Finding]:
+        for trouble in troubles(self._host):
+            remedy = f"voltool replica sync {trouble.name or 'NAME'}"
+            finding = messages.Finding("process", trouble.name, "", trouble.what, remedy, fixable=True)
+            yield self._fixed(finding, trouble.mend)
 
     def _places(self) -> Iterator[messages.Finding]:
         wanted = any(move.phase != PUBLISHED for move in self._book.targets())

@@ -19,6 +19,7 @@ from voltool.agent.host import HostState
 from voltool.agent.lock import assert_same_lock, lock_info
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.pace import Pace, be_nice
+from voltool.agent.path.held import data_way
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile.writer import DumpWriter
 from voltool.errors import AgentError, RefusedError, SpaceError
@@ -103,6 +104,8 @@ class _Dump:
     def run(self) -> messages.Message:
         """The whole conversation."""
         try:
+            over_path = self._request.over_path
+            self._pace.way = self._stack.enter_context(data_way(self._conversation, over_path=over_path))
             self._begin()
             with self._ground.turn():
                 clone = self._clone()
@@ -335,7 +338,7 @@ class _Dump:
                 changed_ranges=lambda path: self._changed_ranges(clone, path),
             ).produce(header)
         self._keep(clone, state, produced)
-        self._conversation.send(messages.EndOfData())
+        self._pace.way.send(messages.EndOfData())
         self._conversation.report(PhaseEnded(name, "dump"))
         return messages.DumpReply(DumpResult(header, produced.totals, problems + produced.problems))
 

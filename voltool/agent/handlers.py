@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, paths, replicas
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -40,10 +40,24 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.Examine: ("voltool.agent.doctor", "examine"),
     moving.PlanOut: ("voltool.agent.moving.plan", "plan_out"),
     moving.PlanIn: ("voltool.agent.moving.plan", "plan_in"),
+    replicas.HearEpoch: ("voltool.agent.replica.hearing", "hear_epoch"),
+    replicas.ShowStanding: ("voltool.agent.replica.standing", "show_standing"),
+    replicas.SendBeginning: ("voltool.agent.replica.standing", "send_beginning"),
+    replicas.ChooseHome: ("voltool.agent.replica.choosing", "choose_home"),
     replicas.ReplicaOut: ("voltool.agent.replica.out", "replica_out"),
     replicas.ReplicaIn: ("voltool.agent.replica.into", "replica_in"),
     replicas.ListReplicas: ("voltool.agent.replica.status", "list_replicas"),
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
+    moving.AskFill: ("voltool.agent.lazy.fill", "ask_fill"),
+    moving.ReleaseRetired: ("voltool.agent.lazy.served", "release_retired"),
+    replicas.MakeIdentity: ("voltool.agent.lazy.keys", "answer_identity"),
+    replicas.ServeFiles: ("voltool.agent.lazy.served", "serve_files"),
+    replicas.StopServing: ("voltool.agent.lazy.served", "stop_serving"),
+    paths.PreparePath: ("voltool.agent.path.negotiation", "prepare_path"),
+    paths.ListenForPath: ("voltool.agent.path.negotiation", "listen_for_path"),
+    paths.JoinPath: ("voltool.agent.path.negotiation", "join_path"),
+    paths.AwaitPath: ("voltool.agent.path.negotiation", "await_path"),
+    paths.ClosePath: ("voltool.agent.path.negotiation", "close_path"),
 }
 
 

@@ -32,7 +32,7 @@ _TRACE_LINES = 6
 
 def main() -> int:
     """Serve one connection on stdin and stdout; the exit status."""
-    _settle_process()
+    settle_process()
     channel = take_over_stdio()
     watch = HangUpWatch(channel.source)
     watch.start()
@@ -47,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def _settle_process() -> None:
+def settle_process() -> None:
     """What every handler relies on: private files, all tools on the PATH, no signal that kills by accident."""
     os.umask(0o077)
     os.chdir("/")

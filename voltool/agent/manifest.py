@@ -14,7 +14,7 @@ from voltool.errors import AgentError, IntegrityError
 from voltool.model import Consistency, DumpHeader, Epoch
 from voltool.tree.apply.owners import Owners
 from voltool.tree.manifest import ManifestTaker, state_manifest
-from voltool.tree.state import BaseState, StateKeeper
+from voltool.tree.state import BaseState, StateKeeper, StateWriter
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
 
@@ -25,6 +25,15 @@ def receive_manifest(
     """Read data frames up to EndOfData into a state; IntegrityError unless it is the state asked for. ``owners`` learns the
     names that come with it."""
     state = keeper.create("manifest")
+    try:
+        return _receive(conversation, keeper, state, state_id, owners)
+    finally:
+        state.abandon()
+
+
+def _receive(
+    conversation: Conversation, keeper: StateKeeper, state: StateWriter, state_id: str, owners: Optional[Owners]
+) -> BaseState:
     decoder = FrameDecoder("the manifest from the store")
     hasher = fmt.StateHasher()
     taker = ManifestTaker(keeper, state, hasher)

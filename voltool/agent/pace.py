@@ -9,6 +9,7 @@ import platform
 import time
 from typing import Dict
 
+from voltool.agent.path.held import DataWay
 from voltool.events import Progressed
 from voltool.wire.conversation import Buffer, Conversation
 
@@ -30,10 +31,12 @@ def be_nice(nice: int, *, idle_io: bool) -> None:
 
 
 class Pace:
-    """Sends data no faster than ``bandwidth`` bytes/s (0: as fast as it goes) and reports at most ten times a second."""
+    """Sends data no faster than ``bandwidth`` bytes/s (0: as fast as it goes) and reports at most ten times a second. ``way``:
+    where the data goes."""
 
     def __init__(self, conversation: Conversation, subject: str, bandwidth: int) -> None:
         self._conversation = conversation
+        self.way: DataWay = conversation
         self._subject = subject
         self._bandwidth = bandwidth
         self._due = time.monotonic()
@@ -41,7 +44,7 @@ class Pace:
 
     def send(self, data: Buffer) -> None:
         """Send, then wait as long as the bandwidth asks for."""
-        self._conversation.send_data(data)
+        self.way.send_data(data)
         if self._bandwidth:
             now = time.monotonic()
             self._due = max(self._due, now - 1.0) + len(data) / self._bandwidth

@@ -12,6 +12,8 @@ import time
 from typing import Callable
 
 from voltool.agent.host import HostState
+from voltool.agent.path.held import DataWay, data_way
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, SpaceError, UsageError
 from voltool.events import Notice
 from voltool.showing import shown
@@ -30,6 +32,7 @@ _COMPRESSING = frozenset({"btrfs", "zfs", "zfs-fuse", "bcachefs", "f2fs"})
 def restore(request: messages.StartRestore, conversation: Conversation, host: HostState) -> messages.RestoreReply:
     """Handle `StartRestore`. Raises RefusedError (the target has content), SpaceError, IntegrityError, BusyError, ..."""
     key = StagingKey(resolve_target(request.target), request.volume_uuid, request.state_id, request.selection)
+    ReplicaBook(host.directory).refuse_overlap(key.target)
     with contextlib.ExitStack() as stack:
         staging = open_staging(key, into_existing=request.into_existing)
         stack.callback(staging.close)
@@ -46,7 +49,8 @@ def restore(request: messages.StartRestore, conversation: Conversation, host: Ho
         applier = Applier(staging, settings, conversation)
         stack.callback(applier.close)
         conversation.send(messages.RestoreReady(applier.resume_after))
-        receive_dump(conversation, applier.feed, request.bandwidth)
+        with data_way(conversation, over_path=request.over_path) as way:
+            receive_dump(way, applier.feed, request.bandwidth)
         applied = applier.finish()
         records.forget_area(host.directory, staging.path)
     return messages.RestoreReply(applied.entries, applied.bytes, applied.problems)
@@ -89,11 +93,11 @@ class Throttle:
                 time.sleep(self._due - now)
 
 
-def receive_dump(conversation: Conversation, feed: Callable[[bytes], None], bandwidth: int) -> None:
+def receive_dump(way: DataWay, feed: Callable[[bytes], None], bandwidth: int) -> None:
     """Feed what comes until `EndOfData`, no faster than ``bandwidth`` bytes/s (0: as fast as it comes)."""
     throttle = Throttle(bandwidth)
     while True:
-        item = conversation.receive()
+        item = way.receive()
         if isinstance(item, messages.EndOfData):
             return
         if not isinstance(item, bytes):

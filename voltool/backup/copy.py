@@ -11,21 +11,23 @@ from voltool.backup.ports import World
 from voltool.backup.volumes import VolumeWish, add_volume
 from voltool.errors import EXIT_DONE, EXIT_PARTIAL, AgentError, RefusedError, UsageError, VoltoolError
 from voltool.model import NO_HOOKS, DumpResult, FileProblem, Hooks, KnownVolume
+from voltool.remote.paths import AUTO, open_path, until_sent
 from voltool.showing import shown
 from voltool.stores.naming import check_volume_name
 from voltool.wire import messages
-from voltool.wire.conversation import Conversation, expect
+from voltool.wire.conversation import Conversation, IntroducedConversation, expect
 
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """``bandwidth`` in bytes/s (0: unlimited); ``numeric_owner``: owners by number, not by name."""
+    """``bandwidth`` in bytes/s (0: unlimited); ``numeric_owner``: owners by number, not by name; ``path``: of `remote.paths`."""
 
     codec: str = "lz4"
     workers: int = 0
     bandwidth: int = 0
     numeric_owner: bool = False
     hooks: Hooks = NO_HOOKS
+    path: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def copy_volume(
     began = time.monotonic()
     _check(world, volume, wish)
     with world.hosts.connect(volume.host) as here, world.hosts.connect(wish.host) as there:
-        result, reply = _transfer(here, there, volume, wish, options)
+        direct = open_path(here, there, options.path, world.reporter, volume.name)
+        result, reply = _transfer(here, there, volume, wish, options, direct=direct)
     try:
         added = add_volume(world, wish, forbidden)
     except VoltoolError as error:
@@ -85,10 +88,16 @@ def _check(world: World, volume: KnownVolume, wish: VolumeWish) -> None:
 
 
 def _transfer(
-    here: Conversation, there: Conversation, volume: KnownVolume, wish: VolumeWish, options: CopyOptions
+    here: IntroducedConversation,
+    there: IntroducedConversation,
+    volume: KnownVolume,
+    wish: VolumeWish,
+    options: CopyOptions,
+    *,
+    direct: bool,
 ) -> tuple[DumpResult, messages.RestoreReply]:
     dump_id = uuid.uuid4().hex
-    here.send(_start_dump(volume, dump_id, options))
+    here.send(_start_dump(volume, dump_id, options, over_path=direct))
     totals = expect(here, messages.ScanTotals)
     there.send(
         messages.StartRestore(
@@ -102,20 +111,29 @@ def _transfer(
             volume_name=wish.name,
             least_bytes=totals.bytes,
             objects=totals.entries,
+            over_path=direct,
         )
     )
     expect(there, messages.RestoreReady)
     here.send(messages.Proceed())
+    if direct:
+        until_sent(here, there.attend)
+    else:
+        _relay(here, there)
+    result = expect(here, messages.DumpReply).result
+    if not direct:
+        there.send(messages.EndOfData())
+    return result, expect(there, messages.RestoreReply)
+
+
+def _relay(here: Conversation, there: Conversation) -> None:
     while isinstance(received := here.receive(), bytes):
         there.send_data(received)
     if not isinstance(received, messages.EndOfData):
         raise AgentError("something else came where a dump should", why=type(received).__name__)
-    result = expect(here, messages.DumpReply).result
-    there.send(messages.EndOfData())
-    return result, expect(there, messages.RestoreReply)
 
 
-def _start_dump(volume: KnownVolume, dump_id: str, options: CopyOptions) -> messages.StartDump:
+def _start_dump(volume: KnownVolume, dump_id: str, options: CopyOptions, *, over_path: bool) -> messages.StartDump:
     return messages.StartDump(
         uuid=volume.uuid,
         path=volume.path,
@@ -128,4 +146,5 @@ def _start_dump(volume: KnownVolume, dump_id: str, options: CopyOptions) -> mess
         bandwidth=options.bandwidth,
         complete=True,
         hooks=options.hooks,
+        over_path=over_path,
     )

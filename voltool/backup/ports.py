@@ -148,6 +148,12 @@ class Catalog(Protocol):
     def replicas(self, volume_uuid: str | None = None) -> list[KnownReplica]:
         """The replicas (of a volume), and former homes that have not heard of a promotion; by host."""
 
+    def put_replica(self, replica: KnownReplica) -> None:
+        """Add or replace (by id)."""
+
+    def remove_replica(self, replica_id: str) -> None:
+        """Forget it. Idempotent."""
+
     def accept_dump(self, dump_id: str) -> None:
         """Remember that a suspicious dump is as it should be; idempotent."""
 

@@ -13,14 +13,17 @@ from voltool.backup import volume_list
 from voltool.backup.discover import known_dumps
 from voltool.backup.marks import read_marks
 from voltool.backup.ports import World
-from voltool.errors import AgentError, VoltoolError
+from voltool.backup.rebuild_replicas import learn_replicas, named_hosts
+from voltool.errors import VoltoolError
 from voltool.events import Notice
 from voltool.machine import Machine
-from voltool.model import KnownVolume, StoredDump, VolumeRecord
+from voltool.model import KnownReplica, KnownVolume, StoredDump, VolumeRecord
 from voltool.showing import shown
 from voltool.stores.contract import Store
 from voltool.stores.naming import SUFFIX, check_volume_name, parse_name
 from voltool.wire import messages
+from voltool.wire.conversation import expect
+from voltool.wire.replicas import ListReplicas, ReplicasReply
 
 LOCAL = "local"
 #: Who said it, the more trusted the higher: a host of its own volumes, the catalog, a store's list.
@@ -47,6 +50,7 @@ class RebuildOutcome:
     volumes: list[KnownVolume] = field(default_factory=list)
     dumps: list[StoredDump] = field(default_factory=list)
     accepted: int = 0
+    replicas: list[KnownReplica] = field(default_factory=list)
     nowhere: list[str] = field(default_factory=list)
     failed: list[tuple[str, VoltoolError]] = field(default_factory=list)
 
@@ -65,9 +69,13 @@ def rebuild(world: World, urls: Sequence[str], hosts: Sequence[str]) -> RebuildO
         for dump_id in ids.intersection(read_marks(store).accepted):
             world.catalog.accept_dump(dump_id)
             outcome.accepted += 1
+    replies: dict[str, ReplicasReply] = {}
     for host in hosts or sorted({claim.volume.host for claim in claims if _is_asked(world, claim.volume)}):
-        claims += _claims_of_host(world, host, outcome, strict=bool(hosts))
+        claims += _claims_of_host(world, host, outcome, replies, strict=bool(hosts))
+    for host in named_hosts(world, replies) if not hosts else ():
+        claims += _claims_of_host(world, host, outcome, replies, strict=False)
     _settle(world, claims, outcome)
+    outcome.replicas = learn_replicas(world, replies)
     return outcome
 
 
@@ -125,13 +133,15 @@ def _is_asked(world: World, volume: KnownVolume) -> bool:
     return volume.host != LOCAL or not world.catalog.is_elsewhere(volume)
 
 
-def _claims_of_host(world: World, host: str, outcome: RebuildOutcome, *, strict: bool) -> list[Claim]:
+def _claims_of_host(
+    world: World, host: str, outcome: RebuildOutcome, replies: dict[str, ReplicasReply], *, strict: bool
+) -> list[Claim]:
     try:
         with world.hosts.connect(host) as agent:
             agent.send(messages.ListVolumes())
-            reply = agent.receive()
-            if not isinstance(reply, messages.VolumesReply):
-                raise AgentError(f"the agent on {host} answered something unexpected")
+            reply = expect(agent, messages.VolumesReply)
+            agent.send(ListReplicas())
+            replies[host] = expect(agent, ReplicasReply)
     except VoltoolError as error:
         if strict:
             outcome.failed.append((host, error))

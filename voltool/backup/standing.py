@@ -1,5 +1,5 @@
-"""How volumes stand: what is overdue, suspicious, unscheduled, on its way. From the catalog and the configuration alone: no host
-and no store is asked, so that it is known at once, and also where they are gone."""
+"""How volumes stand: what is overdue, suspicious, unscheduled, on its way, how old replicas are. From the catalog and the
+configuration alone: no host and no store is asked, so that it is known at once, and also where they are gone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from voltool.backup.ports import Catalog
+from voltool.backup.replicas import replica_standings
 from voltool.backup.schedule import schedule_text, schedules_of, zone_of
 from voltool.errors import UsageError, VoltoolError
 from voltool.model import KnownVolume
@@ -16,6 +17,7 @@ from voltool.policy.cycle import last_wanted_ns
 from voltool.policy.latest import LatestDump
 from voltool.policy.moves import RUNNING, STOPPED, MoveRecord
 from voltool.policy.overdue import Overdue, asked_about_ns, newest_of, overdue
+from voltool.policy.replicas import ReplicaStanding
 from voltool.policy.runs import VolumeRun
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ _FOREVER = 1 << 62
 class Standing:
     """One volume. ``latest``: its newest dump of each level, lowest level first; ``schedule``: as it is configured, empty:
     none; ``fault``: what is wrong with its configuration; ``suspicious``: ids of dumps and why, without the accepted ones;
-    ``last``: its last turn in a run; ``unfinished``: its last move, where that did not end."""
+    ``last``: its last turn in a run; ``unfinished``: its last move, where that did not end; ``replicas``: those it has, by what
+    was seen of them last."""
 
     volume: KnownVolume
     latest: tuple[LatestDump, ...] = ()
@@ -41,6 +44,12 @@ class Standing:
     suspicious: Mapping[str, str] | None = None
     last: VolumeRun | None = None
     unfinished: MoveRecord | None = None
+    replicas: tuple[ReplicaStanding, ...] = ()
+
+    @property
+    def has_stale_replica(self) -> bool:
+        """Whether a replica of it is older than its limit."""
+        return any(replica.is_stale for replica in self.replicas)
 
     @property
     def state(self) -> str:
@@ -49,6 +58,8 @@ class Standing:
             return "nowhere"
         if self.overdue is not None:
             return "overdue"
+        if self.has_stale_replica:
+            return "stale"
         if self.suspicious:
             return "suspicious"
         if self.fault:
@@ -80,6 +91,7 @@ def standings(
     last = {run.volume_uuid: run for run in catalog.last_runs(_FOREVER)}
     unfinished = {move.volume_uuid: move for move in catalog.last_moves() if move.outcome in (RUNNING, STOPPED)}
     suspicious = _suspicious(catalog)
+    replicas = replica_standings(catalog, settings, now_ns)
     wanted = _Wanted(settings, now_ns)
     found = []
     for volume in volumes:
@@ -99,14 +111,17 @@ def standings(
                 suspicious=suspicious.get(volume.uuid, {}),
                 last=last.get(volume.uuid),
                 unfinished=unfinished.get(volume.uuid),
+                replicas=tuple(replicas.get(volume.uuid, ())),
             )
         )
     return found
 
 
 def in_trouble(found: Sequence[Standing]) -> bool:
-    """Whether one of the volumes is overdue, or may be in service nowhere."""
-    return any(each.overdue or (each.unfinished and each.unfinished.may_be_nowhere) for each in found)
+    """Whether one of the volumes is overdue, may be in service nowhere, or has a stale replica."""
+    return any(
+        each.overdue or each.has_stale_replica or (each.unfinished and each.unfinished.may_be_nowhere) for each in found
+    )
 
 
 class _Wanted:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from voltool.backup.ports import World
-from voltool.errors import AgentError, HostError, NotFoundError, UnreachableError, UsageError
+from voltool.errors import AgentError, HostError, NotFoundError, RefusedError, UnreachableError, UsageError
 from voltool.events import Notice
 from voltool.machine import Machine
 from voltool.model import KnownVolume, VolumeRecord
+from voltool.policy.replicas import REPLICA
+from voltool.showing import shown
 from voltool.stores.naming import check_volume_name
 from voltool.wire import messages
 from voltool.wire.conversation import Conversation
@@ -129,8 +131,10 @@ def remove_volume(world: World, name: str) -> RemoveOutcome:
     """Forget the volume here and on its host; its data and its dumps stay.
 
     A host that cannot be reached, or that does not know the volume, does not stop it: a notice says what stays there.
+    Raises RefusedError where it has replicas.
     """
     volume = _find(world, name)
+    _refuse_replicated(world, volume)
     left: tuple[bytes, ...] = ()
     reached = False
     if world.catalog.is_elsewhere(volume):
@@ -149,6 +153,17 @@ def remove_volume(world: World, name: str) -> RemoveOutcome:
             _tell_left(world, volume, error.what, f"`voltool host clean {volume.host}`")
     world.catalog.remove_volume(volume.uuid)
     return RemoveOutcome(volume, left, reached)
+
+
+def _refuse_replicated(world: World, volume: KnownVolume) -> None:
+    replicas = [replica for replica in world.catalog.replicas(volume.uuid) if replica.role == REPLICA]
+    if replicas:
+        places = ", ".join(f"{replica.host}:{shown(replica.path)}" for replica in replicas)
+        raise RefusedError(
+            f"the volume {volume.name} has replicas, which nobody would bring up to date any more",
+            where=places,
+            remedy="; ".join(f"voltool replica remove {volume.name} {replica.host}" for replica in replicas),
+        )
 
 
 def _tell_left(world: World, volume: KnownVolume, why: str, remedy: str) -> None:

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from voltool import fuse
 from voltool.backup.ports import World
-from voltool.browse import fuse, mountpoint
+from voltool.browse import mountpoint
 from voltool.browse.filesystem import VolumeFiles
 from voltool.browse.opened import IDLE_SECONDS, OpenPoints
 from voltool.browse.points import Points
@@ -21,6 +22,8 @@ from voltool.errors import VoltoolError
 from voltool.events import Notice, Reporter
 from voltool.model import StoredDump
 
+#: How the kernel calls our mounts (`mountpoint.FILE_SYSTEM`), after ``fuse.``.
+SUBTYPE = "voltool"
 #: How often idle points in time are looked for, seconds.
 _SWEEP = 30.0
 
@@ -53,7 +56,7 @@ def serve(
         stack.enter_context(_sweeping(opened, options.idle_seconds))
         logging.getLogger("fuse").addHandler(_Forwarding(world.reporter))
         files = VolumeFiles(points, opened, world.reporter)
-        fuse.serve(files, path, name, allow_other=options.allow_other, on_ready=on_ready)
+        fuse.serve(files, path, fuse.MountSettings(name, SUBTYPE, allow_other=options.allow_other), on_ready)
 
 
 def forbidden_places(world: World, points: Points, urls: Sequence[str], state: bytes) -> list[tuple[bytes, str]]:

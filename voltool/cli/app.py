@@ -33,6 +33,11 @@ from voltool.cli.commands import (
     mount,
     move,
     prune,
+    replica_add,
+    replica_list,
+    replica_promote,
+    replica_remove,
+    replica_sync,
     report,
     restore,
     retired,
@@ -56,10 +61,10 @@ Command = Callable[..., int]
 
 app = typer.Typer(
     name="voltool",
-    help="Volumes for any Linux server: dump, restore, move and back up every night, over SSH, with nothing installed there"
-    " but python3.",
+    help="Volumes for any Linux server: dump, restore, move, replicate and back up every night, over SSH, with nothing"
+    " installed there but python3.",
     epilog="Exit codes: 0 done; 1 failed; 2 usage; 3 done, but some files could not be read or never settled, or a volume"
-    " is overdue; 4 busy; 5 integrity; 6 host not reached; 130 interrupted.",
+    " is overdue, or a replica too old; 4 busy; 5 integrity; 6 host not reached; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -77,6 +82,16 @@ _GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
             "show": volume_show.volume_show,
             "set": volume_set.volume_set,
             "remove": volume_remove.volume_remove,
+        },
+    ),
+    "replica": (
+        "Read-only copies of volumes on other hosts, that are kept up to date.",
+        {
+            "add": replica_add.replica_add,
+            "list": replica_list.replica_list,
+            "sync": replica_sync.replica_sync,
+            "promote": replica_promote.replica_promote,
+            "remove": replica_remove.replica_remove,
         },
     ),
     "schedule": (

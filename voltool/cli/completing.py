@@ -50,6 +50,21 @@ def hosts(incomplete: str) -> Offers:
     return [(host, where) for host, where in sorted(found.items()) if host.startswith(incomplete)]
 
 
+def replica_hosts(incomplete: str) -> Offers:
+    """Hosts that have replicas."""
+    query = (
+        "SELECT replicas.host, group_concat(DISTINCT name) FROM replicas JOIN volumes ON uuid = volume_uuid"
+        " GROUP BY replicas.host ORDER BY replicas.host"
+    )
+    return [(host, f"replica of {names}") for host, names in _rows(query) if host.startswith(incomplete)]
+
+
+def path_modes(incomplete: str) -> Offers:
+    """How data can go from host to host."""
+    modes = (("auto", "directly where that can be"), ("direct", "or not at all"), ("relay", "through this machine"))
+    return [mode for mode in modes if mode[0].startswith(incomplete)]
+
+
 def _rows(query: str, *values: object) -> list[tuple[Any, ...]]:
     import sqlite3
 

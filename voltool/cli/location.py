@@ -29,6 +29,14 @@ def parse_location(text: str) -> Location:
     return Location(parse_host(text[:at]), parse_path(text[at + 1 :]))
 
 
+def parse_destination(text: str) -> tuple[str, bytes | None]:
+    """``HOST`` or ``HOST:/path``; raises UsageError."""
+    if ":/" not in text:
+        return parse_host(text), None
+    place = parse_location(text)
+    return place.host, place.path
+
+
 def parse_host(text: str) -> str:
     """A HOST as it is, if it can be one; raises UsageError."""
     if not _HOST.fullmatch(text) or text.startswith("-"):

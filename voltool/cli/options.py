@@ -36,6 +36,15 @@ VolumeName = Annotated[
 Bandwidth = Annotated[
     str | None, typer.Option("--bandwidth", metavar="RATE", help="At most so many bytes a second, such as 10M.")
 ]
+PathMode = Annotated[
+    str | None,
+    typer.Option(
+        "--path",
+        metavar="auto|direct|relay",
+        help="From host to host: directly, or through this machine; auto: directly where that can be.",
+        autocompletion=completing.path_modes,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=0, max=64, metavar="N", help="Worker processes; 0: as many as are useful."),

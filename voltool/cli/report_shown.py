@@ -1,10 +1,11 @@
-"""The report in short, for people: tables of volumes, runs and moves. Rich on a terminal, plain in a pipe."""
+"""The report in short, for people: tables of volumes, replicas, runs and moves. Rich on a terminal, plain in a pipe."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from voltool.cli import display
+from voltool.cli.replicas_shown import show_replicas
 from voltool.cli.tables import show_rows
 from voltool.report.gather import DAYS
 from voltool.showing import shown
@@ -27,6 +28,10 @@ def show_report(output: Output, report: Report) -> None:
     heads = ("VOLUME", "STORED", f"{DAYS} DAYS", "DUMPS", "FULLS", "CHAIN", "TAKES", "FAILED", "NEWEST")
     rows = [_volume_row(each, report.made_ns) for each in report.volumes]
     show_rows(output, heads, rows, right=(1, 2, 3, 4, 5, 6, 7))
+    replicas = [each for volume in report.volumes for each in volume.standing.replicas]
+    if replicas:
+        output.line()
+        show_replicas(output, replicas, report.made_ns)
     if report.runs:
         output.line()
         run_heads = ("RUN", "TOOK", "OK", "PARTIAL", "FAILED", "STORED")

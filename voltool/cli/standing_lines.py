@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltool.cli.json_lines import JsonObject, name_value, time_value
+from voltool.cli.replica_lines import replica_object
 
 if TYPE_CHECKING:
     from voltool.backup.standing import Standing
@@ -29,6 +30,7 @@ def standing_object(each: Standing) -> JsonObject:
         "last_exit": None if each.last is None else each.last.exit_code,
         "last_error": None if each.last is None else each.last.error or None,
         "unfinished_move": None if each.unfinished is None else move_object(each.unfinished),
+        "replicas": [replica_object(replica) for replica in each.replicas],
     }
 
 

@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltool.backup.replicas import place_of, wrongs
 from voltool.cli import display
 from voltool.cli.tables import show_rows
 from voltool.machine import is_alive
 from voltool.policy.moves import RUNNING
+from voltool.policy.replicas import REPLICA
 from voltool.showing import shown
 
 if TYPE_CHECKING:
     from voltool.backup.standing import Standing
     from voltool.cli.output import Output
     from voltool.policy.moves import MoveRecord
+    from voltool.policy.replicas import ReplicaStanding
     from voltool.policy.runs import VolumeRun
 
 #: How many names are listed of those that nothing is wrong with.
@@ -26,7 +29,8 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class Concern:
-    """Something that a person should know. ``kind``: nowhere, move, overdue, suspicious, configuration, run, host."""
+    """Something that a person should know. ``kind``: nowhere, move, overdue, stale, replica, suspicious, configuration, run,
+    host."""
 
     kind: str
     volume: str
@@ -39,6 +43,7 @@ def concerns(found: Sequence[Standing], now_ns: int) -> Iterator[Concern]:
     moves = [each.unfinished for each in found if each.unfinished is not None]
     yield from (_of_move(move) for move in moves if move.may_be_nowhere)
     yield from (_of_overdue(each, now_ns) for each in found if each.overdue is not None)
+    yield from (_of_replica(each) for standing in found for each in standing.replicas if each.is_stale)
     for each in found:
         for dump_id, why in (each.suspicious or {}).items():
             short = display.short_id(dump_id)
@@ -46,6 +51,8 @@ def concerns(found: Sequence[Standing], now_ns: int) -> Iterator[Concern]:
             yield Concern("suspicious", each.volume.name, what, f"look at it, then voltool dumps --accept {short}")
     yield from (Concern("configuration", each.volume.name, each.fault) for each in found if each.fault)
     yield from (_of_move(move) for move in moves if not move.may_be_nowhere)
+    replicas = [each for standing in found for each in standing.replicas]
+    yield from (_of_replica(each) for each in replicas if not each.is_stale and any(wrongs(each)))
 
 
 def concerns_of_run(runs: Sequence[VolumeRun]) -> Iterator[Concern]:
@@ -62,6 +69,11 @@ def _of_overdue(each: Standing, now_ns: int) -> Concern:
     if newest is not None:
         what += f"; the newest is of {display.local_time(newest)}, {display.age(newest, now_ns)}"
     return Concern("overdue", each.volume.name, what, f"voltool backup {each.volume.name}")
+
+
+def _of_replica(each: ReplicaStanding) -> Concern:
+    what = f"replica {place_of(each)}: {'; '.join(wrongs(each))}"
+    return Concern("stale" if each.is_stale else "replica", each.volume, what, f"voltool replica sync {each.volume}")
 
 
 def _of_move(move: MoveRecord) -> Concern:
@@ -108,15 +120,30 @@ def unscheduled_line(found: Sequence[Standing]) -> str:
 
 
 _HEADS = ("VOLUME", "HOST", "NEWEST DUMP", "BY LEVEL", "DUMPS", "STORED", "LAST TURN", "STATE")
+#: A column more, before the last one, where there are replicas.
+_REPLICAS = "REPLICAS"
 _STYLES = {
-    "nowhere?": "bold red", "overdue": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan",
+    "nowhere?": "bold red", "overdue": "red", "stale": "red", "suspicious": "magenta", "misconfigured": "red", "moving": "cyan",
     "unfinished": "red", "ok": "green",
 }  # fmt: skip
 
 
 def show_table(output: Output, found: Sequence[Standing], now_ns: int) -> None:
     """One line a volume."""
-    show_rows(output, _HEADS, [_row(each, now_ns) for each in found], right=(4, 5), styles=_STYLES)
+    heads: tuple[str, ...] = _HEADS
+    rows = [_row(each, now_ns) for each in found]
+    if any(each.replicas for each in found):
+        heads = (*heads[:-1], _REPLICAS, heads[-1])
+        rows = [(*row[:-1], _replicas(each), row[-1]) for row, each in zip(rows, found, strict=True)]
+    show_rows(output, heads, rows, right=(4, 5), styles=_STYLES)
+
+
+def _replicas(each: Standing) -> str:
+    """How many there are, and how far the last one is behind."""
+    mine = [replica for replica in each.replicas if replica.known.role == REPLICA]
+    lags = [replica.lag.seconds for replica in mine if replica.lag is not None]
+    oldest = f", {display.duration(max(lags))} behind" if lags else ""
+    return f"{len(mine)}{oldest}" if mine else "-"
 
 
 def _row(each: Standing, now_ns: int) -> tuple[str, ...]:

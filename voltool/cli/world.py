@@ -73,6 +73,7 @@ def _host_settings(settings: Settings, name: str) -> HostSettings:
         connect_timeout=section.connect_timeout,
         silence_timeout=section.silence_timeout,
         ssh_config=section.ssh_config,
+        ports=section.ports,
     )
 
 

@@ -23,8 +23,9 @@ from voltool.errors import UsageError
 #: General keys for which the default does as well in an emergency. ``store`` is none of them: dumps would go elsewhere.
 _DISPENSABLE = frozenset(
     {
-        "bandwidth", "codec", "idle_io", "keep", "min_free", "nice", "notify", "overdue_after", "parallel", "parallel_per_host",
-        "retries", "retry_wait", "stagger", "stall_timeout", "suspicious_factor", "synthetic_full", "timezone", "workers",
+        "bandwidth", "codec", "fetch_timeout", "idle_io", "keep", "max_lag", "min_free", "nice", "notify", "overdue_after",
+        "parallel", "parallel_per_host", "path", "replica_base_age", "retries", "retry_wait", "stagger", "stall_timeout",
+        "suspicious_factor", "synthetic_full", "timezone", "workers",
     }
 )  # fmt: skip
 _SECTIONS = ("volumes", "hosts")

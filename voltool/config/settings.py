@@ -48,6 +48,17 @@ def _store_url(url: str) -> str:
     return url
 
 
+_MOST_PORT = 65_535
+
+
+def _port_range(text: str) -> str:
+    found = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
+    if text and not (found and 0 < int(found[1]) <= int(found[2]) <= _MOST_PORT):
+        raise ValueError("a range of ports is written 50000-50100")
+    return text
+
+
+Ports = Annotated[str, AfterValidator(_port_range)]
 Codec = Literal["lz4", "none"]
 Glob = Annotated[str, AfterValidator(_relative_or_bare)]
 
@@ -87,7 +98,7 @@ class HostSection(_Strict):
     silence_timeout: int = Field(default=120, ge=2, le=3600)
     """Seconds that a host may be silent before its connection counts as dead; the command ends then, and the agent ends itself,
     which undoes its lock."""
-    ports: str = Field(default="", pattern="^([0-9]{1,5}-[0-9]{1,5})?$")
+    ports: Ports = ""
     """The TCP ports, such as ``50000-50100``, at which this host may wait for another host's connection, so that data goes from
     host to host directly; without it any that is free."""
     ssh_config: str | None = Field(default=None, pattern="^/[^\0]+$")
@@ -132,7 +143,8 @@ class NotifySection(_Strict):
     timeout: int = Field(default=30, ge=1, le=3600)
     """Seconds that each program or URL may take."""
     metrics: str | None = Field(default=None, pattern="^/[^\0]+$")
-    """A file for node_exporter's textfile collector, ``/var/lib/node_exporter/voltool.prom``; replaced atomically."""
+    """A file for node_exporter's textfile collector, ``/var/lib/node_exporter/voltool.prom``; replaced atomically. That of
+    replicas lies beside it, ``voltool-replicas.prom``."""
     syslog: bool = False
     """Write a line for each volume, and one for the run, to syslog."""
 

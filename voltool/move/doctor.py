@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from voltool.errors import UnreachableError, VoltoolError
@@ -45,7 +46,7 @@ def examine(world: World, *, fix: bool) -> list[HostFinding]:
             finding = messages.Finding("host", "", host, f"not reached: {error.why or error.what}", error.remedy)
             found.append(HostFinding(host, finding))
         else:
-            found += [HostFinding(host, finding) for finding in findings]
+            found += [HostFinding(host, _with_host(finding, host)) for finding in findings]
     found += _several_claims(claims)
     unreached = {finding.host for finding in found if finding.finding.kind == "host"}
     for volume in world.catalog.volumes():
@@ -53,6 +54,11 @@ def examine(world: World, *, fix: bool) -> list[HostFinding]:
             found += _against_the_catalog(world, volume, claims, fix=fix)
     found += _unknown_here(world, claims, fix=fix)
     return found
+
+
+def _with_host(finding: messages.Finding, host: str) -> messages.Finding:
+    """A host does not know what it is called here."""
+    return dataclasses.replace(finding, remedy=finding.remedy.replace(" HOST", f" {host}"))
 
 
 def _several_claims(claims: list[_Claim]) -> list[HostFinding]:

@@ -28,6 +28,9 @@ _WORDS = {
     "MoveIn": "move in",
     "PurgeRetired": "retired purge",
     "CleanHost": "host clean",
+    "ReplicaOut": "replica sent",
+    "ReplicaIn": "replica",
+    "HearEpoch": "promotion heard",
 }
 
 

@@ -14,6 +14,7 @@ from voltool.errors import (
     InterruptedByUser,
     Interruption,
     NotFoundError,
+    PathBrokenError,
     RefusedError,
     UnreachableError,
     VoltoolError,
@@ -36,27 +37,35 @@ from voltool.model import (
 from voltool.move import driver
 from voltool.move.driver import Moved, MoveOptions
 from voltool.move.find import find_move
+from voltool.move.lazy import prepare_to_fetch, stop_serving
 from voltool.move.ports import World
 from voltool.move.record import MoveUndoneError, record_abort, recorded
 from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
+from voltool.remote.paths import AUTO, RELAY, open_path
 from voltool.remote.session import RUN_AGAIN
 from voltool.showing import shown
 from voltool.wire import messages, moving
 from voltool.wire.conversation import Conversation, expect
 
+#: So often may the direct path break in one move; before the last time the relay is taken, where that is allowed.
+_MOST_BREAKS = 3
+#: Phases of the old home's record in which all has been sent.
+_NOTHING_TO_SEND = (MOVED, RETIRED)
 #: Of a record that is only a wish yet.
 PLANNED = "planned"
 
 
 @dataclass(frozen=True)
 class MoveWish:
-    """Move ``name`` to ``host`` and ``path`` (None: the path it has). ``settings`` and ``options`` say how."""
+    """Move ``name`` to ``host`` and ``path`` (None: the path it has). ``settings`` and ``options`` say how; ``lazy``: it takes
+    over at once, and its files follow."""
 
     name: str
     host: str
     path: bytes | None
     settings: SessionSettings
     options: MoveOptions
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ def move_volume(world: World, wish: MoveWish) -> tuple[Moved, Ends]:
     path = wish.path or volume.path
     target = Peer(wish.host, "", "", path)
     move = SourceMove(uuid.uuid4().hex, volume.uuid, volume.name, volume.path, target, PLANNED, int(time.time()))
+    move = dataclasses.replace(move, lazy=wish.lazy)
     if wish.host == volume.host:
         raise RefusedError(
             "the volume is on that host already",
@@ -183,14 +193,35 @@ def _carry_out(
     world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions
 ) -> Moved:
     try:
-        with _sessions(world, volume, move, settings) as (source, target):
-            done = driver.run(source, target, options, world.reporter, volume.name)
+        done = _run(world, volume, move, settings, options)
     except Interruption as interruption:
         raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
     except VoltoolError as error:
         raise _with_the_way_on(world, volume, move, error) from None
     world.catalog.put_volume(_at_its_new_home(world, volume, move))
     return done
+
+
+def _run(world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions) -> Moved:
+    """All of the move. Where the direct path breaks the sessions begin anew, as those of `resume_move`: a lock was undone then,
+    and what has arrived is kept."""
+    breaks = 0
+    while True:
+        try:
+            with _sessions(world, volume, move, settings) as (source, target):
+                if move.lazy and (source.move is None or source.move.phase not in (MOVED, RETIRED)):
+                    prepare_to_fetch(world, volume, source.move or move, target, settings)
+                return driver.run(source, target, options, world.reporter, volume.name)
+        except PathBrokenError as error:
+            breaks += 1
+            if breaks == _MOST_BREAKS:
+                raise
+            text = f"{volume.name}: {error}; it goes on from what has arrived"
+            if breaks == _MOST_BREAKS - 1 and settings.path == AUTO:
+                settings = dataclasses.replace(settings, path=RELAY)
+                text += ", through this machine"
+            world.reporter.report(Notice("warning", text))
+        move = _source_record(world, volume) or move
 
 
 def _at_its_new_home(world: World, volume: KnownVolume, move: SourceMove) -> KnownVolume:
@@ -221,6 +252,11 @@ def _sessions(
             raise RefusedError(
                 "the volume is on that machine already", where=f"{move.target.host}:{shown(volume.path)}"
             )
+        direct = (
+            not move.lazy
+            and move.phase not in _NOTHING_TO_SEND
+            and open_path(here, there, settings.path, world.reporter, volume.name)
+        )
         peer = dataclasses.replace(move.target, machine_id=about_there.machine_id, hostname=about_there.hostname)
         source = SourceSession(here, dataclasses.replace(move, target=peer), settings, begin=True)
         back = Peer(volume.host, about_here.machine_id, about_here.hostname, volume.path)
@@ -228,14 +264,9 @@ def _sessions(
         arriving = TargetMove(
             move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, int(time.time()), excludes
         )
+        arriving = dataclasses.replace(arriving, lazy=move.lazy)
         try:
-            target = TargetSession(
-                there,
-                arriving,
-                about_there.hostname,
-                settings,
-                begin=True,
-            )
+            target = TargetSession(there, arriving, settings, begin=True, direct=direct)
         except (RefusedError, BusyError, NotFoundError):
             if source.move is not None and source.move.phase == COPYING and move.phase == PLANNED:
                 source.abort()
@@ -257,8 +288,11 @@ def _undo(world: World, volume: KnownVolume, move: SourceMove) -> None:
         source = SourceSession(here, move, settings, begin=False)
         back = Peer(volume.host, "", "", volume.path)
         arriving = TargetMove(move.move_id, volume.uuid, volume.name, move.target.path, back, RECEIVING, move.since)
-        target = TargetSession(there, arriving, "", settings, begin=False)
+        arriving = dataclasses.replace(arriving, lazy=move.lazy)
+        target = TargetSession(there, arriving, settings, begin=False)
         driver.abort(source, target)
+        if move.lazy:
+            stop_serving(world, volume.host, move.move_id)
         for agent in (here, there):
             _end(agent)
 

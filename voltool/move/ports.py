@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from voltool.events import Reporter
-from voltool.model import Epoch, FileProblem, KnownVolume, SourceMove, TargetMove, VolumeRecord
+from voltool.model import Epoch, FileProblem, KnownReplica, KnownVolume, SourceMove, TargetMove, VolumeRecord
 from voltool.policy.moves import MoveRecord
 from voltool.wire.conversation import IntroducedConversation
 
@@ -34,6 +34,9 @@ class Volumes(Protocol):
 
     def put_volume(self, volume: KnownVolume) -> None:
         """Add or replace a volume (by uuid)."""
+
+    def replicas(self, volume_uuid: str | None = None) -> list[KnownReplica]:
+        """The replicas (of a volume), and former homes that have not heard of a promotion; by host."""
 
     def put_move(self, move: MoveRecord) -> None:
         """Remember a move, instead of what was remembered of this call."""
@@ -73,7 +76,14 @@ class Sent:
 
 
 class Sink(Protocol):
-    """Where a dump goes. A direct path from host to host is another Sink."""
+    """Where a dump goes."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether it gets there by itself, over the direct path between the hosts: then nothing is fed."""
+
+    def attend(self, timeout: float) -> bool:
+        """As of `IntroducedConversation`: listen, while a dump gets there by itself, to the host that it goes to."""
 
     def open(self) -> None:
         """A dump begins."""

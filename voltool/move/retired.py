@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from voltool.errors import NotFoundError
+from voltool.errors import NotFoundError, UnreachableError
+from voltool.events import Notice
 from voltool.move.hosts import all_hosts
 from voltool.move.ports import World
 from voltool.wire import moving
@@ -15,7 +16,8 @@ from voltool.wire.conversation import expect
 
 @dataclass(frozen=True)
 class Retired:
-    """A copy on ``host``: of which volume, where, ``bytes`` on disk, ``age`` seconds since the move began."""
+    """A copy on ``host``: of which volume, where, ``bytes`` on disk, ``age`` seconds since the move began. ``aside``: how
+    many paths it has that were written after a replica was promoted in its place, and are nowhere else; -1: nobody knows."""
 
     name: str
     uuid: str
@@ -24,15 +26,24 @@ class Retired:
     moved_to: str
     bytes: int
     age: int
+    aside: int = 0
 
 
 def list_retired(world: World, hosts: Sequence[str]) -> list[Retired]:
-    """The retired copies on ``hosts``; none given: on all hosts that volumes live on, and from which they came there."""
+    """The retired copies on ``hosts``; none given: on all that are known, and one that cannot be reached is
+    named in a notice. Raises UnreachableError."""
     found = []
     for host in hosts or all_hosts(world):
-        with world.hosts.connect(host) as agent:
-            agent.send(moving.ListRetired())
-            copies = expect(agent, moving.RetiredReply).copies
+        try:
+            with world.hosts.connect(host) as agent:
+                agent.send(moving.ListRetired())
+                copies = expect(agent, moving.RetiredReply).copies
+        except UnreachableError as error:
+            if hosts:
+                raise
+            text = f"{host}: not reached, what is there is missing here: {error.why or error.what}"
+            world.reporter.report(Notice("warning", text))
+            continue
         found += [_retired(host, copy) for copy in copies]
     return found
 
@@ -55,4 +66,4 @@ def purge_retired(world: World, copy: Retired) -> None:
 def _retired(host: str, copy: moving.RetiredCopy) -> Retired:
     move = copy.move
     age = max(0, int(time.time()) - move.since)
-    return Retired(move.name, move.uuid, host, move.retired_path, move.target.host, copy.bytes, age)
+    return Retired(move.name, move.uuid, host, move.retired_path, move.target.host, copy.bytes, age, move.aside_count)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from voltool.errors import AgentError
 from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 from voltool.move.ports import Sent, Sink
-from voltool.wire import messages, moving
-from voltool.wire.conversation import Conversation, expect
+from voltool.remote.paths import AUTO, until_sent
+from voltool.wire import messages, moving, replicas
+from voltool.wire.conversation import IntroducedConversation, expect
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each."""
+    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each. ``path``: of `remote.paths`. ``ports`` (of the
+    old home) and ``fetch_timeout`` of a lazy move: `replicas.ServeFiles`, `moving.FetchFrom`."""
 
     owner: str
     codec: str = "lz4"
@@ -24,12 +26,17 @@ class SessionSettings:
     lock_timeout: int = 30
     hooks: Hooks = NO_HOOKS
     only_hooks: bool = False
+    path: str = AUTO
+    ports: str = ""
+    fetch_timeout: int = 30
 
 
 class SourceSession:
     """The session with the old home."""
 
-    def __init__(self, agent: Conversation, move: SourceMove, settings: SessionSettings, *, begin: bool) -> None:
+    def __init__(
+        self, agent: IntroducedConversation, move: SourceMove, settings: SessionSettings, *, begin: bool
+    ) -> None:
         self._agent = agent
         self._settings = settings
         self._dumps = 0
@@ -43,7 +50,7 @@ class SourceSession:
         assert self.move is not None
         assert self.volume is not None
         began = time.monotonic()
-        self._agent.send(self._start_dump(self.move, self.volume, base))
+        self._agent.send(self._start_dump(self.move, self.volume, base, over_path=sink.direct))
         received = self._agent.receive()
         if isinstance(received, messages.NeedManifest):
             for data in manifest():
@@ -56,10 +63,10 @@ class SourceSession:
             )
         sink.open()
         self._agent.send(messages.Proceed())
-        while isinstance(received := self._agent.receive(), bytes):
-            sink.feed(received)
-        if not isinstance(received, messages.EndOfData):
-            raise AgentError("something else came where a dump should", why=type(received).__name__)
+        if sink.direct:
+            until_sent(self._agent, sink.attend)
+        else:
+            self._feed(sink)
         result = expect(self._agent, messages.DumpReply).result
         held = sink.close()
         if held != result.totals.state_id:
@@ -68,7 +75,13 @@ class SourceSession:
         seconds = time.monotonic() - began
         return Sent(held, totals.entries, totals.data_bytes, result.header.sequence, result.problems, seconds)
 
-    def _start_dump(self, move: SourceMove, volume: VolumeRecord, base: str) -> messages.StartDump:
+    def _feed(self, sink: Sink) -> None:
+        while isinstance(received := self._agent.receive(), bytes):
+            sink.feed(received)
+        if not isinstance(received, messages.EndOfData):
+            raise AgentError("something else came where a dump should", why=type(received).__name__)
+
+    def _start_dump(self, move: SourceMove, volume: VolumeRecord, base: str, *, over_path: bool) -> messages.StartDump:
         self._dumps += 1
         return messages.StartDump(
             uuid=volume.uuid,
@@ -82,6 +95,8 @@ class SourceSession:
             bandwidth=self._settings.bandwidth,
             for_move=True,
             hooks=self._settings.hooks,
+            over_path=over_path,
+            manifest_only=move.lazy,
         )
 
     def prepare_lock(self) -> None:
@@ -133,20 +148,34 @@ class SourceSession:
 
 
 class TargetSession:
-    """The session with the new home. ``lost``: what its file system cannot hold."""
+    """The session with the new home. ``lost``: what its file system cannot hold. ``direct``: dumps come over the direct path."""
 
     def __init__(
-        self, agent: Conversation, move: TargetMove, hostname: str, settings: SessionSettings, *, begin: bool
+        self,
+        agent: IntroducedConversation,
+        move: TargetMove,
+        settings: SessionSettings,
+        *,
+        begin: bool,
+        direct: bool = False,
     ) -> None:
         self._agent = agent
-        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers)
+        self.direct = direct
+        self._receive: messages.Message = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        if move.lazy:
+            self._receive = replicas.ReceiveManifest()
         self._hooks = settings.hooks
-        self.hostname = hostname
+        self.hostname = agent.agent.hostname
         self.lost: tuple[str, ...] = ()
         agent.send(moving.MoveIn(move, begin))
         status = expect(agent, moving.TargetStatus)
         self.move = status.move
         self.held = status.held
+
+    def fetch_from(self, sources: moving.FetchFrom) -> None:
+        """Of a lazy move: where the files will come from."""
+        self._agent.send(sources)
+        expect(self._agent, moving.TargetStatus)
 
     def open(self) -> None:
         """See `Sink`."""
@@ -156,9 +185,14 @@ class TargetSession:
         """See `Sink`."""
         self._agent.send_data(data)
 
+    def attend(self, timeout: float) -> bool:
+        """See `Sink`."""
+        return self._agent.attend(timeout)
+
     def close(self) -> str:
         """See `Sink`."""
-        self._agent.send(messages.EndOfData())
+        if not self.direct:
+            self._agent.send(messages.EndOfData())
         arrived = expect(self._agent, moving.Arrived)
         self.held, self.lost = arrived.held, arrived.lost
         return self.held

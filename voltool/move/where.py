@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from voltool.model import KnownVolume
 from voltool.move.ports import World
 from voltool.remote.follow import at_home
+from voltool.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import expect
 
 
 @dataclass(frozen=True)
 class Place:
-    """``path`` on ``host`` (as the user wrote it), and the number of the epoch in which the volume lives there."""
+    """``path`` on ``host`` (as the user wrote it), and the number of the epoch in which the volume lives there.
+    ``split``: where else it lives with that number; empty: nowhere."""
 
     host: str
     path: bytes
     epoch: int
+    split: str = ""
 
 
 def where(world: World, name: str) -> Place:
@@ -32,4 +35,5 @@ def _ask(world: World, volume: KnownVolume) -> Place:
     with world.hosts.connect(volume.host) as agent:
         agent.send(messages.ShowVolume(volume.uuid, volume.path))
         reply = expect(agent, messages.VolumeReply)
-    return Place(volume.host, reply.record.path, reply.record.epoch.number)
+    split = "" if reply.split is None else f"{reply.split.home.host}:{shown(reply.split.home.path)}"
+    return Place(volume.host, reply.record.path, reply.record.epoch.number, split)

@@ -24,6 +24,7 @@ from voltool.nightly.queue import TurnQueue
 from voltool.nightly.watch import DeadHosts, Watch, stalled
 from voltool.policy.runs import VolumeRun
 from voltool.remote.follow import at_home
+from voltool.replica.contact import TellSettings, tell_former_homes
 from voltool.showing import shown
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Ended:
 
 @dataclass
 class Pass:
-    """One attempt at each of ``turns``. ``attempts``: how many each had before, by volume name; ``day`` of the schedule (ISO)."""
+    """One attempt at each of ``turns``. ``attempts``: how many each had before, by volume name; ``day`` of the schedule
+    (ISO)."""
 
     world: World
     settings: Settings
@@ -148,7 +150,8 @@ class Pass:
             home.append(volume)
             return dump_volume(world, volume, options)
 
-        return at_home(world, turn.volume, act)
+        tell_former_homes(world, turn.volume, TellSettings(options.hooks))
+        return at_home(world, world.catalog.volume(turn.volume.name), act)
 
     def _remembered(self, ended: Ended) -> Ended:
         try:

@@ -1,4 +1,5 @@
-"""What node_exporter's textfile collector reads: how all volumes stand, and the last run. Imports prometheus-client, so late.
+"""What node_exporter's textfile collector reads: how all volumes stand, and the last run; replicas in a file of their own beside
+it, which is written after each sync too. Imports prometheus-client, so late.
 
 A file that is replaced atomically. Values of volumes that were not in this run come from the catalog, so that no series ends
 because a volume was not due.
@@ -7,12 +8,13 @@ because a volume was not due.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from voltool.backup.standing import Standing
 from voltool.durable import write_file
+from voltool.policy.replicas import REPLICA, ReplicaStanding
 from voltool.policy.runs import RunReport
 
 _VOLUME = ("volume",)
@@ -27,6 +29,41 @@ def write_metrics(path: str, report: RunReport, standings: Sequence[Standing]) -
     _of_run(registry, report)
     _of_volumes(registry, standings)
     write_file(os.fsencode(path), generate_latest(registry), _MODE)
+
+
+def replica_file(path: str) -> str:
+    """Where the replicas' values lie, beside the file ``path`` of the runs: ``voltool.prom``, ``voltool-replicas.prom``."""
+    stem, ending = os.path.splitext(path)
+    return f"{stem}-replicas{ending}"
+
+
+def write_replica_metrics(path: str, replicas: Iterable[ReplicaStanding]) -> None:
+    """Replace the replicas' file beside ``path``. Raises OSError."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str) -> Gauge:
+        return Gauge(f"voltool_replica_{name}", text, ("volume", "host"), registry=registry)
+
+    lag = gauge(
+        "lag_seconds", "How old the state was that the replica served when it was last looked at by this machine."
+    )
+    time = gauge("state_timestamp_seconds", "When the state that the replica serves was cloned.")
+    clones = gauge("lag_clones", "By how many clones and dumps of the volume it was behind.")
+    stale = gauge("stale", "1: older than max_lag.")
+    missing = gauge("missing_bytes", "What a lazy replica had not fetched yet.")
+    failed = gauge("sync_failed", "1: the last attempt to bring it up to date failed.")
+    for each in replicas:
+        if each.known.role != REPLICA:
+            continue
+        labels = (each.volume, each.known.host)
+        if each.lag is not None:
+            lag.labels(*labels).set(each.lag.seconds)
+            clones.labels(*labels).set(each.lag.clones)
+            time.labels(*labels).set(each.known.clone_time_ns / 1e9)
+        stale.labels(*labels).set(each.is_stale)
+        missing.labels(*labels).set(each.known.missing_bytes)
+        failed.labels(*labels).set(bool(each.known.fault))
+    write_file(os.fsencode(replica_file(path)), generate_latest(registry), _MODE)
 
 
 def _of_run(registry: CollectorRegistry, report: RunReport) -> None:

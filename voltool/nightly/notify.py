@@ -149,9 +149,13 @@ class Notifier:
     # --------------------------------------------------------------------------------------------- metrics and syslog
 
     def _write_metrics(self, path: str, report: RunReport) -> None:
-        from voltool.nightly.metrics import write_metrics
+        from voltool.nightly.metrics import write_metrics, write_replica_metrics
 
-        write_metrics(path, report, standings(self.catalog, self.settings, report.ended_ns))
+        found = standings(self.catalog, self.settings, report.ended_ns)
+        write_metrics(path, report, found)
+        replicas = [replica for each in found for replica in each.replicas]
+        if replicas:
+            write_replica_metrics(path, replicas)
 
     def _write_syslog(self, report: RunReport, summary: Summary) -> None:
         with _syslog(self.syslog) as log:

@@ -123,6 +123,7 @@ class _Watched:
         self._session = session
         self._watch = watch
         self.agent: HelloReply = session.agent
+        self.host, self.ports, self.silence = session.host, session.ports, session.silence
 
     def send(self, message: Message) -> None:
         self._session.send(message)
@@ -136,6 +137,9 @@ class _Watched:
         received = self._session.receive()
         self._watch.touch()
         return received
+
+    def attend(self, timeout: float) -> bool:
+        return self._session.attend(timeout)
 
     def report(self, event: Event) -> None:
         self._session.report(event)

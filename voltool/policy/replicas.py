@@ -1,10 +1,16 @@
-"""How far a replica is behind, and when that is too far. Pure: no I/O, no clock."""
+"""How far a replica is behind, when that is too far, and how it stands in a word. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from voltool.model import FILLING, SERVING, KnownReplica
+
 _SECOND = 1_000_000_000
+#: Roles of `KnownReplica`.
+REPLICA, FORMER = "replica", "former"
+#: States in a word that are no phase of `model`.
+OK, STALE, FAILING, FAULTY, UNREACHABLE = "ok", "stale", "failing", "faulty", "unreachable"
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,48 @@ def lag_of(now_ns: int, clone_time_ns: int, sequence: int, home_sequence: int) -
 def is_stale(lag: Lag, max_lag: int | None) -> bool:
     """Whether the replica is older than its limit (seconds; None: it has none)."""
     return max_lag is not None and lag.seconds > max_lag
+
+
+@dataclass(frozen=True)
+class ReplicaStanding:
+    """A replica of ``volume`` (its name). ``lag``: None where it serves nothing yet, or is none (a former home); ``max_lag``: its
+    limit in seconds. ``faults``: what its host says is not as it should be; ``silent``: why its host could not be asked, where
+    that was tried."""
+
+    volume: str
+    known: KnownReplica
+    lag: Lag | None
+    max_lag: int | None = None
+    faults: tuple[str, ...] = ()
+    silent: str = ""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is older than its limit. One that serves nothing yet is so as soon as filling it has failed."""
+        if self.known.role != REPLICA:
+            return False
+        if self.lag is None:
+            return self.max_lag is not None and bool(self.known.fault)
+        return is_stale(self.lag, self.max_lag)
+
+    @property
+    def state(self) -> str:
+        """The worst that is known of it, in a word."""
+        if self.known.role == FORMER:
+            return FORMER
+        if self.silent:
+            return UNREACHABLE
+        if self.faults:
+            return FAULTY
+        if self.is_stale:
+            return STALE
+        if self.known.fault:
+            return FAILING
+        return OK if self.known.phase == SERVING else self.known.phase
+
+
+def standing_of(volume: str, known: KnownReplica, now_ns: int, max_lag: int | None) -> ReplicaStanding:
+    """How the replica stands by what was seen last."""
+    serves = known.role == REPLICA and bool(known.clone_time_ns) and known.phase != FILLING
+    lag = lag_of(now_ns, known.clone_time_ns, known.sequence, known.home_sequence) if serves else None
+    return ReplicaStanding(volume, known, lag, max_lag)

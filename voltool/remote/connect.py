@@ -27,7 +27,8 @@ class HostSettings:
 
     ``transport``: ``paramiko`` or ``openssh``. ``become``: run the agent as root by sudo. ``python``: its interpreter
     there; empty: the newest that is found. ``connect_timeout`` in seconds. ``ssh_config``: instead of ~/.ssh/config.
-    ``silence_timeout``: so many seconds without a sign of life, and either side gives the connection up.
+    ``silence_timeout``: so many seconds without a sign of life, and either side gives the connection up. ``ports``: where it may
+    wait for other hosts, ``from-to``; empty: at any that is free.
     """
 
     transport: str = "paramiko"
@@ -36,6 +37,7 @@ class HostSettings:
     connect_timeout: float = 20.0
     ssh_config: str | None = None
     silence_timeout: float = 120.0
+    ports: str = ""
 
 
 @dataclass
@@ -98,7 +100,9 @@ class RemoteHosts:
             stream.close()
             raise
         silence = settings.silence_timeout
-        return AgentSession(stream, decoder, frames, self.reporter, host, local=host == LOCAL, silence=silence)
+        return AgentSession(
+            stream, decoder, frames, self.reporter, host, local=host == LOCAL, silence=silence, ports=settings.ports
+        )
 
     def _explained(self, host: str, error: HostError, answer: bootstrap.PasswordAnswer | None) -> HostError:
         if answer is None or not answer.wrong:

@@ -60,7 +60,8 @@ def _follow(world: _World, volume: KnownVolume) -> KnownVolume | None:
     with world.hosts.connect(volume.host) as agent:
         agent.send(moving.ListMoves())
         moves = expect(agent, moving.MovesReply).sources
-    move = next((move for move in moves if move.uuid == volume.uuid and move.phase == RETIRED), None)
+    left = (move for move in moves if move.uuid == volume.uuid and (move.promoted or move.phase == RETIRED))
+    move = next(left, None)
     if move is None:
         return None
     return dataclasses.replace(volume, host=move.target.host, path=move.target.path, hostname="", machine_id="")

@@ -40,15 +40,17 @@ class AgentSession:
         *,
         local: bool = False,
         silence: float = 0.0,
+        ports: str = "",
     ) -> None:
         self._stream = stream
         self._decoder = decoder
         self._frames = collections.deque(frames)
         self._waiting: collections.deque[Any] = collections.deque()
         self._reporter = reporter
-        self._host = host
+        self.host = host
         self._local = local
-        self._silence = silence
+        self.silence = silence
+        self.ports = ports
         self._heart = Heart(stream, silence, self._fell_silent)
         self._given_up: VoltoolError | None = None
         self._ending = threading.Lock()
@@ -59,11 +61,11 @@ class AgentSession:
 
     def greet(self, caller: str) -> None:
         """Say Hello; sets ``agent``."""
-        self.send(messages.Hello(caller, self._silence))
+        self.send(messages.Hello(caller, self.silence))
         self._heart.start()
         reply = self.receive()
         if not isinstance(reply, messages.HelloReply):
-            raise AgentError("the agent does not introduce itself", where=self._host)
+            raise AgentError("the agent does not introduce itself", where=self.host)
         self.agent = reply
 
     def send(self, message: messages.Message) -> None:
@@ -83,6 +85,15 @@ class AgentSession:
                 self._read()
             self._sort()
         return self._waiting.popleft()
+
+    def attend(self, timeout: float) -> bool:
+        """See `IntroducedConversation`."""
+        self._sort()
+        if not self._waiting and (timeout > 0 or self._stream.readable()):
+            with contextlib.suppress(TimeoutError):
+                self._read(timeout)
+            self._sort()
+        return bool(self._waiting)
 
     def report(self, event: Event) -> None:
         """See `Conversation`."""
@@ -104,8 +115,8 @@ class AgentSession:
 
     def _fell_silent(self) -> None:
         error = UnreachableError(
-            "the host does not answer any more", where=self._host,
-            why=f"nothing has been heard of it for {self._silence:g} s",
+            "the host does not answer any more", where=self.host,
+            why=f"nothing has been heard of it for {self.silence:g} s",
             remedy=f"{RUN_AGAIN} when it can be reached; nothing half-done was published",
         )  # fmt: skip
         self.give_up(error)
@@ -126,8 +137,8 @@ class AgentSession:
             self._sort()
             raise self._broken() from None
 
-    def _read(self) -> None:
-        data = self._stream.read(_READ_SIZE)
+    def _read(self, timeout: float | None = None) -> None:
+        data = self._stream.read(_READ_SIZE, timeout)
         if not data:
             raise self._broken()
         self._frames.extend(self._decoder.feed(data))
@@ -152,7 +163,7 @@ class AgentSession:
         """Where on which host, since the agent speaks of its own paths alone."""
         if self._local:
             return where
-        return f"{self._host}: {where}" if where else self._host
+        return f"{self.host}: {where}" if where else self.host
 
     def _broken(self) -> VoltoolError:
         if self._given_up is not None:
@@ -162,6 +173,6 @@ class AgentSession:
         if not last_words:
             last_words = "the connection ended" if status is None else f"it ended with status {status}"
         return AgentError(
-            "the connection to the agent broke", where=self._host, why=last_words,
+            "the connection to the agent broke", where=self.host, why=last_words,
             remedy=f"{RUN_AGAIN}; nothing half-done was published",
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from voltool.errors import RefusedError
+from voltool.errors import MovedError
 from voltool.events import Notice, Reporter
 from voltool.model import FileProblem
 from voltool.replica.ports import Brought, ReplicaHome, ReplicaSourceHome
@@ -82,12 +82,12 @@ def remove(source: ReplicaSourceHome | None, replica: ReplicaHome | None, *, pur
 
 
 def _refuse_older_home(source: ReplicaSourceHome, replica: ReplicaHome) -> None:
-    """A home that was replaced may have been written to since: nothing of it may get into a replica of the new one."""
+    """MovedError: a home that was replaced may have been written to since; nothing of that may get into a replica."""
     known, epoch = replica.record.epoch, source.volume.epoch
     if known is None or (known.number, known.token) == (epoch.number, epoch.token):
         return
     if known.number >= epoch.number:
-        raise RefusedError(
+        raise MovedError(
             "the replica has seen another home of the volume",
             where=shown(replica.record.path),
             why=f"it has a state of epoch {known.number}, and what is asked has epoch {epoch.number}",

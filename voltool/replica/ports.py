@@ -1,7 +1,8 @@
 """What this package needs of the world, as narrow protocols; cli/ passes the real ones in, tests pass others.
 
-`driver` knows the two hosts of a replica by `ReplicaSourceHome` and `ReplicaHome` alone: the tests that crash everywhere run that
-very code. `sessions` has the real ones, over a conversation with an agent; what a method means stands in `wire.replicas`.
+`driver` knows the two hosts of a replica by `ReplicaSourceHome` and `ReplicaHome` alone: the tests that crash everywhere
+run that very code. `sessions` has the real ones, over a conversation with an agent; what a method means stands in
+`wire.replicas`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from voltool.events import Reporter
-from voltool.model import Epoch, FileProblem, KnownReplica, KnownVolume, ReplicaRecord, VolumeRecord
+from voltool.model import Epoch, FileProblem, KnownReplica, KnownVolume, ReplicaRecord, StoredDump, VolumeRecord
 from voltool.move.ports import Sink
 from voltool.policy.moves import MoveRecord
 from voltool.wire.conversation import IntroducedConversation
@@ -39,6 +40,9 @@ class Catalog(Protocol):
 
     def put_volume(self, volume: KnownVolume) -> None:
         """Add or replace a volume (by uuid)."""
+
+    def dumps(self, volume_uuid: str | None = None) -> list[StoredDump]:
+        """The dumps that are known (of a volume), oldest first."""
 
     def put_move(self, move: MoveRecord) -> None:
         """Remember a move."""

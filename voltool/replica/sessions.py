@@ -9,29 +9,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from voltool.errors import AgentError
-from voltool.model import NO_HOOKS, DumpResult, Hooks, Peer, ReplicaRecord, VolumeRecord
+from voltool.model import NO_HOOKS, DumpResult, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
 from voltool.move.ports import Sink
+from voltool.remote.paths import AUTO, until_sent
 from voltool.replica.ports import Brought
 from voltool.wire import messages, moving, replicas
-from voltool.wire.conversation import Conversation, expect
+from voltool.wire.conversation import IntroducedConversation, expect
 
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`."""
+    """How data travels: see `wire.replicas.StartReplicaDump`. ``base_age``: see `wire.replicas.ReplicaOut`; ``path``: of
+    `remote.paths`.
+
+    ``lazy``: a new replica is mounted at once, and its files come later: from the volume's home, and from the hosts ``sources``
+    (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`."""
 
     codec: str = "lz4"
     workers: int = 0
     bandwidth: int = 0
     base_age: int = 0
     hooks: Hooks = NO_HOOKS
+    path: str = AUTO
+    lazy: bool = False
+    sources: tuple[str, ...] = ()
+    fetch_timeout: int = 30
 
 
 class SourceSession:
     """The session with the volume's home."""
 
     def __init__(
-        self, agent: Conversation, volume: VolumeRecord, replica_id: str, replica: Peer, settings: ReplicaSettings
+        self,
+        agent: IntroducedConversation,
+        volume: VolumeRecord | KnownVolume,
+        replica_id: str,
+        replica: Peer,
+        settings: ReplicaSettings,
     ) -> None:
         self._agent = agent
         self._settings = settings
@@ -40,8 +54,15 @@ class SourceSession:
         self.volume = source.record
         self.base = source.base
 
+    def dump_manifest(self, sink: Sink) -> Brought:
+        """Clone the volume and send its manifest into ``sink``; the clone is kept, for its files to be fetched from."""
+        return self._dump("", lambda: iter(()), sink, manifest_only=True)
+
     def dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink) -> Brought:
         """See `ReplicaSourceHome`."""
+        return self._dump(base, manifest, sink, manifest_only=False)
+
+    def _dump(self, base: str, manifest: Callable[[], Iterator[bytes]], sink: Sink, *, manifest_only: bool) -> Brought:
         began = time.monotonic()
         settings = self._settings
         self._agent.send(
@@ -52,20 +73,28 @@ class SourceSession:
                 workers=settings.workers,
                 bandwidth=settings.bandwidth,
                 hooks=settings.hooks,
+                manifest_only=manifest_only,
+                over_path=sink.direct,
             )
         )
         self._await_scan(manifest)
         sink.open()
         self._agent.send(messages.Proceed())
-        while isinstance(received := self._agent.receive(), bytes):
-            sink.feed(received)
-        if not isinstance(received, messages.EndOfData):
-            raise AgentError("something else came where a dump should", why=type(received).__name__)
+        if sink.direct:
+            until_sent(self._agent, sink.attend)
+        else:
+            self._feed(sink)
         result = expect(self._agent, messages.DumpReply).result
         held = sink.close()
         if held != result.totals.state_id:
             raise AgentError("the replica does not hold what was sent", remedy="voltool replica sync")
         return _brought(result, time.monotonic() - began)
+
+    def _feed(self, sink: Sink) -> None:
+        while isinstance(received := self._agent.receive(), bytes):
+            sink.feed(received)
+        if not isinstance(received, messages.EndOfData):
+            raise AgentError("something else came where a dump should", why=type(received).__name__)
 
     def _await_scan(self, manifest: Callable[[], Iterator[bytes]]) -> None:
         received = self._agent.receive()
@@ -100,20 +129,23 @@ class SourceSession:
 class ReplicaSession:
     """The session with the host of a replica. ``status`` is its last word; ``lost``: what its file system cannot hold.
 
-    ``begin``: make the replica, or go on with it; without, only look. ``forbidden``: see `wire.replicas.ReplicaIn`.
+    ``begin``: make the replica, or go on with it; without, only look. ``direct``: dumps come over the direct path.
+    ``forbidden``: see `wire.replicas.ReplicaIn`.
     """
 
     def __init__(
         self,
-        agent: Conversation,
+        agent: IntroducedConversation,
         record: ReplicaRecord,
         settings: ReplicaSettings,
         *,
         begin: bool,
+        direct: bool = False,
         forbidden: tuple[bytes, ...] = (),
     ) -> None:
         self._agent = agent
-        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers)
+        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        self.direct = direct
         self.lost: tuple[str, ...] = ()
         agent.send(replicas.ReplicaIn(record, begin, forbidden))
         self.status = expect(agent, replicas.ReplicaStatus)
@@ -132,12 +164,26 @@ class ReplicaSession:
         """See `Sink`."""
         self._agent.send_data(data)
 
+    def attend(self, timeout: float) -> bool:
+        """See `Sink`."""
+        return self._agent.attend(timeout)
+
     def close(self) -> str:
         """See `Sink`."""
-        self._agent.send(messages.EndOfData())
+        if not self.direct:
+            self._agent.send(messages.EndOfData())
         arrived = expect(self._agent, moving.Arrived)
         self.held, self.lost = arrived.held, arrived.lost
         return self.held
+
+    def manifest_sink(self) -> Sink:
+        """For the manifest of a lazy replica; closed, it says which state that is."""
+        return _ManifestSink(self._agent)
+
+    def start_lazy(self, step: replicas.StartLazy) -> None:
+        """Let it be mounted and filled from now on; repeatable."""
+        self._agent.send(step)
+        self.status = expect(self._agent, replicas.ReplicaStatus)
 
     def manifest(self) -> Iterator[bytes]:
         """See `ReplicaHome`."""
@@ -163,6 +209,32 @@ class ReplicaSession:
         """The session is over; the agent can be asked something else."""
         self._agent.send(replicas.EndReplica())
         expect(self._agent, messages.Done)
+
+
+class _ManifestSink:
+    """A `Sink` that receives a manifest. It goes through the command line: it is small, and what it describes comes later."""
+
+    direct = False
+
+    def __init__(self, agent: IntroducedConversation) -> None:
+        self._agent = agent
+
+    def attend(self, timeout: float) -> bool:
+        """See `Sink`."""
+        return self._agent.attend(timeout)
+
+    def open(self) -> None:
+        """See `Sink`."""
+        self._agent.send(replicas.ReceiveManifest())
+
+    def feed(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._agent.send_data(data)
+
+    def close(self) -> str:
+        """See `Sink`."""
+        self._agent.send(messages.EndOfData())
+        return expect(self._agent, moving.Arrived).held
 
 
 def _brought(result: DumpResult, seconds: float) -> Brought:

@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from voltool import __version__
+from voltool.backup.replicas import lag_text, place_of, wrongs
 from voltool.config.quantity import amount, duration
 from voltool.report.gather import DAYS, FAILED, OK, PARTIAL, Report, VolumeReport
 from voltool.report.picture import ChainPicture, chain_picture, curve, move_picture
@@ -62,11 +63,21 @@ def render(report: Report, hostname: str) -> str:
         "state": lambda volume: volume.standing.state,
         "strip": _strip,
         "durations": _durations,
+        **_of_replicas(report),
         "total": sum(volume.standing.stored_bytes for volume in report.volumes),
         "dumps": sum(volume.standing.dumps for volume in report.volumes),
         "tallest": max((sum(run.counts) for run in report.runs), default=1) or 1,
     }
     return environment.from_string(_file("page.html")).render(values)
+
+
+def _of_replicas(report: Report) -> dict[str, Any]:
+    return {
+        "replicas": [each for volume in report.volumes for each in volume.standing.replicas],
+        "place_of": place_of,
+        "lag_text": lag_text,
+        "wrongs": lambda replica: "; ".join(wrongs(replica)),
+    }
 
 
 def _chain(volume: VolumeReport) -> ChainPicture:

@@ -49,9 +49,11 @@ def manifest_stream(
     yield from _taken(waiting)
 
 
-def state_manifest(header: DumpHeader, state: BaseState, keeper: StateKeeper) -> Iterator[bytes]:
-    """The manifest of a state that this host keeps."""
-    return manifest_stream(header, state.objects, state.entries, _kept_chunks(state, keeper))
+def state_manifest(
+    header: DumpHeader, state: BaseState, keeper: StateKeeper, owners: Sequence[bytes] = ()
+) -> Iterator[bytes]:
+    """The manifest of a state that this host keeps. ``owners`` as of `manifest_stream`."""
+    return manifest_stream(header, state.objects, state.entries, _kept_chunks(state, keeper), owners)
 
 
 def chunk_runs(number: int, hashes: Dict[int, bytes]) -> Iterator[bytes]:

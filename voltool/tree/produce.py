@@ -72,7 +72,7 @@ class Producer:
     def produce(self, header: DumpHeader) -> Produced:
         """Write the whole dump and the new state's files (unpublished)."""
         self._writer.begin(header)
-        self._writer.owners(_owner_records(self._classified.owners))
+        self._writer.owners(owner_records(self._classified.owners))
         self._writer.objects(self._front_objects())
         self._writer.entries(self._entry_differences())
         pipeline = Pipeline(
@@ -274,7 +274,9 @@ def _entry_tombstone(entry: bytes) -> bytes:
     return entry[:-8] + b"\0" * 8
 
 
-def _owner_records(owners: Iterable[bytes]) -> List[bytes]:
+def owner_records(owners: Iterable[bytes]) -> List[bytes]:
+    """OWNERS records for (uid, gid) packed: those that have names here."""
+    owners = set(owners)
     users = {int.from_bytes(pair[:4], "big") for pair in owners}
     groups = {int.from_bytes(pair[4:], "big") for pair in owners}
     records = []

@@ -22,6 +22,7 @@ from voltool.model import MOVED, RETIRED, RETIRING, Epoch, SourceMove, VolumeRec
 from voltool.showing import shown
 from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.splits import refuse_split
 from voltool.wire.codec import from_plain, to_plain
 
 AREA_NAME = b".voltool"
@@ -135,8 +136,11 @@ def create(state_directory: bytes, record: VolumeRecord) -> VolumeHome:
     return home
 
 
-def open_home(state_directory: bytes, uuid: str, path: bytes, *, moving: bool = False) -> VolumeHome:
-    """The volume ``uuid``, which must be registered at ``path``. ``moving``: also while it is on its way to another host.
+def open_home(
+    state_directory: bytes, uuid: str, path: bytes, *, moving: bool = False, split: bool = False
+) -> VolumeHome:
+    """The volume ``uuid``, which must be registered at ``path``. ``moving``: also while it is on its way to another host;
+    ``split``: also while it lives on two hosts, for who only looks, or ends that.
 
     Raises RefusedError (MovedError) where a move has taken it away; NotFoundError (with ``volume set`` as remedy) where this
     host does not know it, knows it elsewhere, or its area is not there; RefusedError where the area could be someone else's.
@@ -164,22 +168,24 @@ def open_home(state_directory: bytes, uuid: str, path: bytes, *, moving: bool = 
     record = read_record(entry.area)
     if record is None or record.uuid != uuid:
         raise _not_found("the volume's own record is lost", shown(entry.area), "volume.json is missing or unreadable")
+    if not split:
+        refuse_split(entry.area, record)
     return VolumeHome(record, entry.area)
 
 
 def _refuse_away(state_directory: bytes, uuid: str) -> None:
     """What stands at the path of a volume that was switched over is not the volume."""
     move = MoveBook(state_directory).source(uuid)
-    if move is not None and move.phase in (RETIRING, MOVED):
+    if move is not None and move.phase in (RETIRING, MOVED) and not move.promoted:
         raise RefusedError(
             "the volume is in service nowhere: its move was interrupted",
             where=shown(move.path),
             why=f"it was on its way to {move.target.host}:{shown(move.target.path)}",
             remedy=f"voltool move --resume {move.name}",
         )
-    if move is not None and move.phase == RETIRED:
+    if move is not None and (move.phase == RETIRED or (move.promoted and move.phase in (RETIRING, MOVED))):
         raise MovedError(
-            "the volume has moved",
+            "a replica was promoted in the volume's place" if move.promoted else "the volume has moved",
             where=shown(move.path),
             why=f"it lives at {move.target.host}:{shown(move.target.path)}",
             remedy=f"voltool volume set {move.name} {move.target.host}:{shown(move.target.path)}",
@@ -216,7 +222,7 @@ def list_homes(state_directory: bytes) -> List[VolumeHome]:
     for entry in list_entries(state_directory):
         if not entry.forgotten:
             with contextlib.suppress(NotFoundError, RefusedError):
-                homes.append(open_home(state_directory, entry.uuid, entry.path))
+                homes.append(open_home(state_directory, entry.uuid, entry.path, split=True))
     return homes
 
 
@@ -279,7 +285,7 @@ def remembered_areas(state_directory: bytes) -> List[bytes]:
 def leftovers(area: bytes) -> List[bytes]:
     """Clones, states and spools in an area: paths that exist, sorted."""
     left: List[bytes] = []
-    for part in (b"clones", b"states", b"tmp", b"replicas"):
+    for part in (b"clones", b"states", b"tmp", b"replicas", b"beginning"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             left += [os.path.join(area, part, name) for name in os.listdir(os.path.join(area, part))]
     return sorted(left)

@@ -37,9 +37,17 @@ class Conversation(Protocol):
 
 
 class IntroducedConversation(Conversation, Protocol):
-    """A conversation at the CLI whose agent has said who it is."""
+    """A conversation at the CLI whose agent has said who it is. ``host``: what the user calls its host; ``ports``: where that may
+    wait for other hosts (``from-to``, empty: anywhere); ``silence``: seconds after which it counts as gone (0: never)."""
 
     agent: HelloReply
+    host: str
+    ports: str
+    silence: float
+
+    def attend(self, timeout: float) -> bool:
+        """Take what has arrived, waiting ``timeout`` seconds at the most for something to come: events are reported, a `Failure`
+        is raised as its error. Whether something waits for `receive`."""
 
     def give_up(self, error: VoltoolError) -> None:
         """End the conversation, from any thread: whoever is in it gets ``error``."""

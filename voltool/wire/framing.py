@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 import struct
-from typing import Deque, Iterator, List, NamedTuple, Union
+from typing import Deque, Iterator, List, NamedTuple, Tuple, Union
 
 from voltool.errors import AgentError
 
@@ -49,11 +49,19 @@ def encode_frame_head(kind: int, length: int) -> bytes:
     return _HEAD.pack(length, kind)
 
 
-def split_data(data: _Buffer) -> Iterator[memoryview]:
+def decode_frame_head(head: _Buffer) -> Tuple[int, int]:
+    """Kind and payload's length out of `HEAD_SIZE` bytes. AgentError for what nobody of us sends."""
+    length, kind = _HEAD.unpack(head)
+    if length > MAX_PAYLOAD or kind not in (MESSAGE, DATA, BEAT) or (kind == BEAT and length):
+        raise AgentError("the connection carries something that is not voltool's protocol")
+    return kind, length
+
+
+def split_data(data: _Buffer, piece: int = DATA_PIECE) -> Iterator[memoryview]:
     """The payloads of the data frames that carry ``data``, without copies."""
     view = memoryview(data).cast("B")
-    for start in range(0, len(view), DATA_PIECE):
-        yield view[start : start + DATA_PIECE]
+    for start in range(0, len(view), piece):
+        yield view[start : start + piece]
 
 
 class FrameDecoder:
@@ -90,10 +98,8 @@ class FrameDecoder:
             if not self._head:
                 if self._length < HEAD_SIZE:
                     return
-                self._head = list(_HEAD.unpack(self._take(HEAD_SIZE)))
-            length, kind = self._head
-            if length > MAX_PAYLOAD or kind not in (MESSAGE, DATA, BEAT) or (kind == BEAT and length):
-                raise AgentError("the connection carries something that is not voltool's protocol")
+                self._head = list(decode_frame_head(self._take(HEAD_SIZE)))
+            kind, length = self._head
             if self._length < length:
                 return
             self._head = []

@@ -11,12 +11,15 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, VolumeRecord
+from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, Split, VolumeRecord
 from voltool.wire import codec
 from voltool.wire.moving import (
     AbortMove,
     Arrived,
+    AskFill,
     EndMove,
+    FetchFrom,
+    FillStatus,
     ForgetMove,
     HoldLock,
     ListMoves,
@@ -32,6 +35,7 @@ from voltool.wire.moving import (
     PurgeRetired,
     ReceiveDump,
     ReleaseLock,
+    ReleaseRetired,
     RetiredReply,
     SendManifest,
     SettleMove,
@@ -41,7 +45,18 @@ from voltool.wire.moving import (
     TargetPlan,
     TargetStatus,
 )  # fmt: skip
+from voltool.wire.paths import (
+    AwaitPath,
+    ClosePath,
+    JoinPath,
+    ListenForPath,
+    PathListening,
+    PathPrepared,
+    PathState,
+    PreparePath,
+)  # fmt: skip
 from voltool.wire.replicas import (
+    ChooseHome,
     EndReplica,
     EpochHeard,
     FilesServed,
@@ -60,7 +75,10 @@ from voltool.wire.replicas import (
     ReplicaSource,
     ReplicasReply,
     ReplicaStatus,
+    SendBeginning,
     ServeFiles,
+    ShowStanding,
+    Standing,
     StartLazy,
     StartReplicaDump,
     StopServing,
@@ -208,11 +226,13 @@ class LockInfo:
 
 @dataclass(frozen=True)
 class VolumeReply:
-    """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps."""
+    """The volume as its host's record has it; ``states`` are the state ids whose home stamps the host keeps. ``split``: it lives
+    elsewhere with the same number of epoch too, and both are read-only."""
 
     record: VolumeRecord
     states: Tuple[str, ...]
     lock: Optional[LockInfo] = None
+    split: Optional[Split] = None
 
 
 @dataclass(frozen=True)
@@ -242,8 +262,10 @@ class StartDump:
 
     ``bandwidth`` in bytes/s, 0: unlimited. ``nice`` 0 to 19; ``idle_io``: ionice class idle. ``codec`` ``lz4`` or ``none``.
     ``for_move``: it goes to a new home, not to a store: nothing is excluded, and it takes the place of no level's base.
-    ``complete``: nothing is excluded. Of the hooks ``before_clone`` and ``after_clone`` are run, around the clone; where there
-    is none, around the reading.
+    ``complete``: nothing is excluded. ``over_path``: data frames and `EndOfData` of the dump go over the direct path.
+    ``manifest_only``, in the session of a lazy move: the data frames are the manifest of what was read (see `tree.manifest`, with
+    OWNERS); what it is compared with the agent chooses itself. Of the hooks ``before_clone`` and ``after_clone`` are run, around
+    the clone; where there is none, around the reading.
     """
 
     uuid: str
@@ -261,6 +283,8 @@ class StartDump:
     for_move: bool = False
     complete: bool = False
     hooks: Hooks = NO_HOOKS
+    over_path: bool = False
+    manifest_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -349,6 +373,7 @@ class StartRestore:
     ``selection`` distinguishes different ``--only`` selections (a digest; empty: everything). ``total_bytes`` is what
     files will hold when all is restored, and ``volume_name`` the subject, for the progress events. ``least_bytes`` and
     ``objects``: what the target needs room for at the least (0: nobody knows); SpaceError before anything is written.
+    ``over_path``: data frames and `EndOfData` come over the direct path.
     """
 
     target: bytes
@@ -363,6 +388,7 @@ class StartRestore:
     volume_name: str = ""
     least_bytes: int = 0
     objects: int = 0
+    over_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -613,9 +639,12 @@ Message = Union[
     SendManifest, ReceiveDump, Arrived, Prepare, Publish, ListMoves, MovesReply, ListRetired, PurgeRetired,
     RetiredReply, StartInPlace, PlannedNames, InPlacePlan, InPlaceReply, EstimateDump,
     EstimateReply,
+    AskFill, FetchFrom, FillStatus, ReleaseRetired,
     EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
+    ChooseHome, SendBeginning, ShowStanding, Standing,
+    PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

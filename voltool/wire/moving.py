@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
+from voltool.wire.replicas import FetchSource
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class EndMove:
 @dataclass(frozen=True)
 class MoveIn:
     """Open a session with the new home. Answered by `TargetStatus`. ``begin`` as in `MoveOut`; without, only `AbortMove` comes.
-    Steps: `SendManifest`, `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`."""
+    Steps: `SendManifest`, `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`; of a lazy move `ReceiveManifest` (of `wire.replicas`)
+    and `FetchFrom` instead of the first two."""
 
     move: TargetMove
     begin: bool
@@ -110,10 +112,11 @@ class SendManifest:
 @dataclass(frozen=True)
 class ReceiveDump:
     """A dump follows: data frames, `EndOfData`; of everything where nothing is held, else an increment to what is held.
-    Answered by `Arrived`."""
+    Answered by `Arrived`. ``over_path``: they come over the direct path."""
 
     bandwidth: int = 0
     workers: int = 0
+    over_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,56 @@ class Publish:
 
     proof: SourceMove
     hooks: Hooks = NO_HOOKS
+
+
+@dataclass(frozen=True)
+class FetchFrom:
+    """A step of `MoveIn` in a lazy move, before `Prepare`: where files will be fetched from, by a process that outlives this
+    connection, and how. ``timeout``: seconds after which a read that nobody answers is EIO. ``lock_timeout``, ``hooks``
+    (``before_lock``, ``after_unlock``): of the lock in the end. Answered by `TargetStatus`; UnreachableError where no source can
+    be reached directly."""
+
+    sources: Tuple[FetchSource, ...]
+    bandwidth: int = 0
+    timeout: int = 30
+    lock_timeout: int = 30
+    hooks: Hooks = NO_HOOKS
+
+
+@dataclass(frozen=True)
+class AskFill:
+    """How far the fill of a lazy move is, at the new home. Answered by `FillStatus`. ``paths``: so many of what is missing are
+    named, -1: all. ``go_on``: start what must run for it, where it does not; ``sources``, where given, take the place of
+    those that are known. ``given``: a directory on this host with files that may be what is missing (a restored dump), from
+    now on; empty: none is added."""
+
+    uuid: str
+    paths: int = 0
+    go_on: bool = False
+    sources: Tuple[FetchSource, ...] = ()
+    given: bytes = b""
+
+
+@dataclass(frozen=True)
+class FillStatus:
+    """``move``: the record; None where no lazy move has brought the volume here. ``missing_files``, ``missing_bytes``: what is
+    not here yet; ``paths`` of it. ``running``: whether the process that fetches does; ``faults``: what goes wrong, for people."""
+
+    move: Optional[TargetMove]
+    missing_files: int = 0
+    missing_bytes: int = 0
+    running: bool = True
+    faults: Tuple[str, ...] = ()
+    paths: Tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReleaseRetired:
+    """The new home of a lazy move has everything: the copy that the volume left is served no more, and may be purged. Answered by
+    `Done`. Idempotent."""
+
+    uuid: str
+    move_id: str
 
 
 @dataclass(frozen=True)

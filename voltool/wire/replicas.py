@@ -8,9 +8,9 @@ lock file for the moment of the clone alone: a slow replica keeps nobody from du
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
-from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, VolumeRecord
+from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
 
 # ------------------------------------------------------------------------------------------------- the volume's home
 
@@ -18,7 +18,8 @@ from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaReco
 @dataclass(frozen=True)
 class ReplicaOut:
     """Open a session with the volume's home, about one replica. Answered by `ReplicaSource`. Steps: `StartReplicaDump`,
-    `KeepReplicaBase`, `ForgetReplica`, `EndReplica`. ``base_age``: seconds that a clone may be kept for a replica (0: for ever).
+    `KeepReplicaBase`, `ForgetReplica`, `EndReplica`. ``base_age``: seconds that a clone may be kept for a replica (0: for
+    ever).
     """
 
     uuid: str
@@ -80,9 +81,9 @@ class EndReplica:
 class ReplicaIn:
     """Open a session with the host of a replica. Answered by `ReplicaStatus`. ``begin``: make it, or go on; without, only look.
     Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `StartLazy`, `PromoteReplica`, `RemoveReplica`,
-    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is begun,
-    the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of voltool's state
-    on that host, which a new replica must not contain or lie in."""
+    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is
+    begun, the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of
+    voltool's state on that host, which a new replica must not contain or lie in."""
 
     replica: ReplicaRecord
     begin: bool
@@ -118,9 +119,10 @@ class SwapReplica:
 
 @dataclass(frozen=True)
 class ReceiveManifest:
-    """A manifest follows: data frames, `EndOfData`. Answered by `Arrived` (of `wire.moving`), whose ``held`` is its state."""
+    """A manifest follows: data frames, `EndOfData`. Answered by `Arrived` (of `wire.moving`), whose ``held`` is its state:
+    ``state_id``, where that is known beforehand."""
 
-    state_id: str
+    state_id: str = ""
     over_path: bool = False
 
 
@@ -140,12 +142,17 @@ class StartLazy:
     """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
     outlives this connection where there are ``sources`` to reach directly. Answered by `ReplicaStatus` when it is mounted.
     Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit. ``timeout``: seconds
-    after which a read that nobody answers is EIO. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
+    after which a read that nobody answers is EIO. ``state_id`` of the manifest that has come, with what `SwapReplica` says of
+    it; empty: the one that is served already. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
 
     sources: Tuple[FetchSource, ...]
     bandwidth: int = 0
     timeout: int = 30
     writable: bool = False
+    state_id: str = ""
+    epoch: Optional[Epoch] = None
+    sequence: int = 0
+    clone_time_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,9 +197,9 @@ class IdentityReply:
 @dataclass(frozen=True)
 class ServeFiles:
     """Serve the files of one tree to a lazy replica, by a process that outlives this connection: of the clone that is kept for
-    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy that the
-    volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``: ``from-to`` or empty.
-    Answered by `FilesServed`. Repeatable."""
+    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy
+    that the volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``:
+    ``from-to`` or empty. Answered by `FilesServed`. Repeatable."""
 
     uuid: str
     replica_id: str
@@ -223,12 +230,15 @@ class StopServing:
 @dataclass(frozen=True)
 class PromoteReplica:
     """A step of `ReplicaIn`: become the volume's home, with ``epoch`` (one higher than any that is known) and a sequence of
-    ``sequence`` at the least. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``: ``before_online``,
-    ``after_online``."""
+    ``sequence`` at the least, and ``excludes``. Answered by `Promoted`. Repeatable with the same epoch. ``hooks``:
+    ``before_online``, ``after_online``. RefusedError for a replica that is not full, and for one that somebody has changed
+    unless ``changed_too``."""
 
     epoch: Epoch
     sequence: int
+    excludes: Tuple[bytes, ...] = ()
     hooks: Hooks = NO_HOOKS
+    changed_too: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,25 +250,94 @@ class Promoted:
 
 
 @dataclass(frozen=True)
+class ShowStanding:
+    """What the volume is to this host. Answered by `Standing`. Touches nothing, and never fails for what it finds."""
+
+    uuid: str
+
+
+#: What a volume is to a host: it lives there; so it does by the records, but its file system is not there (not mounted?); it
+#: lived there and has heard of another home, but is not done with stepping down; it lived there and is elsewhere; it is on
+#: its way elsewhere, in service nowhere; it has no home there.
+HOME = "home"
+ABSENT = "absent"
+LEAVING = "leaving"
+AWAY = "away"
+BETWEEN = "between"
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``standing``: one of the words above. ``epoch``, ``sequence``, ``path`` of the volume as its home has it; for one
+    that is away the epoch of the home that it went to, and ``home``; of a home, ``home`` is where it came from; of a
+    replica (``nothing``), epoch and home are those it was synced from last. ``began_with``: the state with which the
+    volume came to this home, where it came by a move or a promotion. ``split``: it lives elsewhere with the same number of
+    epoch too. ``aside_count``: of one that is away, how many paths were written here after the state that was promoted."""
+
+    standing: str
+    epoch: Optional[Epoch] = None
+    sequence: int = 0
+    path: bytes = b""
+    home: Optional[Peer] = None
+    began_with: str = ""
+    split: Optional[Split] = None
+    aside_count: int = 0
+
+
+@dataclass(frozen=True)
+class SendBeginning:
+    """The manifest of the state with which the volume came to this home by a promotion. Answered by data frames, `EndOfData`;
+    NotFoundError where it is not kept."""
+
+    uuid: str
+    state_id: str
+
+
+@dataclass(frozen=True)
 class HearEpoch:
     """The volume lives at ``home`` with ``epoch`` and was there the state ``state_id`` when it was promoted. Who takes himself
     for the home with a lower epoch retires his copy; with the same number and another token it is a split: he goes read-only.
-    Answered by `EpochHeard`. Idempotent."""
+    In between `NeedManifest`, answered by data frames and `EndOfData` (none: nobody has it). Answered by `EpochHeard`.
+    Idempotent. BusyError while somebody writes, with who; ``timeout``: how long to wait for him, seconds. ``hooks``:
+    ``before_lock`` and, where nothing comes of it, ``after_unlock``."""
 
     uuid: str
     epoch: Epoch
     home: Peer
     state_id: str
+    owner: str = ""
+    timeout: int = 30
+    hooks: Hooks = NO_HOOKS
 
 
 @dataclass(frozen=True)
 class EpochHeard:
-    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before), ``mine`` (the epoch here is the
-    higher one: ``epoch``), ``nothing`` (the volume is not here). ``aside``: paths that were written here after the promoted
-    state, kept in the retired copy at ``aside_place``, at the most some hundred; ``aside_count``: how many there are."""
+    """What became of it: ``outcome`` ``retired``, ``split``, ``known`` (it was retired before, for ``home`` and
+    ``epoch``), ``mine`` (the epoch here is the higher one, or the very same: ``epoch``), ``nothing`` (the volume is not
+    here). ``aside``: paths that were written here after the promoted state, kept in the retired copy at ``aside_place``,
+    at the most some hundred; ``aside_count``: how many there are, -1: that could not be found out."""
 
     outcome: str
     epoch: Epoch
     aside: Tuple[bytes, ...] = ()
     aside_count: int = 0
     aside_place: bytes = b""
+    home: Optional[Peer] = None
+
+
+#: The outcomes of `HearEpoch`, beside `NOTHING`.
+RETIRED_NOW = "retired"
+SPLIT = "split"
+KNOWN = "known"
+MINE = "mine"
+
+
+@dataclass(frozen=True)
+class ChooseHome:
+    """The copy here is the volume, with ``epoch`` and a sequence of ``sequence`` at the least: a split is over, it is writable
+    again. RefusedError where the epoch here is not a lower one. Answered by `Promoted`. Repeatable with the same epoch."""
+
+    uuid: str
+    epoch: Epoch
+    sequence: int

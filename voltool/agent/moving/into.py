@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
+from voltool.agent.moving.lazy_ground import LazyTarget
 from voltool.agent.moving.target_ground import HostTarget
+from voltool.agent.path.held import data_way
 from voltool.agent.restore import receive_dump, worker_count
 from voltool.errors import AgentError, HostError, RefusedError
 from voltool.events import Notice
@@ -23,14 +25,15 @@ from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.fstab import advice_when_come
 from voltool.volumes.hooks import hook_of, run_hook
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.moving.target import MovingTarget
-from voltool.wire import messages, moving
+from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 
 def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState) -> messages.Message:
     """Handle `MoveIn` and the steps of its session. Raises BusyError, RefusedError, SpaceError, IntegrityError."""
-    ground = HostTarget(host, request.move.uuid)
+    ground = ground_of(host, request.move)
     target = MovingTarget(ground)
     with contextlib.closing(ground):
         if request.begin:
@@ -38,9 +41,16 @@ def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState)
             move: Optional[TargetMove] = target.begin(request.move)
         else:
             move = target.status()
-        held = ground.held_state() if ground.held is not None else ""
+        held = ground.held_state() if ground.held is not None and move is not None else ""
         conversation.send(moving.TargetStatus(move, held))
         return _Session(conversation, host, ground, target).serve()
+
+
+def ground_of(host: HostState, move: TargetMove) -> HostTarget:
+    """What this move's new home stands on; that of a move which is known here already decides."""
+    known = MoveBook(host.directory).target(move.uuid)
+    lazy = known.lazy if known is not None and known.move_id == move.move_id else move.lazy
+    return LazyTarget(host, move.uuid) if lazy else HostTarget(host, move.uuid)
 
 
 def check_target(move: TargetMove) -> None:
@@ -90,6 +100,8 @@ class _Session:
             return messages.EndOfData()
         if isinstance(step, moving.ReceiveDump):
             return self._receive(step)
+        if isinstance(self._ground, LazyTarget) and isinstance(step, (moving.FetchFrom, replicas.ReceiveManifest)):
+            return self._lazy_step(self._ground, step)
         if isinstance(step, moving.Prepare):
             prepared = self._target.prepare(step.epoch, step.state_id, step.sequence)
             run_hook(hook_of(step.hooks, "before_online"), "before_online", prepared.name, prepared.path)
@@ -106,6 +118,15 @@ class _Session:
                 self._target.abort(move.move_id)
             return messages.Done()
         raise AgentError("that is no step of a move", why=type(step).__name__)
+
+    def _lazy_step(
+        self, ground: LazyTarget, step: Union[moving.FetchFrom, replicas.ReceiveManifest]
+    ) -> messages.Message:
+        if isinstance(step, moving.FetchFrom):
+            ground.fetch_from(step)
+            return moving.TargetStatus(self._target.status(), ground.held_state())
+        self._target.reopen()
+        return ground.receive(step, self._conversation)
 
     def _receive(self, step: moving.ReceiveDump) -> moving.Arrived:
         held = self._open()
@@ -126,7 +147,8 @@ class _Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=move.name)
         arrival = Arrival(held, settings, self._conversation)
         with contextlib.closing(arrival):
-            receive_dump(self._conversation, arrival.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
         rehearse(held, self._ground.attributes)
@@ -136,7 +158,8 @@ class _Session:
         if held.record is not None and not is_flat(held):
             self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
-            receive_dump(self._conversation, increment.feed, step.bandwidth)
+            with data_way(self._conversation, over_path=step.over_path) as way:
+                receive_dump(way, increment.feed, step.bandwidth)
             increment.finish()
         return self._ground.apply_waiting()
 

@@ -14,6 +14,8 @@ from typing import Iterator, Optional
 from voltool.agent.dump import dump_home
 from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
+from voltool.agent.lazy.home import refuse_lazy
+from voltool.agent.moving.manifest_only import dump_manifest
 from voltool.agent.moving.source_ground import HostSource, OnlyHooks
 from voltool.errors import AgentError, NotFoundError, RefusedError
 from voltool.events import Notice
@@ -90,7 +92,7 @@ def _over(move: SourceMove, conversation: Conversation) -> messages.Message:
 
 
 def _open(move: SourceMove, known: Optional[SourceMove], host: HostState) -> VolumeHome:
-    if known is not None and known.phase == RETIRED:
+    if known is not None and (known.phase == RETIRED or known.promoted):
         records.open_home(host.directory, move.uuid, b"")  # says where it is, or finds that it has come back
     try:
         return records.open_home(host.directory, move.uuid, move.path, moving=True)
@@ -114,6 +116,7 @@ class _Session:
     def begin(self, wish: SourceMove) -> SourceMove:
         """Begin the move, or go on with it."""
         path = self._home.record.path
+        refuse_lazy(self._host, self._home.record.uuid)
         known = self._source.recover()
         if known is None or known.phase == RETIRED:
             check_movable(self.ground.book, path)
@@ -142,7 +145,8 @@ class _Session:
 
     def _step(self, step: object) -> messages.Message:
         if isinstance(step, messages.StartDump):
-            return dump_home(step, self._conversation, self._host, self._home)
+            make = dump_manifest if step.manifest_only else dump_home
+            return make(step, self._conversation, self._host, self._home)
         if isinstance(step, moving.PrepareLock):
             driver_named(self._home.record.driver).prepare(self._home.record)
             return messages.Done()

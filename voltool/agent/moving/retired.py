@@ -47,6 +47,13 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
             why=f"it is {move.phase}",
             remedy=f"voltool move --resume {move.name}",
         )
+    if move.lazy:
+        raise RefusedError(
+            "the new home has not fetched everything yet",
+            where=shown(move.retired_path),
+            why=f"it is filled from this copy: {move.target.host}:{shown(move.target.path)}",
+            remedy=f"voltool move --status {move.name} says how far it is",
+        )
     size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
     placeholder.remove(move)
     remove_tree(os.path.dirname(move.retired_path))

@@ -130,9 +130,10 @@ class HostSource:
 
     def take_away(self, move: SourceMove) -> None:
         """See `SourceGround`."""
-        with self._compared(move, move.path, move.state_id) as (root, state):
-            if not is_root_unchanged(root, state):
-                raise _changed(move, b"")
+        if not move.promoted:
+            with self._compared(move, move.path, move.state_id) as (root, state):
+                if not is_root_unchanged(root, state):
+                    raise _changed(move, b"")
         self._departure(move).take_away(move)
 
     def bring_back(self, move: SourceMove) -> None:

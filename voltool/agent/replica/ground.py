@@ -14,6 +14,7 @@ from typing import Iterator, List, Optional
 
 from voltool import durable, inodes
 from voltool.agent.host import HostState
+from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
 from voltool.agent.replica.journal import Journal, Swap
 from voltool.agent.replica.making import has_copies, stage_next, take_apart_for_increment
@@ -24,7 +25,7 @@ from voltool.agent.replica.served import Served, ServedTree
 from voltool.beneath import opened_directory
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, IntegrityError, RefusedError, SpaceError
-from voltool.model import FILLING, ROOT_OBJECT, SERVING, ReplicaRecord
+from voltool.model import FILLING, LAZY, LAZY_HOME, ROOT_OBJECT, SERVING, ReplicaRecord
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import SEALS, Attributes, record_times
@@ -45,6 +46,8 @@ from voltool.tree.apply.staging import (
 from voltool.tree.apply.waiting import apply_waiting
 from voltool.tree.state import StateKeeper
 from voltool.volumes import btrfs_ioctl
+from voltool.volumes.moving import placeholder
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.removal import remove_tree
 from voltool.volumes.traits import synchronize, traits_of
@@ -55,7 +58,7 @@ class HostReplica:
     something in the served tree that somebody had changed, None where nobody had."""
 
     def __init__(self, host: HostState, record: ReplicaRecord) -> None:
-        self._host = host
+        self.host = host
         self.book = ReplicaBook(host.directory)
         self.record = record
         self.place: ReplicaPlace = place_of(record)
@@ -79,6 +82,8 @@ class HostReplica:
         opened again, what is served is protected and looked at. Repeatable. Raises VoltoolError."""
         with _translated(self.place.path):
             self.finish_swap()
+            if self.record.phase in (LAZY, LAZY_HOME):
+                return  # what is being made is its process's alone
             journal.remove_dropped(self.place)
             if self.record.phase == SERVING:
                 self._look_after_served()
@@ -100,7 +105,7 @@ class HostReplica:
         if self.changed is not None:
             assert self.served.known is not None
             self._discard_next()  # it may have files in common with what was changed
-            found = rescan(self.place, self.served.known.state_id, self._host)
+            found = rescan(self.place, self.served.known.state_id, self.host)
             self.served.save(dataclasses.replace(self.served.known, state_id=found))
         self._settle()
 
@@ -276,10 +281,12 @@ class HostReplica:
         swap = self.journal.read()
         if swap is None:
             return
+        clear_dead_mounts(self.place.path)
         if not swap.identity:
             self._publish(swap.record.state_id)
             swap = Swap(swap.record, guard.identity_of(self.place.next))
             self.journal.write(swap)
+        self._free_path()
         journal.exchange(self.place, swap.identity)
         self._finish_root(swap.record.state_id)
         loose = self.served.known is None or not guard.generation_of(self.place.path)
@@ -289,6 +296,12 @@ class HostReplica:
         journal.remove_dropped(self.place)
         self.keeper.keep_only({swap.record.state_id})
         self._settle()
+
+    def _free_path(self) -> None:
+        """What stands there may be what keeps the name of a volume that lived here: then the replica takes its place."""
+        retired = MoveBook(self.host.directory).source(self.record.uuid)
+        if retired is not None and placeholder.stands_at(self.place.path, retired):
+            placeholder.unseal(self.place.path)
 
     def _publish(self, state_id: str) -> None:
         """What is staged becomes `next`, whole, with its root's own attributes last."""

@@ -13,6 +13,7 @@ import re
 from typing import Callable, Iterator
 
 from voltool import durable, inodes
+from voltool.agent.lazy.mounted import is_mounted
 from voltool.beneath import opened_directory
 from voltool.errors import HostError
 from voltool.showing import shown
@@ -89,7 +90,8 @@ def exchange(path: bytes, other: bytes) -> None:
     """Let the trees at the two paths, or the one that is at ``other``, change places, at once and durably. Raises OSError,
     HostError. Neither can be written to meanwhile (as root); afterwards `protect` what is served."""
     root = os.geteuid() == 0
-    both = [place for place in (path, other) if os.path.lexists(place)]
+    # A lazy mount stays where it is, on a directory that nobody can reach below it, and follows that: there is no moment without.
+    both = [place for place in (path, other) if not is_mounted(place) and os.path.lexists(place)]
     with contextlib.ExitStack() as stack:
         for place in both if root else ():
             take_mounts_off(place)

@@ -1,6 +1,7 @@
 """The session with the host of a replica: the order of messages stands in `wire.replicas`. Ships to servers.
 
-`Session` is what the steps share; a step that is no part of keeping a replica up to date has a module of its own (`_ELSEWHERE`).
+`Session` is what the steps share; a step that is no part of keeping a replica up to date has a module of its own
+(`_ELSEWHERE`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Dict, Optional, Tuple
 import voltool
 from voltool.agent.host import HostState
 from voltool.agent.manifest import send_manifest
+from voltool.agent.path.held import data_way
 from voltool.agent.replica.checks import check_can_exchange, check_path
+from voltool.agent.replica.claims import refuse_earlier, refuse_promoted
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.place import place_of
+from voltool.agent.replica.promoting import as_before
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.removal import remove_replica
 from voltool.agent.replica.status import status_of
@@ -31,11 +35,16 @@ from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementReception
+from voltool.volumes.moving.records import MoveBook
 from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
 #: Steps that are carried out elsewhere: ``function(step, session)`` gives the answer.
-_ELSEWHERE: Dict[type, Tuple[str, str]] = {}
+_ELSEWHERE: Dict[type, Tuple[str, str]] = {
+    replicas.ReceiveManifest: ("voltool.agent.lazy.start", "receive_manifest"),
+    replicas.StartLazy: ("voltool.agent.lazy.start", "start_lazy"),
+    replicas.PromoteReplica: ("voltool.agent.replica.promotion", "promote_step"),
+}
 
 
 def replica_in(request: replicas.ReplicaIn, conversation: Conversation, host: HostState) -> messages.Message:
@@ -44,6 +53,8 @@ def replica_in(request: replicas.ReplicaIn, conversation: Conversation, host: Ho
     if known is None and not request.begin:
         conversation.send(replicas.ReplicaStatus(dataclasses.replace(request.replica, phase=""), running=False))
         return _serve_nothing(conversation)
+    if request.begin:
+        refuse_promoted(host, request.replica.uuid)
     record = _begun(request, known, host)
     place = place_of(record)
     if known is None or request.begin:
@@ -94,6 +105,7 @@ class Session:
         self.host = host
         self.replica = replica
         self.gone = False
+        self._home = replica.record.home
 
     def begin(self, request: replicas.ReplicaIn, *, fresh: bool) -> None:
         """Make the replica, or go on with it; nothing where it is only looked at."""
@@ -101,13 +113,22 @@ class Session:
         if fresh:
             check_can_exchange(replica.place)
             replica.save(replica.record)
+            self._tell_retired()
         elif request.begin:
-            known = replica.record
-            if (known.home, known.name) != (wish.home, wish.name):
-                replica.save(dataclasses.replace(known, home=wish.home, name=wish.name))
+            known = as_before(replica.record)
+            if known != replica.record or known.name != wish.name:
+                replica.save(dataclasses.replace(known, name=wish.name))
+        self._home = wish.home
         if request.begin:
             replica.go_on()
             self._tell_changed()
+
+    def _tell_retired(self) -> None:
+        retired = MoveBook(self.host.directory).source(self.replica.record.uuid)
+        if retired is not None and os.path.isdir(retired.retired_path):
+            place = shown(retired.retired_path)
+            message = f"{retired.name}: everything is sent: the copy that it left here ({place}) stays as it is"
+            self.conversation.report(Notice("info", message))
 
     def _tell_changed(self) -> None:
         replica = self.replica
@@ -131,6 +152,7 @@ class Session:
     def _step(self, step: object) -> messages.Message:
         if isinstance(step, replicas.RemoveReplica):
             if not self.gone:
+                refuse_promoted(self.host, self.replica.record.uuid)
                 self.replica.close()
                 remove_replica(self.replica.record, self.host, purge=step.purge)
             self.gone = True
@@ -180,7 +202,8 @@ class Session:
         settings = ApplySettings(key=key, workers=step.workers or worker_count(), subject=record.name)
         arrival = Arrival(held, settings, self.conversation)
         with contextlib.closing(arrival):
-            receive_dump(self.conversation, arrival.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, arrival.feed, step.bandwidth)
             applied = arrival.arrive()
         self.replica.losses.merge(arrival.lost())
         rehearse(held, self.replica.attributes)
@@ -190,7 +213,8 @@ class Session:
         """The increment comes into a file of its own first: one that brings nothing costs no new tree."""
         base = self.replica.held_state
         with contextlib.closing(IncrementReception(self.replica.place.increment)) as reception:
-            receive_dump(self.conversation, reception.feed, step.bandwidth)
+            with data_way(self.conversation, over_path=step.over_path) as way:
+                receive_dump(way, reception.feed, step.bandwidth)
             state_id = reception.complete(base)
         if state_id == base:
             os.unlink(self.replica.place.increment)
@@ -199,9 +223,11 @@ class Session:
         return self.replica.apply()
 
     def _swap(self, step: replicas.SwapReplica) -> replicas.ReplicaStatus:
+        refuse_earlier(self.replica.record, step.epoch)
         served = dataclasses.replace(
             self.replica.record,
             phase=SERVING,
+            home=self._home,
             state_id=step.state_id,
             epoch=step.epoch,
             sequence=step.sequence,

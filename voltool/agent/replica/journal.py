@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from voltool import durable
+from voltool.agent.lazy.mounted import is_mounted
 from voltool.agent.replica import guard
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.agent.replica.served import ServedTree
@@ -118,7 +119,7 @@ def _rename(old: bytes, new: bytes) -> None:
 
 def _refuse_strangers(place: ReplicaPlace) -> None:
     """At first there may be an empty directory at the path; nothing else that is not ours gives way."""
-    if ServedTree(place).is_there() or not os.path.lexists(place.path):
+    if is_mounted(place.path) or ServedTree(place).is_there() or not os.path.lexists(place.path):
         return
     if os.path.islink(place.path) or not os.path.isdir(place.path) or os.listdir(place.path):
         raise RefusedError(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from voltool.agent.dump import dump_home
 from voltool.agent.host import HostState
+from voltool.agent.lazy.served import end_serving
+from voltool.agent.replica.manifest_out import dump_manifest
 from voltool.agent.replica.out_ground import BaseKeeper, ReplicaGround
 from voltool.agent.replica.out_place import OutPlace, OutRecord
 from voltool.errors import AgentError
@@ -66,23 +68,34 @@ class _Session:
 
     def _step(self, step: object) -> messages.Message:
         if isinstance(step, replicas.StartReplicaDump):
-            return self._dump(step)
+            if step.manifest_only:
+                return self._dump_manifest(step)
+            end_serving(self._host, self._request.replica_id)  # it is full by now
+            return self._dump(step, self._conversation)
         if isinstance(step, replicas.KeepReplicaBase):
             self._keeper.confirm(step.state_id)
             return messages.Done()
         if isinstance(step, replicas.ForgetReplica):
+            end_serving(self._host, self._request.replica_id)
             self._place.drop_clones(self._home, driver_named(self._home.record.driver))
             self._place.remove()
             return messages.Done()
         raise AgentError("that is no step of a replica's session with its volume's home", why=type(step).__name__)
 
-    def _dump(self, step: replicas.StartReplicaDump) -> messages.Message:
+    def _dump_manifest(self, step: replicas.StartReplicaDump) -> messages.Message:
+        """The files are fetched from the clone, which is not given up meanwhile."""
+        home = open_home(self._host.directory, self._request.uuid, self._request.path)
+        reply = dump_manifest(step, self._conversation, home, self._place, self._dump)
+        self._keeper.pin(pinned=True)
+        return reply
+
+    def _dump(self, step: replicas.StartReplicaDump, conversation: Conversation) -> messages.Message:
         """One dump of what the volume is now; it may have moved away since the last one."""
         self._home = home = open_home(self._host.directory, self._request.uuid, self._request.path)
         if step.base_state_id:
             self._keeper.confirm(step.base_state_id)
         ground = ReplicaGround(self._place, home, driver_named(home.record.driver))
-        reply = dump_home(self._as_dump(step), self._conversation, self._host, home, ground)
+        reply = dump_home(self._as_dump(step), conversation, self._host, home, ground)
         if isinstance(reply, messages.DumpReply):
             header, totals = reply.result.header, reply.result.totals
             sent = ReplicaBase(
@@ -95,6 +108,7 @@ class _Session:
                 ground.label if driver_named(home.record.driver).compares else "",
             )
             self._keeper.sent(sent)
+            self._keeper.pin(pinned=False)
             self._tell_live(header.consistency)
         return reply
 
@@ -112,6 +126,7 @@ class _Session:
             bandwidth=step.bandwidth,
             complete=True,
             hooks=step.hooks,
+            over_path=step.over_path,
         )
 
     def _tell_live(self, consistency: Consistency) -> None:

@@ -84,6 +84,11 @@ class BaseKeeper:
         if pending is not None and pending.state_id == state_id:
             self._save(dataclasses.replace(self.record, base=pending, pending=None))
 
+    def pin(self, *, pinned: bool) -> None:
+        """Whether its clone is read by others, so that it is not given up. Idempotent."""
+        if self.record.pinned is not pinned:
+            self._save(dataclasses.replace(self.record, pinned=pinned))
+
     def _save(self, record: OutRecord) -> None:
         self._place.save(record)
         self.record = record

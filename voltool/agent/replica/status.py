@@ -15,7 +15,7 @@ from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import FILLING, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import LAZY, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
 from voltool.volumes.registry import driver_named
@@ -29,7 +29,7 @@ def list_replicas(
     host: HostState,
 ) -> messages.Message:
     """Handle `ListReplicas`."""
-    here = tuple(_look_at(record) for record in ReplicaBook(host.directory).replicas())
+    here = tuple(_look_at(record, host) for record in ReplicaBook(host.directory).replicas())
     bases: List[ReplicaBase] = []
     for home in records.list_homes(host.directory):
         bases += list_bases(home, driver_named(home.record.driver))
@@ -38,11 +38,21 @@ def list_replicas(
 
 def status_of(replica: HostReplica) -> replicas.ReplicaStatus:
     """Of one that a session works with."""
+    if replica.record.phase == LAZY:
+        return _lazy_status(replica.record, replica.host)
     return _status(replica.record, replica.held_state)
 
 
-def _look_at(record: ReplicaRecord) -> replicas.ReplicaStatus:
+def _look_at(record: ReplicaRecord, host: HostState) -> replicas.ReplicaStatus:
+    if record.phase == LAZY:
+        return _lazy_status(record, host)
     return _status(record, record.state_id if record.phase == SERVING else "")
+
+
+def _lazy_status(record: ReplicaRecord, host: HostState) -> replicas.ReplicaStatus:
+    from voltool.agent.lazy.start import lazy_status
+
+    return lazy_status(host, record)
 
 
 def _status(record: ReplicaRecord, held: str) -> replicas.ReplicaStatus:
@@ -59,8 +69,6 @@ def faults_of(record: ReplicaRecord) -> Iterator[str]:
         return
     if os.path.lexists(place.journal):
         yield "a sync was cut off while it swapped; the next one goes on"
-    if record.phase == FILLING:
-        yield "its first copy is not complete"
     if record.phase == SERVING:
         yield from _faults_of_served(record)
 

@@ -39,7 +39,7 @@ def catalog_rebuild(
         ),
     ] = None,
 ) -> int:
-    """Get the catalog back: dumps and volumes from stores, volumes from their hosts.
+    """Get the catalog back: dumps and volumes from stores, volumes and replicas from their hosts.
 
     What is there already stays. A damaged catalog is put aside under another name, never deleted; what no store and no host knows
     (the history of runs and moves) is in that file alone. Of two that claim a volume the one with the higher epoch counts, and
@@ -82,11 +82,13 @@ def _show(invocation: Invocation, outcome: RebuildOutcome) -> None:
         )
     invocation.fields["volumes"] = [volume_object(volume) for volume in outcome.volumes]
     invocation.fields["dumps"] = len(outcome.dumps)
+    invocation.fields["replicas"] = len(outcome.replicas)
     invocation.fields["accepted"] = outcome.accepted
     invocation.fields["nowhere"] = outcome.nowhere
-    invocation.output.summary(
-        f"the catalog has {display.count(len(outcome.volumes), 'volume')} and {display.count(len(outcome.dumps), 'dump')}"
-    )
+    text = f"the catalog has {display.count(len(outcome.volumes), 'volume')} and {display.count(len(outcome.dumps), 'dump')}"
+    if outcome.replicas:
+        text += f", and knows {display.count(len(outcome.replicas), 'replica')}"
+    invocation.output.summary(text)
 
 
 def _tell_of_configuration(invocation: Invocation, urls: list[str]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth, VolumeName, Workers
+from voltool.cli.options import Bandwidth, PathMode, VolumeName, Workers
 
 if TYPE_CHECKING:
     from voltool.backup.copy import CopyOutcome
@@ -31,6 +31,7 @@ def copy(
     new_name: Annotated[str, typer.Argument(metavar="NEWNAME", help="What the new volume is called.")],
     numeric_owner: Annotated[bool, typer.Option("--numeric-owner", help="Owners by number, not by name.")] = False,
     bandwidth: Bandwidth = None,
+    path: PathMode = None,
     workers: Workers = None,
 ) -> int:
     """Copy a volume, as it is now, to any host, as a volume of its own. The old one is untouched, and may be in use."""
@@ -40,6 +41,7 @@ def copy(
     from voltool.cli.location import parse_location
     from voltool.config.quantity import parse_bytes
     from voltool.remote.follow import at_home
+    from voltool.remote.paths import check_mode
 
     invocation = begin(context, "copy")
     settings = invocation.settings
@@ -51,6 +53,7 @@ def copy(
         bandwidth=settings.bandwidth if bandwidth is None else parse_bytes(bandwidth),
         numeric_owner=numeric_owner,
         hooks=section.hooks,
+        path=check_mode(path or settings.path),
     )
     world = invocation.world
     volume = world.catalog.volume(name)

@@ -70,6 +70,7 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
     """One volume; what fails is noted, and the others go on."""
     from voltool.backup.dump import dump_volume
     from voltool.backup.options import dump_options
+    from voltool.cli.contact_told import tell_former
     from voltool.remote.follow import at_home
 
     try:
@@ -78,6 +79,9 @@ def _dump_one(invocation: Invocation, name: str, store: str | None, given: dict[
         if first:
             _say_where(invocation, options.store, store)
         _warn_of_excludes(invocation, name, volume.excludes)
+        if not given.get("dry_run"):
+            tell_former(invocation, [volume])
+            volume = invocation.world.catalog.volume(name)
         outcome = at_home(invocation.world, volume, lambda home: dump_volume(invocation.world, home, options))
     except VoltoolError as error:
         invocation.failed(error, name)

@@ -11,7 +11,7 @@ import typer
 
 from voltool.cli import completing
 from voltool.cli.invocation import Invocation, begin
-from voltool.cli.options import Bandwidth, DryRun
+from voltool.cli.options import Bandwidth, DryRun, PathMode
 from voltool.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ EXAMPLES = (
     ("voltool move mail hostB --dry-run", "every obstacle at once, and how long the lock would be"),
     ("voltool move mail hostB", "to the same path on hostB"),
     ("voltool move mail hostB:/srv/mail --bandwidth 50M --yes", "to another path, without being asked"),
-    ("voltool move --status mail", "where it stands"),
+    ("voltool move --lazy mail hostB", "hostB takes over at once; the files follow"),
+    ("voltool move --status mail", "where it stands; of a lazy move, what is missing"),
+    ("voltool move --resume mail --fill-from /tmp/restored", "files of a lost old home, out of a restored dump"),
     ("voltool move --resume mail", "go on after an interruption"),
     ("voltool move --abort mail", "or undo it: the volume stays where it was"),
 )
@@ -79,10 +81,23 @@ def move(  # noqa: PLR0917 - typer gives them by name
         typer.Option("--lock", metavar="readonly|none", help="none: only the hooks; without root, or in a container."),
     ] = "readonly",
     bandwidth: Bandwidth = None,
+    path: PathMode = None,
     dry_run: DryRun = False,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Go on also where the target's file system cannot hold every attribute.")
     ] = False,
+    lazy: Annotated[
+        bool,
+        typer.Option("--lazy", help="The new home takes over at once; the files follow, those first that are read."),
+    ] = False,
+    fill_from: Annotated[
+        str | None,
+        typer.Option(
+            "--fill-from",
+            metavar="DIRECTORY",
+            help="With --resume, after --lazy: on the new home, a tree with lost files.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
 ) -> int:
     """Move a volume in use to another host, with a short lock at the end."""
@@ -102,6 +117,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
     if abort is not None:
         return _abort(invocation, _which(invocation, abort, name), forget_target=forget_target)
 
+    if fill_from is not None and resume is None:
+        raise UsageError("--fill-from goes with --resume", remedy="voltool move --resume NAME --fill-from /directory")
+
     def confirm(predicted: float) -> None:
         _confirm(invocation, predicted, downtime, yes=yes)
 
@@ -111,11 +129,13 @@ def move(  # noqa: PLR0917 - typer gives them by name
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
     assert volume is not None
-    settings = _settings(invocation, volume, lock_timeout, bandwidth, only_hooks=_only_hooks(invocation, volume, lock))
+    settings = _settings(
+        invocation, volume, lock_timeout, bandwidth, path, only_hooks=_only_hooks(invocation, volume, lock)
+    )
     if resume is not None:
-        return _resume(invocation, _which(invocation, resume, name), settings, options)
+        return _resume(invocation, _which(invocation, resume, name), settings, options, fill_from)
     assert target is not None
-    return _move(invocation, volume, target, settings, options)
+    return _move(invocation, volume, target, settings, options, lazy=lazy)
 
 
 def _which(invocation: Invocation, name: str, host: str | None) -> Which:
@@ -146,10 +166,11 @@ def _only_hooks(invocation: Invocation, name: str, lock: str) -> bool:
 
 
 def _settings(
-    invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None, *, only_hooks: bool
+    invocation: Invocation, name: str, lock_timeout: int, bandwidth: str | None, path: str | None, *, only_hooks: bool
 ) -> SessionSettings:
     from voltool.config.quantity import parse_bytes
     from voltool.move.sessions import SessionSettings
+    from voltool.remote.paths import check_mode
 
     settings = invocation.settings
     section = settings.volume(name)
@@ -161,21 +182,60 @@ def _settings(
         lock_timeout=lock_timeout,
         hooks=section.hooks,
         only_hooks=only_hooks,
+        fetch_timeout=settings.fetch_timeout,
+        path=check_mode(path or settings.path),
     )
 
 
-def _resume(invocation: Invocation, which: Which, settings: SessionSettings, options: MoveOptions) -> int:
+def _resume(
+    invocation: Invocation, which: Which, settings: SessionSettings, options: MoveOptions, given: str | None
+) -> int:
     import time
 
     from voltool.move.job import resume_move
 
+    if _is_filling(invocation, which) or given is not None:
+        return _go_on_filling(invocation, which.name, settings, given)
     began = time.monotonic()
     done, ends = resume_move(invocation.world, which, settings, options)
     return _finish(invocation, which.name, done, ends, time.monotonic() - began)
 
 
-def _move(invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions) -> int:
+def _home_of(invocation: Invocation, name: str) -> str:
+    return invocation.world.catalog.volume(name).host
+
+
+def _is_filling(invocation: Invocation, which: Which) -> bool:
+    """Whether the volume lives at the new home of a lazy move that has not ended."""
+    from voltool.errors import NotFoundError
+    from voltool.move.lazy import fill_of
+
+    try:
+        fill = fill_of(invocation.world, which.name)
+    except NotFoundError:
+        return False
+    return fill is not None and fill.is_in_service
+
+
+def _go_on_filling(invocation: Invocation, name: str, settings: SessionSettings, given: str | None) -> int:
+    import os
+
+    from voltool.cli import lazy_shown
+    from voltool.move.lazy import go_on
+
+    fill = go_on(invocation.world, name, settings, os.fsencode(os.path.abspath(given)) if given else b"")
+    if fill.source_fault:
+        invocation.output.notice("warning", f"{name}: the old home does not serve: {fill.source_fault}")
+    invocation.output.summary(f"{name}: {lazy_shown.in_words(fill)}")
+    invocation.fields |= {"volume": name, "fill": lazy_shown.as_object(fill)}
+    return invocation.finish()
+
+
+def _move(
+    invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions, *, lazy: bool
+) -> int:
     import time
+    from dataclasses import replace
 
     from voltool.cli.location import parse_host, parse_location
     from voltool.move.job import MoveWish, move_volume
@@ -183,16 +243,32 @@ def _move(invocation: Invocation, name: str, target: str, settings: SessionSetti
     began = time.monotonic()
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
-    wish = MoveWish(name, host, place.path if place else None, settings, options)
+    wish = MoveWish(name, host, place.path if place else None, settings, options, lazy)
+    if lazy:
+        wish = replace(
+            wish, settings=replace(settings, ports=invocation.settings.host(_home_of(invocation, name)).ports)
+        )
     done, ends = move_volume(invocation.world, wish)
     return _finish(invocation, name, done, ends, time.monotonic() - began)
 
 
 def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> int:
     _tell(invocation, name, done, ends, seconds)
+    if ends.source.lazy:
+        _tell_what_follows(invocation, name)
     if done.hook_failed:
         _tell_hook_failed(invocation, name, done, ends)
     return invocation.finish()
+
+
+def _tell_what_follows(invocation: Invocation, name: str) -> None:
+    from voltool.cli import lazy_shown
+    from voltool.move.lazy import fill_of
+
+    fill = fill_of(invocation.world, name)
+    if fill is not None:
+        invocation.output.line(f"{name}: {lazy_shown.in_words(fill)}")
+        invocation.fields["fill"] = lazy_shown.as_object(fill)
 
 
 def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool) -> int:
@@ -323,6 +399,10 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
     names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
     found = []
     for each in names:
+        fill = _fill_shown(invocation, each)
+        if fill is not None:
+            found.append(fill)
+            continue
         now = standing(invocation.world, _which(invocation, each, host))
         found.append(
             {
@@ -331,8 +411,34 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
                 "target": now.target.phase if now.target else None,
                 "what": now.what,
                 "command": now.command or None,
+                "fill": None,
             }
         )
         invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))
     invocation.fields["moves"] = found
     return invocation.finish()
+
+
+def _fill_shown(invocation: Invocation, name: str) -> dict[str, object] | None:
+    """Tell how far the fill of a lazy move is, where there is one, whether its old home answers or not; with --json all that is
+    missing by name. None: there is none, or nobody could be asked."""
+    from voltool.cli import lazy_shown
+    from voltool.errors import VoltoolError
+    from voltool.move.lazy import fill_of
+
+    try:
+        fill = fill_of(invocation.world, name, paths=-1 if invocation.output.json else lazy_shown.NAMED)
+    except VoltoolError:
+        return None
+    if fill is None or not fill.is_in_service:
+        return None
+    for line in lazy_shown.in_lines(fill):
+        invocation.output.line(line)
+    return {
+        "volume": name,
+        "source": None,
+        "target": "published",
+        "what": lazy_shown.in_words(fill),
+        "command": lazy_shown.command_of(fill),
+        "fill": lazy_shown.as_object(fill),
+    }

@@ -33,7 +33,8 @@ def report(
         str | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page with pictures.")
     ] = None,
 ) -> int:
-    """What was dumped, how it grows, how long it takes, what failed and what was moved, by what is remembered here. The page
+    """What was dumped, how it grows, how long it takes, what failed, what was moved, how old replicas are, by what is remembered
+    here. The page
     (--html) shows each volume's chain as a picture, and moves with their phases and locks as bars; it is one file that loads
     nothing, and it is replaced at once."""
     import time
@@ -86,6 +87,7 @@ def _write_page(invocation: Invocation, made: Report, html: str) -> None:
 
 def _note(invocation: Invocation, made: Report, html: str | None) -> None:
     from voltool.cli.json_lines import time_value
+    from voltool.cli.replica_lines import replica_object
     from voltool.cli.standing_lines import move_object
 
     invocation.fields |= {
@@ -115,6 +117,7 @@ def _note(invocation: Invocation, made: Report, html: str | None) -> None:
             }
             for run in made.runs
         ],
+        "replicas": [replica_object(each) for volume in made.volumes for each in volume.standing.replicas],
         "moves": [move_object(move) for move in made.moves],
         "html": html,
     }

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from voltool.cli import completing
 from voltool.cli.invocation import begin
 from voltool.cli.options import VolumeName
 from voltool.errors import UsageError
+
+if TYPE_CHECKING:
+    from voltool.move.retired import Retired
 
 EXAMPLES = (
     ("voltool retired list", "what moved volumes left behind, and how much room it takes"),
@@ -39,7 +42,7 @@ def retired_list(
         place = f"{copy.host}:{shown(copy.path)}"
         age = display.duration(copy.age)
         invocation.output.line(
-            f"{copy.name}  {place}  {display.amount(copy.bytes)}  {age} old  (lives on {copy.moved_to})"
+            f"{copy.name}  {place}  {display.amount(copy.bytes)}  {age} old  (lives on {copy.moved_to}){_aside(copy)}"
         )
     invocation.fields["retired"] = [
         {
@@ -49,10 +52,19 @@ def retired_list(
             "bytes": copy.bytes,
             "age_seconds": copy.age,
             "moved_to": copy.moved_to,
+            "aside": None if copy.aside < 0 else copy.aside,
         }
         for copy in found
     ]
     return invocation.finish()
+
+
+def _aside(copy: Retired) -> str:
+    """What of it is nowhere else."""
+    if not copy.aside:
+        return ""
+    count = "nobody knows what of it" if copy.aside < 0 else "1 path" if copy.aside == 1 else f"{copy.aside} paths"
+    return f", {count} nowhere else"
 
 
 def retired_purge(
@@ -70,7 +82,7 @@ def retired_purge(
 
     invocation = begin(context, "retired purge")
     copy = find_retired(invocation.world, name, host)
-    what = f"{shown(copy.path)} on {host} ({display.amount(copy.bytes)}, retired {display.duration(copy.age)} ago)"
+    what = f"{shown(copy.path)} on {host} ({display.amount(copy.bytes)}, retired {display.duration(copy.age)} ago{_aside(copy)})"
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("a retired copy is deleted for good", where=what, remedy="--yes says that you mean it")

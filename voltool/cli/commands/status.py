@@ -34,10 +34,11 @@ def status(
     ] = None,
     hosts: Annotated[bool, typer.Option("--hosts", help="Ask the hosts for moves that did not end.")] = False,
 ) -> int:
-    """How the volumes stand, by what is remembered here: first whatever may be in service nowhere, because its move did not end;
-    then volumes whose dumps are overdue, suspicious dumps, what failed in the last run; then the newest dump of each volume and
-    level, and how much there is of it. Exit code 3 when a volume is overdue (or was never dumped, though a schedule wants it) or
-    may be in service nowhere; 0 otherwise."""
+    """How the volumes stand, by what is remembered here: first whatever may be in service nowhere, because its move did not
+    end; then volumes whose dumps are overdue, stale replicas, suspicious dumps, what failed in the last run; then the newest
+    dump of each volume and level, and how much there is of it. Exit code 3 when a volume is overdue (or was never dumped,
+    though a schedule wants it), may be in service nowhere or has a replica that is older than its limit (max_lag); 0
+    otherwise."""
     import time
 
     from voltool.backup.standing import in_trouble, standings

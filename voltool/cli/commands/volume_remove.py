@@ -11,7 +11,8 @@ EXAMPLES = (("voltool volume remove mail", "the tree and its dumps stay"),)
 
 
 def volume_remove(context: typer.Context, name: VolumeName) -> int:
-    """Forget a volume, here and on its host. Its data and its dumps stay."""
+    """Forget a volume, here and on its host. Its data and its dumps stay. One that has replicas is refused: `voltool replica
+    remove` first."""
     from voltool.backup.volumes import remove_volume
     from voltool.cli.json_lines import name_value
     from voltool.showing import shown

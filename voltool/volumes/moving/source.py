@@ -73,7 +73,8 @@ class MovingSource:
         return moved
 
     def recover(self) -> Optional[SourceMove]:
-        """After a crash: a switch that was not committed is undone. The record, None without a move. Idempotent.
+        """After a crash: a switch that was not committed is undone. The record, None without a move. Idempotent. Of a home that
+        steps down nothing is left then: it is told again.
 
         A restarted agent does it before anything else, and so does the guardian of the lock when its agent is gone.
         """
@@ -82,6 +83,9 @@ class MovingSource:
             if move is None or move.phase != RETIRING:
                 return move
             self._ground.bring_back(move)
+            if move.promoted:
+                self._ground.remove()
+                return None
             back = dataclasses.replace(move, phase=COPYING, epoch=None, state_id="")
             self._ground.save(back)
         return back

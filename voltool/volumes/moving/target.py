@@ -33,7 +33,7 @@ class MovingTarget:
             self._ground.discard(known)
             self._ground.remove()
             known = None
-        if known is not None and known.phase != PUBLISHED and known.move_id != move.move_id:
+        if known is not None and (known.phase != PUBLISHED or known.lazy) and known.move_id != move.move_id:
             raise BusyError(
                 "another move brings the volume to this host already",
                 where=shown(known.path),

@@ -1,6 +1,7 @@
 """The one module that knows libfuse, through mfusepy: which library, which options, and what mfusepy lacks.
 
-libfuse 3 is taken where it is, else libfuse 2. Sources: fuse(4), mount.fuse3(8), libfuse's include/fuse.h and fuse_common.h.
+libfuse 3 is taken where it is, else libfuse 2. Knows nothing of volumes; what is mounted comes as operations. Part of what is
+shipped to servers, mfusepy with it. Sources: fuse(4), mount.fuse3(8), libfuse's include/fuse.h and fuse_common.h.
 """
 
 from __future__ import annotations
@@ -13,30 +14,42 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Optional
 
-from voltool.browse.filesystem import VolumeFiles
 from voltool.errors import HostError
 from voltool.showing import shown
 
-SUBTYPE = "voltool"
-#: What a point in time shows never changes; what may (the list at the top, `latest`) the kernel asks for each time.
+#: What a mount shows never changes, but for what its operations say by other means; so long the kernel believes it.
 _CACHED_SECONDS = 3600
 #: linux/fuse.h and fuse_common.h: the kernel checks ACLs, not modes alone.
 _CAP_POSIX_ACL = 1 << 19
 #: How many of libfuse 3's threads there are at most; none ends because it is idle.
 _THREADS = 16
 _DEVICE = "/dev/fuse"
+#: libfuse 3 by the name that its package gives it, for hosts where ctypes does not find it (no ldconfig, no compiler).
+_LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4")
+
+
+@dataclass(frozen=True)
+class MountSettings:
+    """``name`` is what /proc/mounts shows as the source, ``subtype`` as the type, after ``fuse.``. ``allow_other``: other users
+    may look, as far as modes and ACLs let them. ``trusted``: what is mounted is as good as a directory of this host: devices and
+    setuid programs work. ``max_readahead``: bytes that the kernel reads ahead, 0: its default."""
+
+    name: str
+    subtype: str
+    allow_other: bool = False
+    trusted: bool = False
+    max_readahead: int = 0
 
 
 def load() -> Any:
     """The module mfusepy on the best library there is; HostError where there is none, or no /dev/fuse."""
     if not os.path.exists(_DEVICE):
         raise HostError("nothing can be mounted here", where=_DEVICE, why="it does not exist", remedy="modprobe fuse")
-    may_mount = os.geteuid() == 0 or shutil.which("fusermount3")  # whoever is not root mounts through that program
-    if not os.environ.get("FUSE_LIBRARY_NAME") and may_mount and ctypes.util.find_library("fuse3"):
-        os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
+    if not os.environ.get("FUSE_LIBRARY_NAME") and not os.environ.get("FUSE_LIBRARY_PATH"):
+        _choose_library()
     try:
         import mfusepy
     except (OSError, AttributeError) as error:
@@ -48,25 +61,45 @@ def load() -> Any:
     return mfusepy
 
 
-def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool, on_ready: Callable[[], None]) -> None:
-    """Mount ``files`` at ``mountpoint`` and answer until it is unmounted, or SIGTERM, SIGINT or SIGHUP comes.
+def _choose_library() -> None:
+    """Let mfusepy, which asks the environment, take libfuse 3 where it is."""
+    if os.geteuid() != 0 and not shutil.which("fusermount3"):
+        return  # whoever is not root mounts through that program
+    if ctypes.util.find_library("fuse3"):
+        os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
+        return
+    if ctypes.util.find_library("fuse"):
+        return
+    for name in _LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        os.environ["FUSE_LIBRARY_PATH"] = name
+        return
 
-    Blocks. ``on_ready`` is called when the kernel has mounted it. ``name`` is what /proc/mounts shows as its source.
-    Raises HostError where it cannot be mounted. To be called in the main thread: libfuse handles the signals.
+
+def serve(operations: Any, mountpoint: bytes, settings: MountSettings, on_ready: Callable[[], None]) -> None:
+    """Mount ``operations`` (called as mfusepy calls them) at ``mountpoint`` and answer until it is unmounted, or SIGTERM, SIGINT
+    or SIGHUP comes.
+
+    Blocks. ``on_ready`` is called when the kernel has mounted it. Raises HostError where it cannot be mounted. To be called in
+    the main thread: libfuse handles the signals.
     """
     mfusepy = load()
-    if allow_other and mfusepy.fuse_version_major < 3:
+    if settings.allow_other and mfusepy.fuse_version_major < 3:
         raise HostError(
-            "--allow-other needs libfuse 3",
+            "a mount that others may use needs libfuse 3",
             why="with libfuse 2 the kernel would check modes but no ACLs",
             remedy="apt install fuse3",
         )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # libfuse takes over only what nobody else has taken
-    options = _options(mfusepy, name, allow_other=allow_other)
     messages = _Messages()
     try:
-        _binding(mfusepy, messages, on_ready, allow_other=allow_other)(files, os.fsdecode(mountpoint), **options)
+        _binding(mfusepy, messages, on_ready, settings)(
+            operations, os.fsdecode(mountpoint), **_options(mfusepy, settings)
+        )
     except RuntimeError:
         if messages.ended:  # it was mounted; so libfuse 3 says that a signal has ended it
             return
@@ -74,38 +107,37 @@ def serve(files: VolumeFiles, mountpoint: bytes, name: str, *, allow_other: bool
             "it cannot be mounted",
             where=shown(mountpoint),
             why=messages.text() or "libfuse does not say why",
-            remedy="root, or, for other users, fusermount3 of the package fuse3" + _remedy(allow_other=allow_other),
+            remedy="root, or, for other users, fusermount3 of the package fuse3" + _remedy(settings),
         ) from None
     finally:
         messages.end()
 
 
-def _options(mfusepy: Any, name: str, *, allow_other: bool) -> dict[str, Any]:
+def _options(mfusepy: Any, settings: MountSettings) -> Dict[str, Any]:
     """As mount.fuse3(8) has them."""
-    options: dict[str, Any] = {
+    options: Dict[str, Any] = {
         "foreground": True,
-        # The name stands in a dump, which may be anybody's; a comma would begin the next option.
-        "fsname": "voltool:" + re.sub(r"[^A-Za-z0-9._-]", "_", name),
-        "subtype": SUBTYPE,
+        # The name may be anybody's; a comma would begin the next option.
+        "fsname": "voltool:" + re.sub(r"[^A-Za-z0-9._-]", "_", settings.name),
+        "subtype": settings.subtype,
         "ro": True,
-        "nodev": True,
-        "nosuid": True,
         "use_ino": True,
         "kernel_cache": True,
         "entry_timeout": _CACHED_SECONDS,
         "attr_timeout": _CACHED_SECONDS,
     }
+    options.update({"dev": True, "suid": True} if settings.trusted else {"nodev": True, "nosuid": True})
     if mfusepy.fuse_version_major >= 3:
         options["max_idle_threads"] = _THREADS
     if (mfusepy.fuse_version_major, mfusepy.fuse_version_minor) >= (3, 12):
         options["max_threads"] = _THREADS
-    if allow_other:
-        options |= {"allow_other": True, "default_permissions": True}
+    if settings.allow_other:
+        options.update({"allow_other": True, "default_permissions": True})
     return options
 
 
-def _remedy(*, allow_other: bool) -> str:
-    return " and user_allow_other in /etc/fuse.conf" if allow_other and os.geteuid() else ""
+def _remedy(settings: MountSettings) -> str:
+    return " and user_allow_other in /etc/fuse.conf" if settings.allow_other and os.geteuid() else ""
 
 
 class _Messages:
@@ -133,7 +165,7 @@ class _Messages:
             os.close(self._before)
 
 
-def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *, allow_other: bool) -> Any:
+def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], settings: MountSettings) -> Any:
     """The class of mfusepy with what it lacks: lseek(2), ACLs, and a word when the kernel has mounted it."""
     threads = threading.local()
     # Else ctypes makes and destroys a thread state of Python's in each call, which costs nearly as much as the call itself. With
@@ -149,7 +181,17 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *,
                 threads.known = ctypes.pythonapi.PyGILState_Ensure()
             return super()._wrapper(func, *args, **kwargs)
 
-        def lseek(self, path: bytes | None, offset: int, whence: int, info: Any) -> int:
+        def fgetattr(self, path: Optional[bytes], buffer: Any, info: Any) -> int:
+            """stat(2); operations that have ``stat_into`` fill libfuse's structure themselves, which is several times quicker."""
+            fill = getattr(self.operations, "stat_into", None)
+            if fill is None:
+                return int(super().fgetattr(path, buffer, info))
+            ctypes.memset(buffer, 0, ctypes.sizeof(buffer.contents))
+            text = None if path is None else path.decode(self.encoding, self.errors)
+            fill(text, info.contents.fh if info else None, buffer.contents)
+            return 0
+
+        def lseek(self, path: Optional[bytes], offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""
             text = None if path is None else path.decode(self.encoding, self.errors)
             return int(self.operations.lseek(text, offset, whence, info.contents.fh))
@@ -162,8 +204,10 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], *,
 
         def init_fuse_3(self, connection: Any, config: Any) -> None:
             """Mounted; where others may look the kernel is asked to check ACLs."""
-            if allow_other and connection.contents.capable & _CAP_POSIX_ACL:
+            if settings.allow_other and connection.contents.capable & _CAP_POSIX_ACL:
                 connection.contents.want |= _CAP_POSIX_ACL
+            if settings.max_readahead:
+                connection.contents.max_readahead = settings.max_readahead
             super().init_fuse_3(connection, config)
             messages.end()
             on_ready()

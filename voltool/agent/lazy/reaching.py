@@ -1,0 +1,61 @@
+"""The hosts that serve to a lazy replica, as its processes reach them: over direct paths, with its own key. Ships to servers."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, Sequence
+
+from voltool.agent.host import HostState
+from voltool.agent.lazy.asking import FetchLink
+from voltool.agent.lazy.keys import kept_identity
+from voltool.agent.lazy.pool import Pool, Source
+from voltool.agent.path.identity import Identity
+from voltool.agent.path.joining import join
+from voltool.errors import UnreachableError, VoltoolError
+from voltool.wire.replicas import FetchSource
+
+#: The certificates alone say who may come: what is served outlives every session, so there is no token of one.
+_TOKEN = b""
+#: How long one source may take, seconds.
+_PATIENCE = 10.0
+
+
+def make_pool(host: HostState, replica_id: str, sources: Sequence[FetchSource], timeout: float) -> Pool:
+    """A pool for one process, after its last fork; nothing is connected yet. ``timeout``: see `StartLazy`. HostError where this
+    host's key cannot be read or made."""
+    identity = kept_identity(host, replica_id)
+    return Pool([Source(source.host, functools.partial(_connect, identity, source)) for source in sources], timeout)
+
+
+def unreachable_sources(pool: Pool, patience: float) -> Dict[str, str]:
+    """Which of the hosts cannot be reached within ``patience`` seconds, and why; all are tried at once."""
+    with ThreadPoolExecutor(max(1, len(pool.sources)), "voltool-probe") as threads:
+        tries = {source.name: threads.submit(_probe, source, patience) for source in pool.sources}
+    found = {name: attempt.result() for name, attempt in tries.items()}
+    return {name: why for name, why in found.items() if why}
+
+
+def _probe(source: Source, patience: float) -> str:
+    try:
+        source.connect(patience).close()
+    except VoltoolError as error:
+        return error.why or error.what
+    return ""
+
+
+def _connect(identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
+    return join(identity, source.certificate, source.addresses, source.port, _TOKEN, timeout)
+
+
+def reach_one(host: HostState, replica_id: str, sources: Sequence[FetchSource]) -> None:
+    """UnreachableError where none of the sources can be reached directly from this host."""
+    faults = unreachable_sources(make_pool(host, replica_id, sources, _PATIENCE), _PATIENCE)
+    if len(faults) < len(sources):
+        return
+    raise UnreachableError(
+        "no host that has the files can be reached directly",
+        where=host.hostname,
+        why="; ".join(f"{name}: {why}" for name, why in faults.items()) or "there is none",
+        remedy="open a port between the hosts (ports in [hosts.NAME] of the configuration); or without --lazy",
+    )

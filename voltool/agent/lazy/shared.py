@@ -1,0 +1,141 @@
+"""What the processes of a lazy replica know together: what is here, and who is fetching what. Ships to servers.
+
+A byte for each object and one for each chunk of a large file, in memory that forked processes share: one byte is written at once,
+so no lock is needed. Claims are locks on bytes of a file (fcntl(2), open file description locks): they end with the process
+that holds them, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from typing import Iterator, List, NamedTuple, Set
+
+#: Of an object: nothing is here; all of it is; it is settled that it cannot be here (the file system cannot hold it, nobody has
+#: its content); a large file has been begun, its chunks have bytes of their own.
+MISSING, PRESENT, LOST, BEGUN = 0, 1, 2, 3
+
+_SLOT = struct.Struct("=qqqq")
+#: One slot for each process, written by it alone.
+SLOTS = 8
+_HEAD = SLOTS * _SLOT.size
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Counts(NamedTuple):
+    """``files`` and ``size`` (bytes) stored since the start; ``waiting``: reads that wait for a fetch now; ``full``: whether the
+    last attempt to store found the disk full."""
+
+    files: int
+    size: int
+    waiting: int
+    full: int
+
+
+class Presence:
+    """The bytes. Make it before the processes are forked that share it."""
+
+    def __init__(self, objects: int, chunks: int) -> None:
+        self._map = mmap.mmap(-1, _HEAD + objects + chunks)
+        self._chunks_at = _HEAD + objects
+        view = memoryview(self._map)
+        self.objects = view[_HEAD : self._chunks_at]
+        self.chunks = view[self._chunks_at :]
+
+    def is_complete(self) -> bool:
+        """Whether every object is settled."""
+        return all(self._map.find(bytes([value]), _HEAD, self._chunks_at) < 0 for value in (MISSING, BEGUN))
+
+    def next_unsettled(self, position: int) -> int:
+        """The first object from ``position`` on that is not settled; -1: none."""
+        found = [self._map.find(bytes([value]), _HEAD + position, self._chunks_at) for value in (MISSING, BEGUN)]
+        return min((at - _HEAD for at in found if at >= 0), default=-1)
+
+    def count_chunks(self, start: int, stop: int) -> int:
+        """How many of the chunks ``start`` to ``stop`` are here."""
+        return bytes(self.chunks[start:stop]).count(1)
+
+    def counts(self) -> List[Counts]:
+        """What each slot says."""
+        return [Counts(*_SLOT.unpack_from(self._map, slot * _SLOT.size)) for slot in range(SLOTS)]
+
+    def waiting(self) -> bool:
+        """Whether anybody waits for a fetch."""
+        return any(count.waiting > 0 for count in self.counts())
+
+    def reset(self, slot: int) -> None:
+        """The process that wrote this slot is dead: nobody waits there any more; what it counted stays."""
+        files, size, _waiting, _full = _SLOT.unpack_from(self._map, slot * _SLOT.size)
+        _SLOT.pack_into(self._map, slot * _SLOT.size, files, size, 0, 0)
+
+
+class Counter:
+    """The slot of this process, for its threads."""
+
+    def __init__(self, presence: Presence, slot: int) -> None:
+        self._map = presence._map  # noqa: SLF001 - two halves of one thing
+        self._at = slot * _SLOT.size
+        self._lock = threading.Lock()
+
+    def stored(self, files: int, size: int) -> None:
+        """Something has come."""
+        self._add(files, size, 0, None)
+
+    def set_full(self, *, full: bool) -> None:
+        """Whether the disk is full."""
+        self._add(0, 0, 0, int(full))
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """A read waits while the context lasts."""
+        self._add(0, 0, 1, None)
+        try:
+            yield
+        finally:
+            self._add(0, 0, -1, None)
+
+    def _add(self, files: int, size: int, waiting: int, full: int | None) -> None:
+        with self._lock:
+            old = Counts(*_SLOT.unpack_from(self._map, self._at))
+            _SLOT.pack_into(
+                self._map,
+                self._at,
+                old.files + files,
+                old.size + size,
+                old.waiting + waiting,
+                old.full if full is None else full,
+            )
+
+
+class Claims:
+    """Who fetches or makes what, by number. One instance in each process, made in it."""
+
+    def __init__(self, path: bytes) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._mine: Set[int] = set()
+        self._lock = threading.Lock()
+
+    def take(self, number: int) -> bool:
+        """Whether it is ours now; another thread's of this process counts as another's."""
+        with self._lock:
+            if number in self._mine:
+                return False
+            try:
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                return False
+            self._mine.add(number)
+            return True
+
+    def give_back(self, number: int) -> None:
+        """It is nobody's."""
+        with self._lock:
+            self._mine.discard(number)
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))

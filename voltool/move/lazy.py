@@ -1,0 +1,109 @@
+"""What a lazy move needs besides: who serves the files, how far the fill is, going on with it, and the files of a lost home.
+
+The new home ends the fill by itself (`agent.lazy.homing`); nobody here has to wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voltool.errors import NotFoundError, UnreachableError, VoltoolError
+from voltool.model import PUBLISHED, KnownVolume, SourceMove
+from voltool.move.ports import World
+from voltool.move.sessions import SessionSettings, TargetSession
+from voltool.wire import messages, moving, replicas
+from voltool.wire.conversation import expect
+
+#: What is served: the copy that the volume leaves, also before it leaves it.
+_COPY = "retired"
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How far the lazy move of ``volume`` is, which lives at its new home already. ``source_fault``: why the old home could not
+    be asked to serve; empty: it was not asked, or serves."""
+
+    volume: KnownVolume
+    status: moving.FillStatus
+    source_fault: str = ""
+
+    @property
+    def is_in_service(self) -> bool:
+        """Whether the volume is in service at its new home."""
+        return self.status.move is not None and self.status.move.phase == PUBLISHED
+
+
+def prepare_to_fetch(
+    world: World, volume: KnownVolume, move: SourceMove, target: TargetSession, settings: SessionSettings
+) -> None:
+    """Let the old home serve, and the new one know. UnreachableError where it cannot be reached directly: nothing is moved."""
+    source = serve(world, volume, move, settings)
+    target.fetch_from(
+        moving.FetchFrom((source,), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks)
+    )
+
+
+def serve(world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings) -> replicas.FetchSource:
+    """Let the old home serve what it leaves, to the new home alone, by a process that outlives all connections. Repeatable."""
+    with world.hosts.connect(move.target.host) as there:
+        there.send(replicas.MakeIdentity(move.move_id))
+        peer = expect(there, replicas.IdentityReply).certificate
+    with world.hosts.connect(volume.host) as here:
+        here.send(replicas.ServeFiles(volume.uuid, move.move_id, _COPY, peer, settings.ports))
+        served = expect(here, replicas.FilesServed)
+    return replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
+
+
+def stop_serving(world: World, host: str, move_id: str) -> None:
+    """The move is undone: nothing is served any more. Idempotent."""
+    with world.hosts.connect(host) as here:
+        here.send(replicas.StopServing(move_id))
+        expect(here, messages.Done)
+
+
+def fill_of(world: World, name: str, *, paths: int = 0) -> Fill | None:
+    """How far the fill is; None where no lazy move is being filled. NotFoundError, UnreachableError."""
+    volume = world.catalog.volume(name)
+    with world.hosts.connect(volume.host) as there:
+        there.send(moving.AskFill(volume.uuid, paths))
+        status = expect(there, moving.FillStatus)
+    return Fill(volume, status) if status.move is not None else None
+
+
+def go_on(world: World, name: str, settings: SessionSettings, given: bytes = b"") -> Fill:
+    """Start again what serves and what fetches, where it does not run; ``given``: a directory on the new home whose files may be
+    what is missing. NotFoundError where nothing is being filled."""
+    fill = fill_of(world, name)
+    if fill is None or fill.status.move is None:
+        raise NotFoundError(
+            f"nothing of {name} is missing", why="no lazy move of it is under way", remedy=f"voltool where {name}"
+        )
+    move = fill.status.move
+    fault = ""
+    sources: tuple[replicas.FetchSource, ...] = ()
+    try:
+        sources = (_served_again(world, move.source.host, fill, settings),)
+    except VoltoolError as error:
+        fault = error.why or error.what
+    with world.hosts.connect(fill.volume.host) as there:
+        there.send(moving.AskFill(fill.volume.uuid, go_on=True, sources=sources, given=given))
+        status = expect(there, moving.FillStatus)
+    return Fill(fill.volume, status, fault)
+
+
+def _served_again(world: World, host: str, fill: Fill, settings: SessionSettings) -> replicas.FetchSource:
+    move = fill.status.move
+    assert move is not None
+    with world.hosts.connect(host) as here:
+        here.send(moving.ListMoves())
+        found = expect(here, moving.MovesReply).sources
+    left = next((source for source in found if source.move_id == move.move_id), None)
+    if left is None:
+        raise UnreachableError("the old home does not know the move any more", where=host)
+    if not move.lazy:
+        with world.hosts.connect(host) as here:
+            here.send(moving.ReleaseRetired(move.uuid, move.move_id))
+            expect(here, messages.Done)
+        raise UnreachableError("it has been told that its copy is needed no more", where=host)
+    old = KnownVolume(move.uuid, move.name, host, left.path, "")
+    return serve(world, old, left, settings)
