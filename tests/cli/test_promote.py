@@ -27,7 +27,12 @@ OUTCOME = PromoteOutcome(RECORD, "hostB", "hostA", b"/srv/vol1", TOLD, ("hostC",
 def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the job gives back; and what it was asked for."""
     found: list[Any] = [OUTCOME]
-    monkeypatch.setattr(module, "promote", lambda _world, wish: (found.append(wish), found[0])[1])
+
+    def promoted(_world: object, wish: object) -> object:
+        found.append(wish)
+        return found[0]
+
+    monkeypatch.setattr(module, "promote", promoted)
     return found
 
 

@@ -18,6 +18,8 @@ from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
 from voltool.agent.lazy.examining import troubles
+from voltool.agent.lazy.fill import status_of
+from voltool.agent.lazy.home import LazyHome
 from voltool.agent.replica import guard
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.splitting import SPLIT_OWNER, is_closed, keep_closed
@@ -180,6 +182,10 @@ class _Doctor:
             what = f"a move from {place} is not complete ({move.phase})"
             remedy = f"voltool move --resume {move.name}, or voltool move --abort {move.name}"
             yield messages.Finding("move", move.name, shown(move.path), what, remedy)
+        elif move.lazy:
+            for fault in status_of(LazyHome(self._host, move), 0).faults:
+                what = f"its files are still to come from {move.source.host}: {fault}"
+                yield messages.Finding("move", move.name, shown(move.path), what, f"voltool move --resume {move.name}")
 
     def _replica(self, record: ReplicaRecord) -> Iterator[messages.Finding]:
         sync = f"voltool replica sync {record.name} HOST"

@@ -14,6 +14,7 @@ from voltool.errors import UnreachableError, VoltoolError
 from voltool.events import Silent
 from voltool.model import LAZY, SERVING, KnownReplica, KnownVolume
 from voltool.policy.replicas import REPLICA, ReplicaStanding, standing_of
+from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Hosts, World
 from voltool.replica.ways import Ways
 from voltool.wire import messages
@@ -85,6 +86,12 @@ def survey(
     wanted = [volume.host for volume in volumes if known[volume.uuid]]
     wanted += [replica.host for replicas in known.values() for replica in replicas]
     answers = ask(world.hosts, wanted)
+    for volume in volumes:
+        rows = known[volume.uuid]
+        promoted = [row for row in rows if row.host != volume.host and volume.uuid in answers[row.host].sequences]
+        if promoted:  # by somebody else, and this catalog has not seen it
+            settle_homes(world, volume, [row.host for row in promoted])
+            known[volume.uuid] = [row for row in rows if row not in promoted]
     now = now_ns()
     found = []
     for volume in volumes:
