@@ -9,12 +9,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.hosts import VOLTOOL
 from tests.jobs.test_move import Ground, made
 from voltool.agent.daemon import Daemon, list_daemons
+from voltool.agent.host import find_host_state
+from voltool.agent.lazy.fill import status_of
+from voltool.agent.lazy.home import LazyHome
+from voltool.volumes.moving.records import MoveBook
 
 
 class LazyGround:
@@ -60,6 +65,12 @@ class LazyGround:
         """What --status says of the fill."""
         found: dict[str, Any] | None = self.site.result("move", "--status", "vol")["moves"][0]["fill"]
         return found
+
+    def missing(self) -> list[bytes]:
+        """What has not come, as the new home knows it."""
+        host = replace(find_host_state({}, 0), directory=os.fsencode(self.site.hosts["hostb"].state))
+        (move,) = MoveBook(host.directory).targets()
+        return list(status_of(LazyHome(host, move), -1).paths)
 
     def await_end(self, seconds: float = 60) -> None:
         """Until all has come, and the old home knows."""

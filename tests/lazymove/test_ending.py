@@ -31,7 +31,7 @@ from voltool.volumes.moving.records import MoveBook
 
 pytestmark = pytest.mark.skipif(in_container(), reason="nothing is locked in a container")
 UUID = "0123456789abcdef0123456789abcdef"
-KILLS = int(os.environ.get("VOLTOOL_KILLS", "10"))
+KILLS = int(os.environ.get("VOLTOOL_KILLS", "7"))
 #: What a killed process leaves undone, by module.
 _CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "setxattr", "removexattr", "utime")
 

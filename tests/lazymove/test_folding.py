@@ -23,8 +23,8 @@ from voltool.errors import IntegrityError, SpaceError
 from voltool.inodes import get_flags
 from voltool.volumes.removal import remove_tree
 
-EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "8"))
-KILLS = int(os.environ.get("VOLTOOL_KILLS", "20"))
+EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "5"))
+KILLS = int(os.environ.get("VOLTOOL_KILLS", "12"))
 #: What chattr sets, the overlay shows of the upper directory alone; the fold keeps what the tree's directories had.
 IGNORED = ("flags:dAS",)
 _NUMBERS = count()

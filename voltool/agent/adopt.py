@@ -14,6 +14,7 @@ import time
 from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.lazy.home import refuse_lazy
 from voltool.agent.lock import lock_info
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError, UsageError
@@ -102,6 +103,7 @@ def forget_volume(
         )
     with _locked(request.uuid, host):
         refuse_locked(LockBook(host.directory, request.uuid), request.path)
+        refuse_lazy(host, request.uuid)
         left = records.forget(host.directory, request.uuid)
         for area in records.remembered_areas(host.directory):
             if os.path.basename(area) == request.uuid.encode():

@@ -17,6 +17,9 @@ from voltool import durable
 from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.lazy.examining import troubles
+from voltool.agent.lazy.fill import status_of
+from voltool.agent.lazy.home import LazyHome
 from voltool.agent.replica import guard
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.splitting import SPLIT_OWNER, is_closed, keep_closed
@@ -79,6 +82,7 @@ class _Doctor:
             yield from self._arriving(arriving)
         for replica in ReplicaBook(self._host.directory).replicas():
             yield from self._replica(replica)
+        yield from self._processes()
         yield from self._places()
 
     def _lock(self, uuid: str) -> Iterator[messages.Finding]:
@@ -178,6 +182,10 @@ class _Doctor:
             what = f"a move from {place} is not complete ({move.phase})"
             remedy = f"voltool move --resume {move.name}, or voltool move --abort {move.name}"
             yield messages.Finding("move", move.name, shown(move.path), what, remedy)
+        elif move.lazy:
+            for fault in status_of(LazyHome(self._host, move), 0).faults:
+                what = f"its files are still to come from {move.source.host}: {fault}"
+                yield messages.Finding("move", move.name, shown(move.path), what, f"voltool move --resume {move.name}")
 
     def _replica(self, record: ReplicaRecord) -> Iterator[messages.Finding]:
         sync = f"voltool replica sync {record.name} HOST"
@@ -187,6 +195,12 @@ class _Doctor:
                 "replica", record.name, shown(record.path), fault, sync, fixable=fault == missing
             )
             yield self._fixed(finding, lambda: guard.protect(record.path))
+
+    def _processes(self) -> Iterator[messages.Finding]:
+        for trouble in troubles(self._host):
+            remedy = f"voltool replica sync {trouble.name or 'NAME'}"
+            finding = messages.Finding("process", trouble.name, "", trouble.what, remedy, fixable=True)
+            yield self._fixed(finding, trouble.mend)
 
     def _places(self) -> Iterator[messages.Finding]:
         wanted = any(move.phase != PUBLISHED for move in self._book.targets())

@@ -1,4 +1,4 @@
-"""How the fill of a lazy move is told: in a sentence, in lines, as JSON."""
+"""How the fill of a lazy move is told, and gone on with: what `voltool move` does about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from voltool.cli.json_lines import name_value
 from voltool.showing import shown
 
 if TYPE_CHECKING:
+    from voltool.cli.invocation import Invocation
     from voltool.move.lazy import Fill
+    from voltool.move.sessions import SessionSettings
 
 #: So many of what is missing are named.
 NAMED = 10
@@ -60,4 +62,64 @@ def as_object(fill: Fill) -> dict[str, object]:
         "running": status.running,
         "faults": list(status.faults),
         "missing": [name_value(path) for path in status.paths],
+    }
+
+
+def is_filling(invocation: Invocation, name: str) -> bool:
+    """Whether the volume lives at the new home of a lazy move that has not ended."""
+    from voltool.errors import NotFoundError
+    from voltool.move.lazy import fill_of
+
+    try:
+        fill = fill_of(invocation.world, name)
+    except NotFoundError:
+        return False
+    return fill is not None and fill.is_in_service
+
+
+def go_on_filling(invocation: Invocation, name: str, settings: SessionSettings, given: str | None) -> int:
+    """Start again what does not run; ``given``: a directory on the new home with files that may be missing. The exit code."""
+    import os
+
+    from voltool.move.lazy import go_on
+
+    fill = go_on(invocation.world, name, settings, os.fsencode(os.path.abspath(given)) if given else b"")
+    if fill.source_fault:
+        invocation.output.notice("warning", f"{name}: the old home does not serve: {fill.source_fault}")
+    invocation.output.summary(f"{name}: {in_words(fill)}")
+    invocation.fields |= {"volume": name, "fill": as_object(fill)}
+    return invocation.finish()
+
+
+def tell_what_follows(invocation: Invocation, name: str) -> None:
+    """After the switch: what is still to come."""
+    from voltool.move.lazy import fill_of
+
+    fill = fill_of(invocation.world, name)
+    if fill is not None:
+        invocation.output.line(f"{name}: {in_words(fill)}")
+        invocation.fields["fill"] = as_object(fill)
+
+
+def show_fill(invocation: Invocation, name: str) -> dict[str, object] | None:
+    """Tell how far the fill of a lazy move is, where there is one, whether its old home answers or not; with --json all that is
+    missing by name. None: there is none, or nobody could be asked."""
+    from voltool.errors import VoltoolError
+    from voltool.move.lazy import fill_of
+
+    try:
+        fill = fill_of(invocation.world, name, paths=-1 if invocation.output.json else NAMED)
+    except VoltoolError:
+        return None
+    if fill is None or not fill.is_in_service:
+        return None
+    for line in in_lines(fill):
+        invocation.output.line(line)
+    return {
+        "volume": name,
+        "source": None,
+        "target": "published",
+        "what": in_words(fill),
+        "command": command_of(fill),
+        "fill": as_object(fill),
     }

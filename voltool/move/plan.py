@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from voltool.model import RECEIVING, KnownVolume, Peer, TargetMove
 from voltool.move.ports import World
@@ -43,7 +43,9 @@ class Plan:
         return self.target.unknown_owners
 
 
-def plan_move(world: World, name: str, host: str, path: bytes | None, *, only_hooks: bool = False) -> Plan:
+def plan_move(
+    world: World, name: str, host: str, path: bytes | None, *, only_hooks: bool = False, lazy: bool = False
+) -> Plan:
     """Ask both hosts. Raises NotFoundError, MovedError, UnreachableError."""
     volume = world.catalog.volume(name)
     path = path or volume.path
@@ -55,6 +57,7 @@ def plan_move(world: World, name: str, host: str, path: bytes | None, *, only_ho
         source = expect(here, moving.SourcePlan)
         back = Peer(volume.host, here.agent.machine_id, here.agent.hostname, volume.path)
     move = TargetMove(uuid.uuid4().hex, volume.uuid, volume.name, path, back, RECEIVING, int(time.time()))
+    move = replace(move, lazy=lazy)
     with world.hosts.connect(host) as there:
         there.send(moving.PlanIn(move, source.bytes, source.entries, source.owners, source.xattrs, source.extremes))
         target = expect(there, moving.TargetPlan)

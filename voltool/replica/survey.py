@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from voltool.errors import UnreachableError, VoltoolError
 from voltool.events import Silent
-from voltool.model import KnownReplica, KnownVolume
+from voltool.model import LAZY, SERVING, KnownReplica, KnownVolume
 from voltool.policy.replicas import REPLICA, ReplicaStanding, standing_of
 from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Hosts, World
@@ -22,7 +22,7 @@ from voltool.wire.conversation import expect
 from voltool.wire.replicas import ListReplicas, ReplicasReply, ReplicaStatus
 
 #: So long (seconds) is waited for the hosts' answers.
-PATIENCE = 10.0
+PATIENCE = 15.0
 
 
 _NOTHING = ReplicasReply((), ())
@@ -99,9 +99,14 @@ def survey(
             standing = _standing(volume, replica, answers, now, max_lag(volume.name))
             if standing.known != replica:
                 with contextlib.suppress(VoltoolError):  # a catalog that cannot be written to still answers
-                    world.catalog.put_replica(standing.known)
+                    world.catalog.put_replica(_to_remember(replica, standing.known))
             found.append(standing)
     return found
+
+
+def _to_remember(before: KnownReplica, now: KnownReplica) -> KnownReplica:
+    """One that has become full is remembered as lazy until a sync has told those that served it to stop."""
+    return dataclasses.replace(now, phase=LAZY) if (before.phase, now.phase) == (LAZY, SERVING) else now
 
 
 def _standing(

@@ -13,8 +13,9 @@ from voltool.agent.lazy import overlay
 from voltool.agent.lazy.home import HomeWishes, LazyHome
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.mounted import read_status
+from voltool.agent.lazy.saved import objects_present
 from voltool.agent.lazy.shared import PRESENT
-from voltool.agent.lazy.store import INDEX, read_presence
+from voltool.agent.lazy.store import INDEX
 from voltool.errors import RefusedError, VoltoolError
 from voltool.model import PUBLISHED
 from voltool.showing import shown
@@ -77,7 +78,7 @@ def _missing(home: LazyHome) -> List[bytes]:
         index = TreeIndex(os.path.join(staging, INDEX))
     except (OSError, ValueError, KeyError):
         return []
-    present = read_presence(staging, index)
+    present = objects_present(staging, index)
     return [
         index.path(position)
         for position in range(index.count)

@@ -131,11 +131,12 @@ class LazyHome:
 
     def keep_states(self, held: HeldTree) -> None:
         """Before the tree gets its name, and the staging goes: the manifest and its stamps stay. Repeatable."""
-        source, target = held.keeper.directory, self.place.states
-        if os.path.isdir(source):
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(source, target)
-            durable.fsync_directory(self.place.directory)
+        source, target = os.fsdecode(held.keeper.directory), os.fsdecode(self.place.states)
+        for stale in (target, target + ".new"):
+            shutil.rmtree(stale, ignore_errors=True)
+        shutil.copytree(source, target + ".new", copy_function=os.link)
+        os.rename(target + ".new", target)
+        durable.fsync_directory(self.place.directory)
 
     def is_whole(self) -> bool:
         """Whether all files have come, and stand in their tree."""

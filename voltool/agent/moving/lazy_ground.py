@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from typing import Iterator
 
 from voltool import durable
 from voltool.agent.host import HostState
@@ -17,7 +18,8 @@ from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.keys import drop_identity
 from voltool.agent.lazy.reaching import reach_one
 from voltool.agent.moving.target_ground import HostTarget
-from voltool.errors import AgentError, RefusedError
+from voltool.agent.replica.records import ReplicaBook
+from voltool.errors import AgentError, HostError, RefusedError
 from voltool.model import PUBLISHED, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.held import HeldTree
@@ -33,10 +35,17 @@ _KEPT_MODE = 0o700
 _DRIVER = "directory"
 
 
-def check_place(path: bytes) -> None:
-    """RefusedError, HostError where a lazy move cannot lead to ``path``."""
+def check_place(host: HostState, move: TargetMove) -> None:
+    """RefusedError, HostError where a lazy move cannot lead to its path."""
     from voltool import fuse
 
+    path = move.path
+    if ReplicaBook(host.directory).find(move.uuid) is not None:
+        raise RefusedError(
+            "this host has a replica of the volume",
+            where=shown(path),
+            remedy=f"voltool replica promote {move.name} HOST; or voltool replica remove {move.name} HOST, then move it",
+        )
     if is_mount_point(path):
         raise RefusedError(
             "a lazy move cannot lead to a mount point",
@@ -45,7 +54,25 @@ def check_place(path: bytes) -> None:
             remedy="a directory in it, or voltool move without --lazy",
         )
     fuse.load()
-    overlay.check_upper(os.path.dirname(path))
+    with _own_directory(os.path.dirname(path)) as place:
+        overlay.check_upper(place)
+
+
+@contextlib.contextmanager
+def _own_directory(parent: bytes) -> Iterator[bytes]:
+    """Voltool's directory in ``parent``, which goes again where it was not there. HostError."""
+    place = os.path.join(parent, records.AREA_NAME)
+    there = os.path.isdir(place)
+    try:
+        if not there:
+            os.mkdir(place, _KEPT_MODE)
+        yield place
+    except OSError as error:
+        raise HostError("nothing can be made there", where=shown(parent), why=error.strerror or str(error)) from error
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):
+                os.rmdir(place)
 
 
 class LazyTarget(HostTarget):
@@ -58,14 +85,13 @@ class LazyTarget(HostTarget):
     def open_staging(self, move: TargetMove) -> None:
         """See `TargetGround`. What is prepared is left to the process that has it, until something is received again."""
         self.refuse_overlap(move)
-        check_place_unless_ours(move)
+        check_place_unless_ours(self._host, move)
         home = LazyHome(self._host, move)
         if self.held is None and home.daemon.running() is None:
             self._open_held(home)
 
     def _open_held(self, home: LazyHome) -> None:
         staging = home.open_staging()
-        records.remember_area(self._host.directory, staging.path)
         self.held = HeldTree(staging)
         self._lazy_state = home.held_state(self.held)
 
@@ -188,7 +214,7 @@ class LazyTarget(HostTarget):
                 os.rmdir(move.path)
 
 
-def check_place_unless_ours(move: TargetMove) -> None:
+def check_place_unless_ours(host: HostState, move: TargetMove) -> None:
     """`check_place`, but where our overlay stands there already."""
     if move.phase != PUBLISHED and not overlay.is_mounted(move.path):
-        check_place(move.path)
+        check_place(host, move)

@@ -11,9 +11,11 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
+from voltool.agent.lazy.home import refuse_lazy
 from voltool.agent.moving import container
 from voltool.agent.moving.extremes import Extremes, obstacles_of
 from voltool.agent.moving.into import check_target
+from voltool.agent.moving.lazy_ground import check_place
 from voltool.agent.moving.out import check_movable
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.errors import VoltoolError
@@ -47,6 +49,7 @@ def plan_out(request: moving.PlanOut, conversation: Conversation, host: HostStat
     home = open_home(host.directory, request.uuid, request.path)
     path = home.record.path
     obstacles = _obstacles_out(request, path, host)
+    _note(lambda: refuse_lazy(host, request.uuid), obstacles)
     extremes = Extremes(path)
     survey = _Survey(path, extremes)
     survey.look()
@@ -105,6 +108,8 @@ def plan_in(request: moving.PlanIn, conversation: Conversation, host: HostState)
         obstacles.append(moving.Obstacle("the directory of the target is not there", shown(parent), "", remedy))
         return moving.TargetPlan("", "", 0, 0, (), tuple(obstacles))
     _target_is_free(path, obstacles)
+    if request.move.lazy:
+        _note(lambda: check_place(host, request.move), obstacles)
     place = path if os.path.isdir(path) else parent
     traits = traits_of(place)
     space = os.statvfs(place)

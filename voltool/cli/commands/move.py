@@ -124,7 +124,7 @@ def move(  # noqa: PLR0917 - typer gives them by name
         _confirm(invocation, predicted, downtime, yes=yes)
 
     if dry_run:
-        return _plan(invocation, name, target, only_hooks=lock == "none")
+        return _plan(invocation, name, target, only_hooks=lock == "none", lazy=lazy)
 
     options = MoveOptions(downtime=downtime, max_rounds=max_rounds, max_lock=max_lock, confirm=confirm, lossy=lossy)
     volume = resume or name
@@ -192,10 +192,11 @@ def _resume(
 ) -> int:
     import time
 
+    from voltool.cli import lazy_shown
     from voltool.move.job import resume_move
 
-    if _is_filling(invocation, which) or given is not None:
-        return _go_on_filling(invocation, which.name, settings, given)
+    if given is not None or lazy_shown.is_filling(invocation, which.name):
+        return lazy_shown.go_on_filling(invocation, which.name, settings, given)
     began = time.monotonic()
     done, ends = resume_move(invocation.world, which, settings, options)
     return _finish(invocation, which.name, done, ends, time.monotonic() - began)
@@ -203,32 +204,6 @@ def _resume(
 
 def _home_of(invocation: Invocation, name: str) -> str:
     return invocation.world.catalog.volume(name).host
-
-
-def _is_filling(invocation: Invocation, which: Which) -> bool:
-    """Whether the volume lives at the new home of a lazy move that has not ended."""
-    from voltool.errors import NotFoundError
-    from voltool.move.lazy import fill_of
-
-    try:
-        fill = fill_of(invocation.world, which.name)
-    except NotFoundError:
-        return False
-    return fill is not None and fill.is_in_service
-
-
-def _go_on_filling(invocation: Invocation, name: str, settings: SessionSettings, given: str | None) -> int:
-    import os
-
-    from voltool.cli import lazy_shown
-    from voltool.move.lazy import go_on
-
-    fill = go_on(invocation.world, name, settings, os.fsencode(os.path.abspath(given)) if given else b"")
-    if fill.source_fault:
-        invocation.output.notice("warning", f"{name}: the old home does not serve: {fill.source_fault}")
-    invocation.output.summary(f"{name}: {lazy_shown.in_words(fill)}")
-    invocation.fields |= {"volume": name, "fill": lazy_shown.as_object(fill)}
-    return invocation.finish()
 
 
 def _move(
@@ -255,23 +230,15 @@ def _move(
 def _finish(invocation: Invocation, name: str, done: Moved, ends: Ends, seconds: float) -> int:
     _tell(invocation, name, done, ends, seconds)
     if ends.source.lazy:
-        _tell_what_follows(invocation, name)
+        from voltool.cli.lazy_shown import tell_what_follows
+
+        tell_what_follows(invocation, name)
     if done.hook_failed:
         _tell_hook_failed(invocation, name, done, ends)
     return invocation.finish()
 
 
-def _tell_what_follows(invocation: Invocation, name: str) -> None:
-    from voltool.cli import lazy_shown
-    from voltool.move.lazy import fill_of
-
-    fill = fill_of(invocation.world, name)
-    if fill is not None:
-        invocation.output.line(f"{name}: {lazy_shown.in_words(fill)}")
-        invocation.fields["fill"] = lazy_shown.as_object(fill)
-
-
-def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool) -> int:
+def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_hooks: bool, lazy: bool) -> int:
     from voltool.cli.location import parse_host, parse_location
     from voltool.errors import EXIT_DONE, EXIT_FAILED
     from voltool.move.plan import plan_move
@@ -280,7 +247,7 @@ def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_
         raise UsageError("--dry-run plans a move that begins", remedy="voltool move NAME HOST[:/path] --dry-run")
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
-    plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks)
+    plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks, lazy=lazy)
     _show_plan(invocation, plan)
     invocation.fields["plan"] = _plan_object(plan)
     invocation.codes.append(EXIT_FAILED if plan.obstacles else EXIT_DONE)
@@ -394,12 +361,13 @@ def _abort(invocation: Invocation, which: Which, *, forget_target: bool) -> int:
 
 
 def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
+    from voltool.cli.lazy_shown import show_fill
     from voltool.move.job import standing
 
     names = [name] if name else [volume.name for volume in invocation.world.catalog.volumes()]
     found = []
     for each in names:
-        fill = _fill_shown(invocation, each)
+        fill = show_fill(invocation, each)
         if fill is not None:
             found.append(fill)
             continue
@@ -417,28 +385,3 @@ def _status(invocation: Invocation, name: str | None, host: str | None) -> int:
         invocation.output.line(f"{each}: {now.what}" + (f"\n  to go on: {now.command}" if now.command else ""))
     invocation.fields["moves"] = found
     return invocation.finish()
-
-
-def _fill_shown(invocation: Invocation, name: str) -> dict[str, object] | None:
-    """Tell how far the fill of a lazy move is, where there is one, whether its old home answers or not; with --json all that is
-    missing by name. None: there is none, or nobody could be asked."""
-    from voltool.cli import lazy_shown
-    from voltool.errors import VoltoolError
-    from voltool.move.lazy import fill_of
-
-    try:
-        fill = fill_of(invocation.world, name, paths=-1 if invocation.output.json else lazy_shown.NAMED)
-    except VoltoolError:
-        return None
-    if fill is None or not fill.is_in_service:
-        return None
-    for line in lazy_shown.in_lines(fill):
-        invocation.output.line(line)
-    return {
-        "volume": name,
-        "source": None,
-        "target": "published",
-        "what": lazy_shown.in_words(fill),
-        "command": lazy_shown.command_of(fill),
-        "fill": lazy_shown.as_object(fill),
-    }
