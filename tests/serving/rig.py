@@ -32,6 +32,7 @@ from voltool.replica.removal import Removed, remove
 from voltool.replica.sessions import ReplicaSettings
 from voltool.replica.target import Target
 from voltool.replica.ways import Surroundings
+from voltool.wire import messages
 from voltool.wire.replicas import ListReplicas, ReplicasReply, ReplicaStatus
 
 #: So slow (bytes/s) that next to nothing comes in the background.
@@ -114,6 +115,14 @@ class LazySite:
             assert isinstance(reply, ReplicasReply)
             (status,) = reply.replicas
             return status
+
+    def findings(self, host: str, *, fix: bool = False) -> list[str]:
+        """What the doctor says of a host."""
+        with self.hosts.connect(host) as agent:
+            agent.send(messages.Examine(fix=fix))
+            reply = agent.receive()
+            assert isinstance(reply, messages.ExamineReply)
+            return [finding.what for finding in reply.findings]
 
     def daemon(self, kind: str, host: str, replica: str) -> Daemon:
         """That on ``host`` which serves to, or fills, the replica on the host ``replica``."""

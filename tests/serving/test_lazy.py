@@ -13,6 +13,7 @@ import pytest
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.serving.rig import HARDLY, LazySite
+from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import RefusedError
 from voltool.model import LAZY, SERVING
 
@@ -132,3 +133,21 @@ def test_without_clones_it_is_refused_and_nothing_is_left(site: LazySite) -> Non
     assert site.rig.catalog.replicas() == []
     assert site.left_over("hostB") == []
     assert [path.name for path in site.path("hostB").parent.iterdir()] == []
+
+
+@pytest.mark.may_skip("FUSE needs root and /dev/fuse")
+def test_the_doctor_starts_what_does_not_run_and_finds_what_is_left_of_a_replica_that_is_gone(site: LazySite) -> None:
+    truth = read(site.volume)
+    site.add("hostB", bandwidth=HARDLY)
+    assert site.findings("hostB") == site.findings("local") == []
+    site.kill("serve", "local", "hostB")
+    site.kill("lazy", "hostB", "hostB")
+    assert "serves files to a lazy replica does not run" in site.findings("local")[0]
+    assert any("fills the lazy replica does not run" in text for text in site.findings("hostB"))
+    for host in ("local", "hostB"):
+        site.findings(host, fix=True)
+        assert site.findings(host) == []
+    assert (site.path("hostB") / "large").read_bytes() == truth["large"]
+    ReplicaBook(os.fsencode(site.hosts.state("hostB"))).remove(site.rig.volume.uuid)
+    assert "what is kept of a process" in site.findings("hostB", fix=True)[0]
+    assert site.left_over("hostB") == []

@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.serving.conftest import REPLICA, Rack, got
+from tests.serving.conftest import REPLICA, Cutter, Rack, got
 from voltool.agent.daemon import started_at
 from voltool.agent.lazy.keys import drop_identity, serving_purpose
 from voltool.agent.lazy.served import end_serving
@@ -152,3 +153,19 @@ def test_stopped_nothing_of_it_is_left(rack: Rack) -> None:
     for left in ("daemons", "keys"):
         assert list((rack.directory / "state-home" / left).iterdir()) == []
     end_serving(host, REPLICA)
+
+
+def test_a_connection_that_is_cut_is_made_again_for_what_is_owed(rack: Rack) -> None:
+    source = rack.serve("home", FILES)
+    with Cutter(source.port) as cutter:
+        pool = rack.pool(replace(source, port=cutter.port), timeout=20)
+        names, found = list(FILES), 0
+        wanted = [Wanted(os.fsencode(name), 0, len(FILES[name])) for name in names]
+        with contextlib.closing(pool.fetcher()) as fetcher:
+            for answer in fetcher.fetch(wanted, lambda index, data: data == FILES[names[index]]):
+                assert wanted[answer.index].length == len(answer.data)  # type: ignore[union-attr]
+                found += 1
+                if found in (50, 900):
+                    cutter.cut()
+        assert found == len(wanted)
+        assert cutter.made >= 3

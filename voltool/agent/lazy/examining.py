@@ -9,6 +9,7 @@ from typing import Callable, Iterator
 from voltool.agent.daemon import Daemon, list_daemons
 from voltool.agent.host import HostState
 from voltool.agent.lazy.book import KIND as LAZY_KIND
+from voltool.agent.lazy.keys import drop_identity, serving_purpose
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import LAZY, LAZY_HOME
 
@@ -30,7 +31,7 @@ def troubles(host: HostState) -> Iterator[Trouble]:
         name = record.name if record is not None else ""
         if daemon.kind == LAZY_KIND and record is None:
             yield Trouble(
-                name, "what is kept of a process that filled a lazy replica", functools.partial(_remove, daemon)
+                name, "what is kept of a process that filled a lazy replica", functools.partial(_remove, host, daemon)
             )
         elif daemon.running() is None:
             doing = "fills the lazy replica" if daemon.kind == LAZY_KIND else "serves files to a lazy replica"
@@ -42,12 +43,13 @@ def troubles(host: HostState) -> Iterator[Trouble]:
 def remove_daemons(host: HostState) -> None:
     """Every one of them, running or not, for a host on which nothing lives. Idempotent. HostError."""
     for daemon in list_daemons(host.directory):
-        _remove(daemon)
+        _remove(host, daemon)
 
 
-def _remove(daemon: Daemon) -> None:
+def _remove(host: HostState, daemon: Daemon) -> None:
     with daemon.controlled():
         daemon.remove()
+        drop_identity(host, daemon.identity if daemon.kind == LAZY_KIND else serving_purpose(daemon.identity))
 
 
 def _start(daemon: Daemon) -> None:

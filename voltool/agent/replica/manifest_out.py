@@ -113,7 +113,7 @@ def _base(home: VolumeHome, place: OutPlace) -> str:
         for directory in _lenders(home, place):
             lent = BaseBook(directory).newest()
             if lent is not None and _take_over(directory, place.directory, lent.state_id):
-                BaseBook(place.directory).begin_with(Base(lent.state_id, lent.dump_id, "", MOVE_LEVEL))
+                BaseBook(place.directory).begin_with(Base(lent.state_id, lent.dump_id, lent.label, MOVE_LEVEL))
                 return lent.state_id
     return ""
 
