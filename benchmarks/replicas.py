@@ -135,7 +135,7 @@ def lazy(ground: Ground, results: Results) -> None:
 
 def _wait_full(ground: Ground) -> None:
     deadline = time.monotonic() + _FILL_PATIENCE
-    while ground.site.result("replica", "list", "vol", check=False)["replicas"][0]["state"] != "serving":
+    while ground.site.result("replica", "list", "vol", check=False)["replicas"][0]["phase"] != "serving":
         if time.monotonic() > deadline:
             raise RuntimeError("the lazy replica does not get full")
         time.sleep(0.2)

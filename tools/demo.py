@@ -1,5 +1,5 @@
-"""``make demo``: dumps, restores and a move between two throw-away hosts, then a week of nightly backups in fast motion, with
-every command and its real output.
+"""``make demo``: dumps, restores and a move between two throw-away hosts, a lazy replica that is promoted, then a week of nightly
+backups in fast motion, with every command and its real output.
 
 hostA and hostB are two sshds on loopback, each with a state directory of its own. hostA's volume stands on btrfs (as root;
 else where /var/tmp is), hostB's target on XFS (else on tmpfs). What comes back is compared by rsync and by a comparer of
@@ -27,7 +27,7 @@ from tests import judge
 from tests.filesystems import LoopFilesystem
 from tests.hosts import VOLTOOL, Site
 from tests.writer import Writer
-from tools import demo_week
+from tools import demo_replica, demo_week
 
 MIB = 1 << 20
 #: ACLs are compared by -A, not as the attributes that show them again (XFS even in a form of its own).
@@ -99,6 +99,7 @@ def main() -> int:
         demo.site.add_host("hostA")
         demo.site.add_host("hostB")
         _play(demo, source, target)
+        _replica(demo, source.parent, target)
         _week(work / "week", source.parent, target, demo.faults)
     return _verdict(demo.faults)
 
@@ -146,9 +147,21 @@ def _play(demo: Demo, volume: Path, target: Path) -> None:
     _move(demo, volume, target / "vol1-home")
 
 
+def _replica(demo: Demo, here: Path, there: Path) -> None:
+    """A volume of its own."""
+    if not _can_lock() or not Path("/dev/fuse").exists():
+        demo.say("A replica is not shown: it needs root, outside of a container, and FUSE")
+        return
+    demo_replica.play(demo, here, there)
+
+
+def _can_lock() -> bool:
+    return os.geteuid() == 0 and os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+
+
 def _move(demo: Demo, volume: Path, target: Path) -> None:
     """The volume goes to the other host while a process writes to it."""
-    if os.geteuid() != 0 or os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
+    if not _can_lock():
         demo.say("A move is not shown: locking a volume needs root, outside of a container")
         return
     demo.say("Move the volume to the other host while a process writes to it")

@@ -182,14 +182,11 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], se
             return super()._wrapper(func, *args, **kwargs)
 
         def fgetattr(self, path: Optional[bytes], buffer: Any, info: Any) -> int:
-            """stat(2); operations that have ``stat_into`` fill libfuse's structure themselves, which is several times quicker."""
-            fill = getattr(self.operations, "stat_into", None)
-            if fill is None:
+            """stat(2)."""
+            if not hasattr(self.operations, "stat_into"):
                 return int(super().fgetattr(path, buffer, info))
-            ctypes.memset(buffer, 0, ctypes.sizeof(buffer.contents))
             text = None if path is None else path.decode(self.encoding, self.errors)
-            fill(text, info.contents.fh if info else None, buffer.contents)
-            return 0
+            return _stat_into(self.operations, text, buffer, info)
 
         def lseek(self, path: Optional[bytes], offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""
@@ -204,12 +201,23 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], se
 
         def init_fuse_3(self, connection: Any, config: Any) -> None:
             """Mounted; where others may look the kernel is asked to check ACLs."""
-            if settings.allow_other and connection.contents.capable & _CAP_POSIX_ACL:
-                connection.contents.want |= _CAP_POSIX_ACL
-            if settings.max_readahead:
-                connection.contents.max_readahead = settings.max_readahead
+            _ask_kernel(connection.contents, settings)
             super().init_fuse_3(connection, config)
             messages.end()
             on_ready()
 
     return Binding
+
+
+def _ask_kernel(connection: Any, settings: MountSettings) -> None:
+    if settings.allow_other and connection.capable & _CAP_POSIX_ACL:
+        connection.want |= _CAP_POSIX_ACL
+    if settings.max_readahead:
+        connection.max_readahead = settings.max_readahead
+
+
+def _stat_into(operations: Any, path: Optional[str], buffer: Any, info: Any) -> int:
+    """Operations that have ``stat_into`` fill libfuse's structure themselves, which is several times quicker."""
+    ctypes.memset(buffer, 0, ctypes.sizeof(buffer.contents))
+    operations.stat_into(path, info.contents.fh if info else None, buffer.contents)
+    return 0

@@ -54,10 +54,12 @@ class Talk(Collected):
 class Home:
     """A volume on a file system of its own, and the state that a replica has of it."""
 
-    def __init__(self, directory: Path, filesystem: LoopFilesystem) -> None:
+    def __init__(self, directory: Path, filesystem: LoopFilesystem, *, mounted: bool = False) -> None:
         self.host: HostState = host_state(directory / "state")
-        self.path = filesystem.path / "vol"
-        if filesystem.kind == "btrfs":
+        self.path = filesystem.path if mounted else filesystem.path / "vol"
+        if mounted:
+            pass
+        elif filesystem.kind == "btrfs":
             subprocess.run(["btrfs", "-q", "subvolume", "create", str(self.path)], check=True)
         else:
             self.path.mkdir()
@@ -105,6 +107,7 @@ def home(
     made.clear()
 
 
+@pytest.mark.parametrize("home", ["ext4", "btrfs"], indirect=True)
 def test_a_lower_epoch_retires_and_names_what_only_it_has(home: Home) -> None:
     home.write_on()
     heard = home.hear()
@@ -124,6 +127,18 @@ def test_a_lower_epoch_retires_and_names_what_only_it_has(home: Home) -> None:
     assert (finding.kind, finding.fixed) == ("aside", False)
     assert "d/f3" in finding.what
     assert (kept.parent / f"aside-{'t' * 12}").read_bytes() == b"d/f3\0d/f4\0d/f5\0new\0"
+
+
+def test_a_mount_point_leaves_entry_by_entry(tmp_path: Path, make_filesystem: Callable[..., LoopFilesystem]) -> None:
+    if in_container():
+        pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
+    home = Home(tmp_path, make_filesystem("xfs"), mounted=True)
+    home.write_on()
+    heard = home.hear()
+    assert list(heard.aside) == [b"d/f3", b"d/f4", b"d/f5", b"new"]
+    assert os.listdir(home.path) == [".voltool"]
+    assert (Path(os.fsdecode(heard.aside_place)) / "new").read_bytes() == b"only here"
+    home.clear()
 
 
 def test_what_is_aside_goes_with_the_retired_copy(home: Home) -> None:
@@ -170,6 +185,7 @@ def test_the_higher_epoch_and_the_same_one_stay(home: Home) -> None:
     (home.path / "writable").touch()
 
 
+@pytest.mark.parametrize("home", ["ext4", "btrfs"], indirect=True)
 def test_an_equal_epoch_is_a_split_until_one_is_chosen(home: Home) -> None:
     heard = home.hear(1)
     assert (heard.outcome, heard.epoch.number) == ("split", 1)

@@ -58,5 +58,11 @@ def test_it_is_refused_in_words_that_say_what_is_there(tmp_path: Path, host: Hos
         assert "replica of mail" in caught.value.why
 
 
+def test_the_volume_does_not_move_to_where_its_replica_is(tmp_path: Path, host: HostState) -> None:
+    move = TargetMove("m", UUID, "mail", os.fsencode(tmp_path / "srv" / "free" / "mail"), HOME, RECEIVING, 1)
+    with pytest.raises(RefusedError, match="has a replica of the volume"):
+        HostTarget(host, UUID).refuse_overlap(move)
+
+
 def test_beside_it_is_free(tmp_path: Path, host: HostState) -> None:
     assert adopt_volume(adoption(tmp_path / "srv" / "free", OTHER), Collected(), host).record.path.endswith(b"/free")

@@ -92,10 +92,14 @@ def test_the_list_is_what_the_hosts_say_and_is_remembered(site: Console) -> None
     assert "3.0 MiB" in done.out
     (known,) = remembered(site)
     assert (known.phase, known.missing_bytes, known.sequence) == (LAZY, 3 << 20, 9)
+    full = replace(lazy, phase=SERVING)
+    site.hosts.replied = ReplicasReply((status_of(full),), ())
+    assert site("replica", "list").out.splitlines()[1].split()[-1] == "ok"
+    assert remembered(site)[0].phase == LAZY, "until a sync has told those that served it to stop"
     site.hosts.dead.add("hostB")
     site.hosts.replied = ReplicasReply((), ())
     (told,) = check_lines(site("replica", "list", "mail", "--json"))["replicas"]
-    assert (told["state"], told["silent"], told["missing_bytes"]) == ("unreachable", "no route", 3 << 20)
+    assert (told["state"], told["silent"], told["missing_bytes"]) == ("unreachable", "no route", 0)
 
 
 def test_what_its_host_finds_wrong_is_an_exit_code(site: Console) -> None:

@@ -93,7 +93,7 @@ def test_a_whole_move_goes_over_the_path_and_says_nothing_of_it(ground: Ground) 
     def inject() -> None:
         from voltool.agent.channel import StdioChannel
 
-        StdioChannel.send_data = refuse  # type: ignore[method-assign,assignment]
+        StdioChannel.send_data = refuse  # type: ignore[method-assign]
 
     ground.hosts.inject["a"] = inject
     writer = Writer(ground.volume, ground.directory)

@@ -145,6 +145,18 @@ def test_a_host_that_can_make_no_key_is_named(hosts: Hosts) -> None:
     assert "here: no key pair can be made on this host: no libcrypto; install openssl" in hosts.reporter.notices()[0]
 
 
+def test_a_host_that_does_not_know_its_address_is_reached_by_the_one_that_the_command_line_uses(
+    hosts: Hosts,
+) -> None:
+    from voltool.agent.path import listening
+
+    hosts.inject = lambda: setattr(listening, "own_addresses", lambda _environment, **_how: ["192.0.2.99"])
+    assert not hosts.open(AUTO)
+    with hosts.connect("here").connect("here") as here, hosts.connect("there").connect("there") as there:
+        here.address = there.address = lambda: hosts.machines["there"].address
+        assert open_path(here, there, DIRECT, hosts.reporter, "vol")
+
+
 def test_a_port_range_that_is_taken_or_nonsense_is_told(hosts: Hosts) -> None:
     with hosts.connect("here").connect("here") as here, hosts.connect("there").connect("there") as there:
         here.ports, there.ports = "9-5", "9-5"

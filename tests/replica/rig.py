@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.core.harness import ForkHosts, Inject, Recorder, Rig
-from voltool.model import FILLING, Peer, ReplicaRecord
+from voltool.model import FILLING, Epoch, Peer, ReplicaRecord
 from voltool.remote.session import AgentSession
 from voltool.replica import driver
 from voltool.replica.driver import Synced
@@ -18,7 +18,16 @@ from voltool.replica.ports import Brought
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.volumes import records
 from voltool.wire import messages
-from voltool.wire.replicas import ListReplicas, ReplicasReply, ReplicaStatus
+from voltool.wire.messages import DumpReply
+from voltool.wire.replicas import (
+    ListReplicas,
+    Promoted,
+    PromoteReplica,
+    ReplicaIn,
+    ReplicasReply,
+    ReplicaStatus,
+    ShowStanding,
+)
 
 SETTINGS = ReplicaSettings(workers=1)
 
@@ -76,6 +85,26 @@ class Replica:
         """Add it, or bring it up to date."""
         with self.source() as source, self.session() as replica:
             return driver.sync(source, replica, self.reporter, until_level=until_level)
+
+    def promote(self) -> None:
+        """It becomes the volume."""
+        with self.agent() as agent:
+            agent.send(ReplicaIn(self.wish(), begin=False))
+            assert isinstance(agent.receive(), ReplicaStatus)
+            agent.send(PromoteReplica(Epoch(2, "t" * 32, "replica"), 1000))
+            assert isinstance(agent.receive(), Promoted)
+
+    def dump_promoted(self) -> DumpReply:
+        """A dump of the volume that it has become, against the state that was promoted."""
+        with self.agent() as agent:
+            agent.send(ShowStanding(self.rig.volume.uuid))
+            base = agent.receive().began_with
+            path = os.fsencode(self.path)
+            agent.send(messages.StartDump(self.rig.volume.uuid, path, "d" * 32, 1, base, None, workers=1))
+            while not isinstance(received := agent.receive(), DumpReply):
+                if isinstance(received, messages.ScanTotals):
+                    agent.send(messages.Proceed())
+            return received
 
     def receive(self) -> Brought:
         """A sync that is cut off before the swap."""

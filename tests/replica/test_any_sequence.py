@@ -1,5 +1,6 @@
 """The property of a catch-up replica: whatever happens to the volume, whenever it is synced, and wherever that is cut off,
-what the replica serves is the volume as it was at the last good sync; never anything in between."""
+what the replica serves is the volume as it was at the last good sync; never anything in between. So is the volume that it
+becomes when it is promoted."""
 
 from __future__ import annotations
 
@@ -59,9 +60,9 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Path, str]]:
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
-@given(steps=STEPS)
+@given(steps=STEPS, cut=st.booleans())
 def test_a_replica_is_the_volume_at_the_last_good_sync(
-    place: tuple[Path, str], steps: list[list[Operation] | SyncNow]
+    place: tuple[Path, str], steps: list[list[Operation] | SyncNow], *, cut: bool
 ) -> None:
     filesystem, driver = place
     ground = filesystem / f"ground-{next(_numbers)}"
@@ -83,6 +84,7 @@ def test_a_replica_is_the_volume_at_the_last_good_sync(
                     for operation in step:
                         apply(os.fsencode(volume), operation)
                     assert compare(good, replica.path) == []
+            _promote(replica, good, cut=cut)
         finally:
             replica.free()
 
@@ -106,6 +108,20 @@ def _sync(replica: Replica, step: SyncNow, good: Path, copy: Path) -> Path:
     assert replica.sync().problems == ()
     assert compare(copy, replica.path) == []
     return copy
+
+
+def _promote(replica: Replica, good: Path, *, cut: bool) -> None:
+    """Whatever has happened to its home since, the replica is the volume as it was at the last good sync; its first dump brings
+    nothing."""
+    for name in os.listdir(replica.rig.path):
+        os.rename(replica.rig.path / name, replica.rig.path / f"{name[:200]} since")
+    if cut:
+        replica.receive()
+    replica.promote()
+    assert compare(good, replica.path) == []
+    dumped = replica.dump_promoted().result
+    assert dumped.totals.data_bytes == 0
+    (replica.path / "writable").touch()
 
 
 def _settle_sooner() -> None:

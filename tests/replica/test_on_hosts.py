@@ -139,6 +139,10 @@ def test_a_move_takes_replicas_along_and_hosts_bring_the_catalog_back(tmp_path: 
     if in_container():
         pytest.skip("needs the machine's first pid namespace: nothing is locked in a container")
     with made(tmp_path, "ext4", "hosta", "hostb", "hostd") as ground:
+        (ground.path / "full" / "of something").mkdir(parents=True)
+        ground.voltool("replica", "add", "vol", f"hostb:{ground.path}/full", expect=(1,))
+        assert known_in(ground.site.state) == [], "what was refused leaves nothing"
+        assert list(ground.path.glob(".voltool/*/replicas/*")) == []
         ground.add("hostb")
         ground.voltool("move", "vol", f"hostd:{ground.place('hostd')}", "--yes")
         (ground.place("hostd") / "new").write_bytes(os.urandom(500))

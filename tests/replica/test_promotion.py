@@ -10,6 +10,7 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.replica.hosts import Administrator, Ground
+from voltool.agent.replica import guard
 from voltool.agent.replica.promotion import HostPromotion
 from voltool.errors import MovedError, RefusedError, VoltoolError
 from voltool.model import SERVING, Peer, ReplicaRecord
@@ -193,8 +194,6 @@ def test_a_replica_that_somebody_has_changed(mixed: Ground) -> None:
     boss.add("b")
     mixed.dead.add("a")
     path = os.fsencode(mixed.paths["b"])
-    from voltool.agent.replica import guard
-
     guard.unprotect(path)
     (mixed.paths["b"] / "d0" / "f0").write_bytes(b"by hand")
     mixed.dead.clear()

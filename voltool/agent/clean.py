@@ -13,6 +13,7 @@ from typing import List, Sequence
 
 from voltool import durable
 from voltool.agent.host import HostState
+from voltool.agent.lazy.examining import remove_daemons
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import RefusedError
 from voltool.events import Notice
@@ -27,7 +28,7 @@ from voltool.wire.conversation import Conversation
 
 _STAGING = b"staging-"
 #: In the order in which they go: a clean that is interrupted must still find the rest, and needs the agent to the last.
-_STATE_PARTS = (b"places", b"locks", b"moves", b"replicas", b"volumes", b"log", b"agent")
+_STATE_PARTS = (b"places", b"locks", b"moves", b"replicas", b"daemons", b"keys", b"volumes", b"log", b"agent")
 
 
 def clean_host(request: messages.CleanHost, conversation: Conversation, host: HostState) -> messages.CleanReply:
@@ -45,6 +46,7 @@ def clean_host(request: messages.CleanHost, conversation: Conversation, host: Ho
                 Notice("warning", f"{shown(entry.area)} is not there (not mounted?): it is forgotten, not removed")
             )
     if not request.dry_run:
+        remove_daemons(host)
         with contextlib.ExitStack() as stack:
             for path in doomed:
                 _lock(path, stack)

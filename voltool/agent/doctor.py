@@ -17,6 +17,7 @@ from voltool import durable
 from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
+from voltool.agent.lazy.examining import troubles
 from voltool.agent.lazy.fill import status_of
 from voltool.agent.lazy.home import LazyHome
 from voltool.agent.replica import guard
@@ -81,6 +82,7 @@ class _Doctor:
             yield from self._arriving(arriving)
         for replica in ReplicaBook(self._host.directory).replicas():
             yield from self._replica(replica)
+        yield from self._processes()
         yield from self._places()
 
     def _lock(self, uuid: str) -> Iterator[messages.Finding]:
@@ -193,6 +195,12 @@ class _Doctor:
                 "replica", record.name, shown(record.path), fault, sync, fixable=fault == missing
             )
             yield self._fixed(finding, lambda: guard.protect(record.path))
+
+    def _processes(self) -> Iterator[messages.Finding]:
+        for trouble in troubles(self._host):
+            remedy = f"voltool replica sync {trouble.name or 'NAME'}"
+            finding = messages.Finding("process", trouble.name, "", trouble.what, remedy, fixable=True)
+            yield self._fixed(finding, trouble.mend)
 
     def _places(self) -> Iterator[messages.Finding]:
         wanted = any(move.phase != PUBLISHED for move in self._book.targets())

@@ -24,7 +24,7 @@ _TIMEOUT = 60.0
 _UNIT = """\
 [Unit]
 Description={description}
-Documentation=man:voltool-replica(1)
+Documentation=man:voltool-replica-add(1)
 After=network-online.target local-fs.target remote-fs.target
 Wants=network-online.target
 StartLimitIntervalSec=0

@@ -9,9 +9,18 @@ from dataclasses import dataclass
 
 from voltool.backup.ports import World
 from voltool.backup.volumes import VolumeWish, add_volume
-from voltool.errors import EXIT_DONE, EXIT_PARTIAL, AgentError, RefusedError, UsageError, VoltoolError
+from voltool.errors import (
+    EXIT_DONE,
+    EXIT_PARTIAL,
+    AgentError,
+    PathBrokenError,
+    RefusedError,
+    UsageError,
+    VoltoolError,
+)
 from voltool.model import NO_HOOKS, DumpResult, FileProblem, Hooks, KnownVolume
 from voltool.remote.paths import AUTO, open_path, until_sent
+from voltool.remote.session import RUN_AGAIN
 from voltool.showing import shown
 from voltool.stores.naming import check_volume_name
 from voltool.wire import messages
@@ -55,7 +64,11 @@ def copy_volume(
     _check(world, volume, wish)
     with world.hosts.connect(volume.host) as here, world.hosts.connect(wish.host) as there:
         direct = open_path(here, there, options.path, world.reporter, volume.name)
-        result, reply = _transfer(here, there, volume, wish, options, direct=direct)
+        try:
+            result, reply = _transfer(here, there, volume, wish, options, direct=direct)
+        except PathBrokenError as error:
+            error.remedy = f"{RUN_AGAIN}, or with --path relay; nothing half-done was published"
+            raise
     try:
         added = add_volume(world, wish, forbidden)
     except VoltoolError as error:

@@ -544,6 +544,18 @@ class StateHasher:
         if len(self._pending_entries) >= 1024:
             self._flush()
 
+    def add_objects(self, packed: bytes, count: int) -> None:
+        """The next ``count`` object records, packed (`pack_records`)."""
+        self._flush()
+        self._objects.update(packed)
+        self.objects += count
+
+    def add_entries(self, packed: bytes, count: int) -> None:
+        """The next ``count`` entry records, packed."""
+        self._flush()
+        self._entries.update(packed)
+        self.entries += count
+
     def _flush(self) -> None:
         self._objects.update(pack_records(self._pending_objects))
         self._entries.update(pack_records(self._pending_entries))

@@ -75,7 +75,7 @@ def _several_claims(claims: list[_Claim]) -> list[HostFinding]:
         tie = ranked[0].record.epoch.number == ranked[1].record.epoch.number
         remedy = "compare them, and voltool volume remove on the host whose copy is wrong"
         if not tie:
-            remedy = f"{places[0]} is the later home; look at the other before you remove it there"
+            remedy = f"{places[0]} is the later home; voltool doctor --fix lets the other one retire its copy"
         name = ranked[0].record.name
         finding = messages.Finding("claims", name, ", ".join(places), "two hosts claim to be the volume's home", remedy)
         found.append(HostFinding("", finding))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from voltool.errors import NotFoundError, UnreachableError
-from voltool.model import KnownVolume, SourceMove, TargetMove
+from voltool.model import PUBLISHED, KnownVolume, SourceMove, TargetMove
 from voltool.move.ports import World
 from voltool.wire import moving
 from voltool.wire.conversation import expect
@@ -36,7 +36,7 @@ def find_move(
         target = _newest(move for move in targets if _is_meant(move, name, uuid))
         if target is not None and (source is None or target.since > source.since):
             there = target.source.host
-            source = _newest(move for move in _moves(world, there)[0] if move.move_id == target.move_id)
+            source = _source_of(world, target)
             if source is not None:
                 return _volume(known, source, there), source
         elif source is not None:
@@ -44,6 +44,16 @@ def find_move(
     if known is None:
         raise _nowhere(name, hosts)
     return known, None
+
+
+def _source_of(world: World, target: TargetMove) -> SourceMove | None:
+    """The old home's record; None where it has none, or is not reached and not needed: the volume is in service."""
+    try:
+        return _newest(move for move in _moves(world, target.source.host)[0] if move.move_id == target.move_id)
+    except UnreachableError:
+        if target.phase != PUBLISHED:
+            raise
+        return None
 
 
 def _moves(world: World, host: str) -> tuple[tuple[SourceMove, ...], tuple[TargetMove, ...]]:

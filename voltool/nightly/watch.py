@@ -138,6 +138,9 @@ class _Watched:
         self._watch.touch()
         return received
 
+    def address(self) -> str:
+        return self._session.address()
+
     def attend(self, timeout: float) -> bool:
         return self._session.attend(timeout)
 

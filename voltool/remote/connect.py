@@ -101,8 +101,9 @@ class RemoteHosts:
             raise
         silence = settings.silence_timeout
         return AgentSession(
-            stream, decoder, frames, self.reporter, host, local=host == LOCAL, silence=silence, ports=settings.ports
-        )
+            stream, decoder, frames, self.reporter, host,
+            local=host == LOCAL, silence=silence, ports=settings.ports, address=lambda: _address(host, settings),
+        )  # fmt: skip
 
     def _explained(self, host: str, error: HostError, answer: bootstrap.PasswordAnswer | None) -> HostError:
         if answer is None or not answer.wrong:
@@ -157,3 +158,16 @@ class RemoteHosts:
             self.reporter, settings.connect_timeout, settings.ssh_config, self.secrets, settings.silence_timeout
         )
         return connect(host, ssh).run(command, listener=answer)
+
+
+def _address(host: str, settings: HostSettings) -> str:
+    """What OpenSSH would connect to for ``host``; empty where that says nothing to another host."""
+    if host == LOCAL:
+        return ""
+    from voltool.ssh.resolve import resolve
+
+    try:
+        address = resolve(host, settings.ssh_config).address
+    except VoltoolError:
+        return ""
+    return "" if address == "localhost" or address.startswith(("127.", "::1")) else address

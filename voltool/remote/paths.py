@@ -136,8 +136,10 @@ def _connect(listener: _End, joiner: _End) -> str:
     listening = expect(listener.agent, paths.PathListening)
     if not listening.port:
         return listening.why
-    addresses, port = listening.addresses, listening.port
-    joiner.agent.send(paths.JoinPath(listener.certificate, token, addresses, port, _PATIENCE, silence))
+    # A host behind a router does not know under which address others see it; the command line may.
+    known = listener.agent.address()
+    addresses = (*listening.addresses, *([known] if known and known not in listening.addresses else []))
+    joiner.agent.send(paths.JoinPath(listener.certificate, token, addresses, listening.port, _PATIENCE, silence))
     why = expect(joiner.agent, paths.PathState).why
     # Also where it did not: who listens shall listen no more.
     listener.agent.send(paths.AwaitPath(0.0 if why else _PATIENCE))

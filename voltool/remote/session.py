@@ -41,6 +41,7 @@ class AgentSession:
         local: bool = False,
         silence: float = 0.0,
         ports: str = "",
+        address: Callable[[], str] = lambda: "",
     ) -> None:
         self._stream = stream
         self._decoder = decoder
@@ -51,6 +52,7 @@ class AgentSession:
         self._local = local
         self.silence = silence
         self.ports = ports
+        self.address = address
         self._heart = Heart(stream, silence, self._fell_silent)
         self._given_up: VoltoolError | None = None
         self._ending = threading.Lock()

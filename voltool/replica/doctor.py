@@ -15,6 +15,8 @@ from voltool.wire.messages import Finding
 from voltool.wire.replicas import ReplicaStatus
 
 _KIND = "replica"
+#: As long (seconds) as a host may take to answer that is busy: nobody is in a hurry here.
+_PATIENCE = 90.0
 
 
 def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
@@ -23,7 +25,7 @@ def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
     volumes = {volume.uuid: volume for volume in world.catalog.volumes()}
     known = [each for each in world.catalog.replicas() if each.volume_uuid in volumes]
     hosts = [volume.host for volume in volumes.values()] + [each.host for each in known]
-    answers = {host: answer for host, answer in ask(world.hosts, hosts).items() if answer.error is None}
+    answers = {host: answer for host, answer in ask(world.hosts, hosts, _PATIENCE).items() if answer.error is None}
     found: list[HostFinding] = []
     for each in known:
         found += _of_known(volumes[each.volume_uuid], each, answers)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from voltool.errors import InterruptedByUser, Interruption, NotFoundError, VoltoolError
 from voltool.events import Notice
+from voltool.model import LAZY
 from voltool.policy.replicas import REPLICA, standing_of
 from voltool.replica.job import GRACE, note, remember, surroundings, unforeseen
 from voltool.replica.pair import How, Pair, Round, bring
@@ -27,6 +28,8 @@ LONGEST_PAUSE = 60.0
 _REST = 0.25
 #: How often (seconds) is looked for replicas that were added meanwhile, and how often the catalog hears that all is well.
 _LOOK, _REMEMBER = 5.0, 5.0
+#: From one look at a lazy replica to the next, at the least (seconds).
+_LAZY_INTERVAL = 10.0
 #: How long a round may go on after the signal, seconds.
 _PATIENCE = 5.0
 
@@ -235,7 +238,7 @@ class _Follower:
         began = time.monotonic()
         while not self._over.is_set():
             took = time.monotonic() - began
-            if self._over.wait(max(self._options.interval - took, took * _REST)):
+            if self._over.wait(max(self._interval() - took, took * _REST)):
                 return
             began = time.monotonic()
             try:
@@ -245,6 +248,10 @@ class _Follower:
                     raise
                 self._say(error=error)
                 return
+
+    def _interval(self) -> float:
+        """A lazy replica fills by itself; a round only sees that it does."""
+        return max(self._options.interval, _LAZY_INTERVAL if self._target.replica.phase == LAZY else 0.0)
 
     def _round(self, pair: Pair) -> None:
         if self._over.is_set():

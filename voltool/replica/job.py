@@ -94,10 +94,9 @@ def add(world: World, wish: AddWish, settings: ReplicaSettings) -> Synced:
     """
     volume = world.catalog.volume(wish.name)
     path = wish.path or volume.path
-    if (wish.host, path) == (volume.host, volume.path):
-        raise RefusedError(
-            "the volume itself is there", where=f"{wish.host}:{shown(path)}", remedy="another host, or another path"
-        )
+    if wish.host == volume.host:
+        where = f"{volume.host}:{shown(volume.path)}"
+        raise RefusedError("the volume itself lives on that host", where=where, remedy="another host; voltool copy")
     known, is_new = _known_or_new(world, volume, wish.host, path)
     target = Target(volume, known)
     world.catalog.put_replica(known)

@@ -8,15 +8,17 @@ and ports of now. Once a lazy replica is full it is one like any other, and who 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from voltool.errors import RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
 from voltool.model import LAZY, SERVING, Epoch, KnownReplica, Peer, ReplicaRecord
+from voltool.remote.paths import RELAY
 from voltool.replica.ports import Brought, World
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
+from voltool.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import IntroducedConversation, expect
 from voltool.wire.replicas import (
@@ -32,6 +34,7 @@ from voltool.wire.replicas import (
 
 #: What a host may serve: see `ServeFiles`.
 _CLONE, _REPLICA = "clone", "replica"
+_WITHOUT_CLONES = "directory"
 _NOBODY = Epoch(0, "", "")
 
 
@@ -60,16 +63,31 @@ def wants_lazy(target: Target, settings: ReplicaSettings) -> bool:
     return target.replica.phase == LAZY or settings.lazy
 
 
-def mount(world: World, wish: LazyWish, here: IntroducedConversation, there: IntroducedConversation) -> Mounted | None:
+def mount(
+    world: World,
+    wish: LazyWish,
+    here: IntroducedConversation,
+    there: IntroducedConversation,
+    begun: Callable[[], None],
+) -> Mounted | None:
     """See that the lazy replica is mounted and can be filled; None where it is full, or is to be filled in the usual way.
 
     ``here`` and ``there``: the agents at the volume's home and at the replica's host, both free; so they are afterwards.
+    ``begun`` is called when the replica's host has a record of it.
     """
     target = wish.target
+    if wish.settings.path == RELAY and wish.settings.lazy:
+        raise RefusedError(
+            "a lazy replica gets its files over direct paths, and not through this machine", where=target.subject,
+            why="it goes on when this command has ended",
+            remedy="without --path relay; or without --lazy",
+        )  # fmt: skip
     _from(world, target, wish.settings)  # before anything is done
+    _refuse_without_clones(here, target)
     there.send(MakeIdentity(target.replica.replica_id))
     certificate = expect(there, IdentityReply).certificate
     session = ReplicaSession(there, wish.record, wish.settings, begin=True, forbidden=wish.forbidden)
+    begun()
     brought = None
     if session.record.phase != LAZY:
         if session.record.phase == SERVING or session.held:
@@ -85,6 +103,17 @@ def mount(world: World, wish: LazyWish, here: IntroducedConversation, there: Int
         served.state_id, served.epoch or _NOBODY, served.sequence, served.clone_time_ns, 0, 0, 0.0
     )  # fmt: skip
     return Mounted(brought or state, session.status)
+
+
+def _refuse_without_clones(here: IntroducedConversation, target: Target) -> None:
+    here.send(messages.ShowVolume(target.volume.uuid, target.volume.path))
+    record = expect(here, messages.VolumeReply).record
+    if record.driver == _WITHOUT_CLONES:
+        raise RefusedError(
+            "the volume cannot be served lazily", where=f"{target.volume.host}:{shown(record.path)}",
+            why=f"its driver ({record.driver}) has no clones: while files are fetched, they would change",
+            remedy="voltool replica add without --lazy; a btrfs subvolume can be cloned, and on XFS --driver reflink",
+        )  # fmt: skip
 
 
 def stop_serving(world: World, target: Target) -> None:

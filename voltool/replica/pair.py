@@ -59,6 +59,10 @@ class Pair:
         self._home = ""
         self._open: Connected | None = None
 
+    def has_begun(self) -> None:
+        """The replica's host has a record of it by now."""
+        self.begun = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -133,21 +137,23 @@ def _at_home(world: World, target: Target, how: How, pair: Pair) -> Round:
 def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     volume, replica = target.volume, target.replica
     try:
-        ends = pair.connected(world, target, how.settings.path)
+        is_lazy = lazy.wants_lazy(target, how.settings)
+        ends = pair.connected(world, target, RELAY if is_lazy else how.settings.path)
         home, place = _peer(volume, ends.here), _peer(replica, ends.there)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
-        if lazy.wants_lazy(target, how.settings):
+        if is_lazy:
             wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
-            mounted = lazy.mount(world, wish, ends.here, ends.there)
-            pair.begun = True
+            mounted = lazy.mount(world, wish, ends.here, ends.there, pair.has_begun)
             if mounted is not None:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
-        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
+            pair.close()
+            ends = pair.connected(world, target, how.settings.path)
         served = ReplicaSession(
             ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
         )
-        pair.begun = True
+        pair.begun = True  # before the home keeps anything for it: most of what can be refused is refused there
+        source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)
         source.end()
         served.end()

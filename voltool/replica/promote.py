@@ -21,6 +21,9 @@ from voltool.showing import shown
 from voltool.wire import messages, replicas
 from voltool.wire.conversation import Conversation, expect
 
+#: So many dumps an old home may make before it is told, and none of them counts as the volume's newest.
+_ROOM = 100
+
 
 @dataclass(frozen=True)
 class PromoteWish:
@@ -237,11 +240,12 @@ def _next_epoch(world: World, volume: KnownVolume, survey: _Survey, hostname: st
 
 
 def _next_sequence(world: World, volume: KnownVolume, survey: _Survey, seen: int = 0) -> int:
-    """Higher than that of any dump, so that later ones go on from there."""
+    """Higher than that of any dump, so that later ones go on from there; also than those which an old home that does not know of
+    this may still make for somebody else."""
     known = [seen, *(claim.standing.sequence for claim in survey.claims)]
     known += [max(row.sequence, row.home_sequence) for row in world.catalog.replicas(volume.uuid)]
     known += [dump.header.sequence for dump in world.catalog.dumps(volume.uuid)]
-    return max(known) + 1
+    return max(known) + 1 + (_ROOM if _old_homes(volume, survey) else 0)
 
 
 def _remembered(

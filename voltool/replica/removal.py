@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from voltool.errors import HostError, NotFoundError, RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
-from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
+from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.policy.replicas import FORMER
 from voltool.remote.follow import at_home
+from voltool.replica.lazy import stop_serving
 from voltool.replica.ports import World
 from voltool.replica.retrying import when_free
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
@@ -35,7 +36,8 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
     """Remove the replica of ``name`` on ``host``; with ``purge`` its tree too. ``forget_host``: the host is lost and not asked.
 
     NotFoundError where there is none; UnreachableError where its host cannot be told. Where the home cannot be told, a notice
-    says what stays there; then nothing is purged, for it may be the last copy: RefusedError.
+    says what stays there; then nothing is purged, for it may be the last copy: RefusedError. What a lazy replica has of its
+    files goes in any case.
     """
     volume = world.catalog.volume(name)
     known = _known(world, volume, host, ask=not forget_host)
@@ -48,9 +50,14 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
         _check_home(world, volume)
     if not forget_host:
         when_free(lambda: _tell_host(world, target, purge=purge))
+    if known.phase == LAZY:
+        stop_serving(world, target)
     home_told = _tell_home(world, target)
+    is_lazy = known.phase == LAZY
+    if is_lazy:
+        stop_serving(world, target)
     world.catalog.remove_replica(known.replica_id)
-    return Removed(target, stays=not purge, host_told=not forget_host, home_told=home_told)
+    return Removed(target, stays=not purge and not is_lazy, host_told=not forget_host, home_told=home_told)
 
 
 def _known(world: World, volume: KnownVolume, host: str, *, ask: bool) -> KnownReplica:

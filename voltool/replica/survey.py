@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from voltool.errors import UnreachableError, VoltoolError
 from voltool.events import Silent
-from voltool.model import KnownReplica, KnownVolume
+from voltool.model import LAZY, SERVING, KnownReplica, KnownVolume
 from voltool.policy.replicas import REPLICA, ReplicaStanding, standing_of
+from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Hosts, World
 from voltool.replica.ways import Ways
 from voltool.wire import messages
@@ -21,7 +22,7 @@ from voltool.wire.conversation import expect
 from voltool.wire.replicas import ListReplicas, ReplicasReply, ReplicaStatus
 
 #: So long (seconds) is waited for the hosts' answers.
-PATIENCE = 10.0
+PATIENCE = 15.0
 
 
 _NOTHING = ReplicasReply((), ())
@@ -85,6 +86,12 @@ def survey(
     wanted = [volume.host for volume in volumes if known[volume.uuid]]
     wanted += [replica.host for replicas in known.values() for replica in replicas]
     answers = ask(world.hosts, wanted)
+    for volume in volumes:
+        rows = known[volume.uuid]
+        promoted = [row for row in rows if row.host != volume.host and volume.uuid in answers[row.host].sequences]
+        if promoted:  # by somebody else, and this catalog has not seen it
+            settle_homes(world, volume, [row.host for row in promoted])
+            known[volume.uuid] = [row for row in rows if row not in promoted]
     now = now_ns()
     found = []
     for volume in volumes:
@@ -92,9 +99,14 @@ def survey(
             standing = _standing(volume, replica, answers, now, max_lag(volume.name))
             if standing.known != replica:
                 with contextlib.suppress(VoltoolError):  # a catalog that cannot be written to still answers
-                    world.catalog.put_replica(standing.known)
+                    world.catalog.put_replica(_to_remember(replica, standing.known))
             found.append(standing)
     return found
+
+
+def _to_remember(before: KnownReplica, now: KnownReplica) -> KnownReplica:
+    """One that has become full is remembered as lazy until a sync has told those that served it to stop."""
+    return dataclasses.replace(now, phase=LAZY) if (before.phase, now.phase) == (LAZY, SERVING) else now
 
 
 def _standing(

@@ -45,6 +45,14 @@ def block_file_name(number: int, content: bytes, layout: bytes) -> bytes:
     return b"%x.%s.%s" % (number, content[:16].hex().encode(), layout.hex().encode())
 
 
+def block_file_number(name: bytes) -> int:
+    """The object whose block file has this name; 0 for what is none."""
+    try:
+        return int(name.split(b".", 1)[0], 16)
+    except ValueError:
+        return 0
+
+
 #: A run of neighbouring chunks: index of the first, their hashes, their blocks' kept hashes.
 ChunkRun = Tuple[int, List[bytes], bytes]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import os
 from array import array
-from typing import Iterable, Iterator, List, Optional
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
@@ -18,6 +18,17 @@ from voltool.errors import IntegrityError
 
 _BLOCK = 256 << 10
 _NUMBER = 8
+_NO_END = 1 << 64
+
+
+class Block(NamedTuple):
+    """Records of a file as they lie there: ``raw`` is packed (`format.pack_records`), ``payload`` how it is stored."""
+
+    first: int
+    records: int
+    raw: bytes
+    payload: bytes
+    codec: int
 
 
 class RecordFileWriter:
@@ -44,21 +55,27 @@ class RecordFileWriter:
         for record in records:
             self.add(record)
 
+    def add_block(self, block: Block) -> None:
+        """Append all records of another file's block, as they are."""
+        self._flush()
+        self._write(block.codec, block.payload, len(block.raw), block.records, block.first)
+
     def _flush(self) -> None:
         if not self._batch:
             return
         key = int.from_bytes(self._batch[0][:_NUMBER], "big")
         raw = fmt.pack_records(self._batch)
         packed = pack_frame(self._kind, raw, len(self._batch), codecs.default_codec(), key)
-        head = fmt.encode_frame_header(
-            packed.type, packed.codec, packed.payload, packed.raw, packed.records, len(self._keys), key
-        )
+        self._write(packed.codec, packed.payload, packed.raw, packed.records, key)
+        self._batch, self._size = [], 0
+
+    def _write(self, codec: int, payload: bytes, raw: int, records: int, key: int) -> None:
+        head = fmt.encode_frame_header(self._kind, codec, payload, raw, records, len(self._keys), key)
         self._keys.append(key)
         self._offsets.append(self._offset)
         self._file.write(head)
-        self._file.write(packed.payload)
-        self._offset += len(head) + len(packed.payload)
-        self._batch, self._size = [], 0
+        self._file.write(payload)
+        self._offset += len(head) + len(payload)
 
     def abandon(self) -> None:
         """Close an unfinished file; of a finished one nothing is changed. Idempotent."""
@@ -95,17 +112,36 @@ class RecordFile:
     def _block(self, number: int) -> List[bytes]:
         if self._cached == number:
             return self._cache
-        head = fmt.decode_frame_header(os.pread(self._fd, fmt.FRAME_SIZE, self._offsets[number]))
-        payload = os.pread(self._fd, head.stored, self._offsets[number] + fmt.FRAME_SIZE)
-        fmt.check_payload(head, payload, os.fsdecode(self._path))
-        raw = codecs.decompress(head.codec, payload, head.raw)
+        head, _payload, raw = self._stored(number)
         self._cache = fmt.unpack_records(raw, head.records)
         self._cached = number
         return self._cache
 
+    def _stored(self, number: int) -> Tuple[fmt.FrameHeader, bytes, bytes]:
+        head = fmt.decode_frame_header(os.pread(self._fd, fmt.FRAME_SIZE, self._offsets[number]))
+        payload = os.pread(self._fd, head.stored, self._offsets[number] + fmt.FRAME_SIZE)
+        fmt.check_payload(head, payload, os.fsdecode(self._path))
+        return head, payload, codecs.decompress(head.codec, payload, head.raw)
+
     def __iter__(self) -> Iterator[bytes]:
         for number in range(len(self._keys)):
             yield from self._block(number)
+
+    def count(self) -> int:
+        """How many records there are; only the heads of their blocks are read."""
+        heads = (os.pread(self._fd, fmt.FRAME_SIZE, offset) for offset in self._offsets)
+        return sum(fmt.decode_frame_header(head).records for head in heads)
+
+    def around(self, wanted: Sequence[int]) -> Iterator[Union[bytes, Block]]:
+        """All records in order; those of a block in which no number of ``wanted`` (ascending) can be, as that block."""
+        for number in range(len(self._keys)):
+            last = self._keys[number + 1] if number + 1 < len(self._keys) else _NO_END
+            at = bisect.bisect_left(wanted, self._keys[number])
+            if at < len(wanted) and wanted[at] <= last:
+                yield from self._block(number)
+                continue
+            head, payload, raw = self._stored(number)
+            yield Block(self._keys[number], head.records, raw, payload, head.codec)
 
     def group(self, key: int) -> List[bytes]:
         """All records whose number is ``key``."""

@@ -132,6 +132,11 @@ class StateKeeper:
         except (OSError, ValueError, KeyError, IntegrityError):
             return None
 
+    def large(self, state_id: str) -> List[bytes]:
+        """The names of the block files that a state uses. Raises OSError."""
+        with open(os.path.join(self.directory, state_id.encode(), b"large"), "rb") as file:
+            return [name for name in file.read().split(b"\n") if name]
+
     def create(self, label: str) -> StateWriter:
         """Begin a new state."""
         return StateWriter(self.directory, label)

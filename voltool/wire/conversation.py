@@ -45,6 +45,9 @@ class IntroducedConversation(Conversation, Protocol):
     ports: str
     silence: float
 
+    def address(self) -> str:
+        """The name or number by which the host is reached from here, by which others may reach it too; empty: none."""
+
     def attend(self, timeout: float) -> bool:
         """Take what has arrived, waiting ``timeout`` seconds at the most for something to come: events are reported, a `Failure`
         is raised as its error. Whether something waits for `receive`."""

@@ -15,7 +15,8 @@ from typing import Callable, Iterator, Optional
 from voltool.agent.lazy.index import Chunk
 from voltool.agent.lazy.shared import Claims, Counter
 from voltool.agent.lazy.sources import Fetcher, MakeFetcher, Missing, Piece, Wanted
-from voltool.agent.lazy.store import Store, Writer, has_no_content, is_right_chunk, is_right_small
+from voltool.agent.lazy.store import Store
+from voltool.agent.lazy.writing import Writer, has_no_content, is_right_chunk, is_right_small
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.dumpfile.lru import Lru

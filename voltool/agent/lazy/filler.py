@@ -15,7 +15,8 @@ from typing import Callable, Dict, Iterator, List, Tuple
 from voltool.agent.lazy.index import data_chunks
 from voltool.agent.lazy.shared import LOST, PRESENT, Claims, Counter
 from voltool.agent.lazy.sources import Fetcher, Missing, Wanted
-from voltool.agent.lazy.store import Store, Writer, has_no_content, is_right_chunk, is_right_small
+from voltool.agent.lazy.store import Store
+from voltool.agent.lazy.writing import Writer, has_no_content, is_right_chunk, is_right_small
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import SpaceError, UnreachableError

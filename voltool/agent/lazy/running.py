@@ -70,7 +70,7 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
     record = replica.record
     held = replica.begin_first()
     if held.record is not None:  # cut off between the last file and the swap
-        _swap(replica)
+        _swap(replica, host)
         return True
     index = open_index(held, record.state_id)
     if index is None:
@@ -84,13 +84,13 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
         Store(held, index),
         settings,
         lambda: Rereading(book, host, record.replica_id),
-        lambda: _swap(replica),
+        lambda: _swap(replica, host),
         lambda line: syslog.syslog(syslog.LOG_WARNING, f"{record.name}: {line}"),
     )
     return service.run(life.tell)
 
 
-def _swap(replica: HostReplica) -> None:
+def _swap(replica: HostReplica, host: HostState) -> None:
     """The tree is held: it is served from now on like that of any replica. The mount gives way at once, and whole: it follows the
     empty directory that it is on. From the journal on the swap is finished by whoever comes next."""
     assert replica.held is not None
@@ -98,6 +98,7 @@ def _swap(replica: HostReplica) -> None:
     replica.losses.merge(replica.held.kept_losses())
     with _turn(replica):
         replica.swap(dataclasses.replace(replica.record, phase=SERVING))
+    drop_identity(host, replica.record.replica_id)  # who still reads from the mount has everything
 
 
 @contextlib.contextmanager

@@ -156,10 +156,9 @@ class LazyService:
             self._nap()
 
     def _stop(self) -> None:
+        """A mount that is still at the path stays there, dead: an error is better than an empty directory."""
         for child in self._fillers.values():
             child.kill()
-        with contextlib.suppress(VoltoolError):
-            clear_mounts(self._settings.point)
         if self._fuse is not None:
             self._fuse.kill()
         with contextlib.suppress(VoltoolError):

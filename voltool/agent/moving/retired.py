@@ -69,10 +69,16 @@ def purge_retired(request: moving.PurgeRetired, conversation: Conversation, host
     return moving.RetiredReply((moving.RetiredCopy(move, size),))
 
 
+def aside_list(move: SourceMove) -> bytes:
+    """The file beside a retired copy that names what the copy alone has, where it has anything."""
+    return os.path.join(os.path.dirname(move.retired_path), b"aside-" + move.move_id[:12].encode())
+
+
 def _purge_archived(book: MoveBook, move: SourceMove) -> moving.RetiredReply:
     """A copy from before the volume came back: beside it everything in its area is in use."""
     size = tree_size(move.retired_path) if os.path.isdir(move.retired_path) else 0
     placeholder.remove(move)
     remove_tree(move.retired_path)
+    durable.remove_file(aside_list(move))
     book.remove_archived(move)
     return moving.RetiredReply((moving.RetiredCopy(move, size),))

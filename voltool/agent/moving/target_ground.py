@@ -139,7 +139,8 @@ class HostTarget:
         return open_staging(StagingKey(move.path, move.uuid, "", f"move {move.move_id}"), into_existing=False)
 
     def refuse_overlap(self, move: TargetMove) -> None:
-        """RefusedError where the target and a volume that lives here, or a replica, would contain each other."""
+        """RefusedError where the target and a volume that lives here, or a replica, would contain each other, or where the volume
+        has a replica here: a volume's home cannot have one."""
         for entry in records.list_entries(self._host.directory):
             inside = is_within(move.path, entry.path) or is_within(entry.path, move.path)
             if entry.lives and entry.uuid != move.uuid and inside:
@@ -155,7 +156,16 @@ class HostTarget:
                     where=shown(entry.path),
                     remedy="a move is from one host to another",
                 )
-        ReplicaBook(self._host.directory).refuse_overlap(move.path)
+        replicas = ReplicaBook(self._host.directory)
+        replicas.refuse_overlap(move.path)
+        record = replicas.find(move.uuid)
+        if record is not None:
+            raise RefusedError(
+                "this host has a replica of the volume",
+                where=shown(record.path),
+                why="no host can have both",
+                remedy=f"voltool replica promote {move.name} HOST makes it the home; or voltool replica remove {move.name} HOST",
+            )
 
     def apply_waiting(self) -> int:
         """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.

@@ -8,6 +8,7 @@ comes from the command line. Sources: SSL_CTX_set_verify(3), X509_VERIFY_PARAM_s
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import os
 import ssl
@@ -59,8 +60,11 @@ def _restrict(context: ssl.SSLContext, identity: Identity, peers: Sequence[bytes
 
 @contextlib.contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """A file that no disk ever sees: `ssl` reads keys only from files."""
-    descriptor = os.memfd_create("voltool-path")
+    """A file that no disk ever sees: `ssl` reads keys only from files. OSError where this python cannot make one."""
+    make = getattr(os, "memfd_create", None)  # not there where python was built for an old libc
+    if make is None:
+        raise OSError(errno.ENOSYS, "its python3 has no memfd_create")
+    descriptor = make("voltool-path")
     try:
         os.write(descriptor, data)
         yield f"/proc/self/fd/{descriptor}"

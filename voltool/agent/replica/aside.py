@@ -45,12 +45,11 @@ class Aside:
 
 @dataclass(frozen=True)
 class Copy:
-    """A retired copy at ``tree``. ``by_entries``: its root is another directory than it was. ``excludes`` of the volume,
-    ``tmp`` for the scan; ``listed``: the file that gets all paths, each ended by a NUL, where there are any."""
+    """A retired copy at ``tree``. ``by_entries``: its root is another directory than it was. ``tmp`` for the scan;
+    ``listed``: the file that gets all paths, each ended by a NUL, where there are any."""
 
     tree: bytes
     by_entries: bool
-    excludes: Tuple[bytes, ...]
     tmp: bytes
     listed: bytes
 
@@ -89,7 +88,7 @@ def _capture(root: int, copy: Copy, base: BaseState, keeper: StateKeeper) -> str
             stack.callback(made.close)
             return made
 
-        walk = Walker(root, spool(), live=True, excludes=copy.excludes, tick=_unheard).walk()
+        walk = Walker(root, spool(), live=True, tick=_unheard).walk()
         if not traits.stable_inodes:
             base.forget_stamps()
         classified = Classifier(walk, base, spool, unchanged_counts=True).classify()

@@ -28,18 +28,19 @@ def snapshot(path: bytes, target: bytes) -> None:
         btrfs_ioctl.create_writable_snapshot(directory, os.path.basename(target), source)
 
 
-def link_tree(path: bytes, target: bytes) -> None:
+def link_tree(path: bytes, target: bytes, note: bytes) -> None:
     """A tree at ``target`` whose files are those of the tree at ``path``, and whose directories are like its own. ``target`` must
-    not exist. Raises OSError."""
+    not exist. Where a file has to be copied, a file ``note`` is made. Raises OSError."""
     os.mkdir(target, 0o700)
     with opened_directory(path) as source, opened_directory(target) as made:
-        _Linking(source, made).run()
+        _Linking(source, made, note).run()
 
 
 class _Linking:
     """Two passes: downwards names are made, upwards each directory gets its attributes, when nothing in it changes any more."""
 
-    def __init__(self, source: int, target: int) -> None:
+    def __init__(self, source: int, target: int, note: bytes) -> None:
+        self._note = note
         self._source = source
         self._target = target
         #: Inodes that had to be copied and have more names, by what they were.
@@ -83,6 +84,8 @@ class _Linking:
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EMLINK, "a special file can have no further name", os.fsdecode(name))
+        with open(self._note, "wb"):
+            pass
         first = self._copies.get(status.st_ino)
         if first is None:
             make_file(source, target, os.fsdecode(name))

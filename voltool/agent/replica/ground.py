@@ -16,8 +16,8 @@ from voltool import durable, inodes
 from voltool.agent.host import HostState
 from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
-from voltool.agent.replica.copying import link_tree, snapshot
 from voltool.agent.replica.journal import Journal, Swap
+from voltool.agent.replica.making import has_copies, stage_next, take_apart_for_increment
 from voltool.agent.replica.place import ReplicaPlace, place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.rescan import rescan
@@ -29,14 +29,12 @@ from voltool.model import FILLING, LAZY, LAZY_HOME, ROOT_OBJECT, SERVING, Replic
 from voltool.showing import shown
 from voltool.tree.apply.arrival import salvage
 from voltool.tree.apply.attributes import SEALS, Attributes, record_times
-from voltool.tree.apply.files import flat_path, translate
+from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
+from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.tree.apply.staging import (
-    Phase,
-    Progress,
     Staging,
     StagingKey,
     Way,
@@ -106,15 +104,10 @@ class HostReplica:
         self.changed = self.served.difference()
         if self.changed is not None:
             assert self.served.known is not None
-            if not self._is_own_tree():
-                self._discard_next()  # its files are those that were changed
+            self._discard_next()  # it may have files in common with what was changed
             found = rescan(self.place, self.served.known.state_id, self.host)
             self.served.save(dataclasses.replace(self.served.known, state_id=found))
         self._settle()
-
-    def _is_own_tree(self) -> bool:
-        """Whether the tree that is being made has no file in common with the one that is served."""
-        return guard.is_subvolume(self.place.next)
 
     def _settle(self) -> None:
         """What is served cannot be written to, and is known as it is now."""
@@ -142,13 +135,20 @@ class HostReplica:
             return
         assert held.record is not None
         state = held.keeper.open(held.record.state_id)
-        if state is None:
+        if state is not None:
+            state.close()
+        if state is None or self._brings_nothing(held.record):
             self._discard_next()
             return
-        state.close()
         held.learn_owners(self.owners, [])
         if held.record.applying:
             self._apply()
+
+    def _brings_nothing(self, record: HeldRecord) -> bool:
+        """Whether it is what is served already, whole or half taken apart."""
+        known = self.served.known
+        serving = self.record.phase == SERVING and known is not None
+        return serving and known is not None and not record.applying and record.state_id == known.state_id
 
     # ----------------------------------------------------------------------------------------------------------- held
 
@@ -185,7 +185,7 @@ class HostReplica:
         assert self.served.known is not None
         try:
             with _translated(self.place.path):
-                self.held = held = self._hold(self._stage_next())
+                self.held = held = self._hold(stage_next(self.place, self._key(), self.served))
                 held.staging.sync()
                 held.save(HeldRecord(self.served.known.state_id, assembled=True))
         except SpaceError:
@@ -194,36 +194,13 @@ class HostReplica:
         held.learn_owners(self.owners, [])
         return held
 
-    def _stage_next(self) -> Staging:
-        if guard.is_subvolume(self.place.path):
-            snapshot(self.place.path, self.place.next)
-            staging = open_inside(self._key())
-        else:
-            self.served.loosen()
-            staging = open_staging(self._key(), into_existing=False)
-            try:
-                linked = self._linked(staging)
-                guard.beneath_mounts(self.place.path, lambda: link_tree(self.place.path, linked))
-            except BaseException:
-                staging.close()
-                raise
-        staging.save(Progress(Phase.PUBLISH, way=staging.way.value))
-        return staging
-
-    @staticmethod
-    def _linked(staging: Staging) -> bytes:
-        path = os.path.join(staging.path, flat_path(ROOT_OBJECT))
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        return path
-
     def apply(self) -> int:
         """Apply the increment that has come whole; the bytes of content written. SpaceError: there is no room for what changed
         beside what is served, which goes on being served."""
         held = self.held
         assert held is not None
         assert held.record is not None
-        if not is_flat(held):
-            take_apart(held)
+        take_apart_for_increment(held)
         held.save(dataclasses.replace(held.record, applying=True))
         return self._apply()
 
@@ -269,8 +246,12 @@ class HostReplica:
         return StagingKey(self.place.next, self.record.uuid, "", f"replica {self.record.replica_id}")
 
     def _hold(self, staging: Staging) -> HeldTree:
-        shared = staging.way is Way.RENAME and self.record.phase == SERVING
-        return HeldTree(staging, states=self.place.states, increment=self.place.increment, shared=shared)
+        serving = self.record.phase == SERVING
+        shared = staging.way is Way.RENAME and serving
+        held = HeldTree(staging, states=self.place.states, increment=self.place.increment, shared=shared)
+        if serving and self.served.known is not None and not has_copies(staging):
+            held.stamped = self.served.known.state_id
+        return held
 
     def _is_btrfs(self) -> bool:
         return traits_of(self.place.directory).kind == "btrfs"
@@ -308,7 +289,7 @@ class HostReplica:
         self._free_path()
         journal.exchange(self.place, swap.identity)
         self._finish_root(swap.record.state_id)
-        loose = not guard.generation_of(self.place.path)
+        loose = self.served.known is None or not guard.generation_of(self.place.path)
         self.served.save(Served(swap.record.state_id, swap.identity, loose=loose))
         self.save(dataclasses.replace(swap.record, synced_ns=time.time_ns()))
         self.journal.remove()

@@ -19,6 +19,7 @@ from voltool.agent.guardian import start_guardian
 from voltool.agent.host import HostState
 from voltool.agent.manifest import receive_manifest
 from voltool.agent.moving.out import check_movable
+from voltool.agent.moving.retired import aside_list
 from voltool.agent.moving.source_ground import HostSource
 from voltool.agent.replica.aside import Aside, Copy, find_aside
 from voltool.agent.replica.judging import judge_epoch
@@ -202,9 +203,8 @@ class _Hearing:
         copy = Copy(
             move.retired_path,
             move.by_entries,
-            self._home.record.excludes,
             tmp=os.path.join(self._home.area, b"tmp"),
-            listed=os.path.join(self._home.area, b"aside-" + move.move_id[:12].encode()),
+            listed=aside_list(move),
         )
         try:
             found = self._state(move)

@@ -192,7 +192,7 @@ class Session:
         state = replica.keeper.open(replica.held_state)
         assert state is not None
         with contextlib.closing(state):
-            entries = sum(1 for _entry in state.entries)
+            entries = state.entries.count()
         return moving.Arrived(replica.held_state, entries, size, self._lost())
 
     def _receive_all(self, step: moving.ReceiveDump) -> int:

@@ -45,7 +45,7 @@ def dump_manifest(
             f"{name}: no state of the volume is known on its host (no dump has been made): every file is read first"
         )
         conversation.report(Notice("info", message))
-    wanted = dataclasses.replace(step, base_state_id=base, codec="none", manifest_only=False)
+    wanted = dataclasses.replace(step, base_state_id=base, codec="none", bandwidth=0, manifest_only=False)
     reply = make(wanted, _WithoutData(conversation))
     if isinstance(reply, messages.DumpReply):
         _send(reply.result.header, reply.result.totals.state_id, conversation, StateKeeper(_states(place.directory)))

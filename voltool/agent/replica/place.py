@@ -89,8 +89,8 @@ class ReplicaPlace:
             ) from error
 
     def lock(self, owner: str) -> durable.FileLock:
-        """The replica's lock, to be used as a context; the directory must be there. BusyError where someone works on it: workers
-        of a session that was just killed are waited for, since they may still write."""
+        """The replica's lock, to be used as a context; the directory must be there. BusyError where someone works on it:
+        workers of a session that was just killed are waited for, since they may still write."""
         path = os.path.join(self.directory, LOCK_NAME)
         return durable.FileLock(path, what=f"the replica at {shown(self.path)}", owner=owner, patience=_LOCK_PATIENCE)
 

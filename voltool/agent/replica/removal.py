@@ -11,7 +11,7 @@ from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree, forget_served
 from voltool.errors import HostError
-from voltool.model import LAZY, ReplicaRecord
+from voltool.model import FILLING, LAZY, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes.removal import remove_tree
 
@@ -20,10 +20,13 @@ def remove_replica(record: ReplicaRecord, host: HostState, *, purge: bool) -> No
     """See `wire.replicas.RemoveReplica`; the caller holds the replica's lock. Repeatable: the record goes last. Raises
     HostError."""
     place = place_of(record)
-    if record.phase == LAZY:
+    if record.phase in (FILLING, LAZY):
         from voltool.agent.lazy.start import end_lazy
 
         end_lazy(host, record)
+        if purge:
+            with contextlib.suppress(OSError):
+                os.rmdir(record.path)  # the empty directory that it was mounted on
     try:
         if ServedTree(place).is_there():
             if purge:

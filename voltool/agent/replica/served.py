@@ -3,6 +3,7 @@
 ``served.json`` in the replica's place. A subvolume that was changed has another generation; of any other tree every stamp is
 compared with those taken when it was swapped in. Links that voltool itself makes to the files of a tree, or takes away, change
 their ctime and their count of links: while that may be so (``loose``) these two are not compared.
+A subvolume's directories have other times than their stamps, which are taken before it is put together.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ServedTree:
         if state is None:
             return b""
         with contextlib.closing(state):
-            return compare_stamps(self._place, state, loose=known.loose)
+            return compare_stamps(self._place, state, loose=known.loose, directories=not generation)
 
     def settle(self) -> None:
         """Nobody but voltool has touched it since it was compared: what it is now is what is to be found next time. Raises
@@ -87,7 +88,7 @@ class ServedTree:
         if state is None:
             return
         generation = guard.generation_of(self._place.path)
-        if not generation:
+        if not generation or known.loose:
             with contextlib.closing(state):
                 take_all_stamps(self._place, state)
         self.save(dataclasses.replace(known, generation=generation, loose=False))

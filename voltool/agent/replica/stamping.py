@@ -21,9 +21,10 @@ _TIMES = slice(20, 44)
 _CTIME_AND_LINKS = slice(32, 48)
 
 
-def compare_stamps(place: ReplicaPlace, state: BaseState, *, loose: bool) -> Optional[bytes]:
+def compare_stamps(place: ReplicaPlace, state: BaseState, *, loose: bool, directories: bool) -> Optional[bytes]:
     """The path of something that is not as the home stamps of ``state`` say (``b""``: something is missing, or the root); None
-    where everything is. Of the root the times are not compared: renaming it changes them. Raises OSError."""
+    where everything is. Of the root the times are not compared: renaming it changes them; of other directories if
+    ``directories``. Raises OSError."""
     if state.stamps is None:
         return b""
     with opened_directory(place.path) as root, SortedSpool(place.directory) as spool:
@@ -33,7 +34,7 @@ def compare_stamps(place: ReplicaPlace, state: BaseState, *, loose: bool) -> Opt
         homes = iter(state.stamps)
         for group, stamp in _stamps(walk):
             home = next(homes, None)
-            if home is None or home[:8] != group.inode or not _same(home, stamp, loose=loose):
+            if home is None or home[:8] != group.inode or not _same(home, stamp, loose=loose, directories=directories):
                 return _path(walk, group)
         return None if next(homes, None) is None else b""
 
@@ -68,14 +69,14 @@ def _stamps(walk: WalkResult) -> Iterator[Tuple[Group, bytes]]:
         yield group, record[STAMP_AT : STAMP_AT + STAMP_SIZE]
 
 
-def _same(home: bytes, stamp: bytes, *, loose: bool) -> bool:
+def _same(home: bytes, stamp: bytes, *, loose: bool, directories: bool) -> bool:
     known = home[16 : 16 + STAMP_SIZE]
     if known == stamp:
         return True
-    if int.from_bytes(home[8:16], "big") == ROOT_OBJECT:
+    is_directory = stat.S_ISDIR(int.from_bytes(stamp[:4], "big"))
+    if is_directory and (not directories or int.from_bytes(home[8:16], "big") == ROOT_OBJECT):
         return _without(known, _TIMES) == _without(stamp, _TIMES)
-    linkable = loose and not stat.S_ISDIR(int.from_bytes(stamp[:4], "big"))
-    return linkable and _without(known, _CTIME_AND_LINKS) == _without(stamp, _CTIME_AND_LINKS)
+    return loose and not is_directory and _without(known, _CTIME_AND_LINKS) == _without(stamp, _CTIME_AND_LINKS)
 
 
 def _without(stamp: bytes, part: slice) -> bytes:

@@ -51,6 +51,8 @@ class HeldTree:
         self.keeper = StateKeeper(states or os.path.join(staging.path, _STATES))
         self.increment_path = increment or os.path.join(staging.path, INCREMENT)
         self.shared = shared
+        #: The state with the stamps of what is no part, where only parts of the tree are taken apart (`apply.parts`).
+        self.stamped = ""
         self.record = self._load()
 
     def _load(self) -> Optional[HeldRecord]:

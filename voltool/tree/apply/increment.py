@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from voltool import inodes
 from voltool.dumpfile import format as fmt
@@ -26,9 +26,12 @@ from voltool.tree.apply.files import FileMaker, flat_path, shard_path, translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name
+from voltool.tree.apply.parts import load_parts
 from voltool.tree.apply.records import is_omitted
 from voltool.tree.apply.rewrite import HOLD, Rewriter, chunk_file, hold_path
 from voltool.tree.apply.skeleton import is_directory
+from voltool.tree.blocks import block_file_number
+from voltool.tree.recordfile import Block, RecordFile
 from voltool.tree.state import BaseState, StateWriter
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -49,6 +52,7 @@ class Increment:
         self._hasher = fmt.StateHasher()
         self._next_number = 2
         self._rewriter = Rewriter(held, reader, self._maker)
+        self._parts = load_parts(held.staging.path)
         self.files = 0
 
     def apply(self) -> str:
@@ -126,7 +130,12 @@ class Increment:
     def _merge_entries(self, base: BaseState, state: StateWriter, names: SortedSpool) -> None:
         """The new manifest's entries; on the way everything that is touched is held, and its names are gathered."""
         touched = self._touched
-        for old, new in _joined(iter(base.entries), self._reader.entries(), 8):
+        wanted = sorted(self._parts.directories) if self._parts is not None else None
+        for old, new in _joined(_records(base.entries, wanted), self._reader.entries(), 8):
+            if isinstance(old, Block):
+                state.entries.add_block(old)
+                self._hasher.add_entries(old.raw, old.records)
+                continue
             if old is not None and int.from_bytes(old[-8:], "big") in touched:
                 self._hold(old)
             final = new or old
@@ -193,7 +202,15 @@ class Increment:
 
     def _merge_objects(self, base: BaseState, state: StateWriter, names: SortedSpool) -> None:
         named = _Names(names)
-        for old, new in _joined(iter(base.objects), self._reader.objects(), 0):
+        wanted = sorted(self._parts.touched) if self._parts is not None else None
+        if wanted is not None:
+            large = self._held.keeper.large(base.state_id)
+            state.large += [name for name in large if block_file_number(name) not in self._touched]
+        for old, new in _joined(_records(base.objects, wanted), self._reader.objects(), 0):
+            if isinstance(old, Block):
+                state.objects.add_block(old)
+                self._hasher.add_objects(old.raw, old.records)
+                continue
             final = new or old
             assert final is not None
             if fmt.is_object_tombstone(final):
@@ -286,12 +303,20 @@ class _Names:
         return found
 
 
-def _joined(
-    olds: Iterator[bytes], news: Iterator[bytes], tail: int
-) -> Iterator[Tuple[Optional[bytes], Optional[bytes]]]:
-    """Pairs of the old and the new record of one key. Keys are all but the last ``tail`` bytes, or (0) the first 8."""
+def _records(file: RecordFile, wanted: Optional[Sequence[int]]) -> Iterator[Union[bytes, Block]]:
+    """The records of a file; with ``wanted``, what cannot concern these numbers in blocks."""
+    return iter(file) if wanted is None else file.around(wanted)
 
-    def key(record: bytes) -> bytes:
+
+def _joined(
+    olds: Iterator[Union[bytes, Block]], news: Iterator[bytes], tail: int
+) -> Iterator[Tuple[Union[bytes, Block, None], Optional[bytes]]]:
+    """Pairs of the old and the new record of one key. Keys are all but the last ``tail`` bytes, or (0) the first 8. No new record
+    belongs into an old block."""
+
+    def key(record: Union[bytes, Block]) -> bytes:
+        if isinstance(record, Block):
+            return record.first.to_bytes(8, "big")
         return record[:-tail] if tail else record[:8]
 
     old, new = next(olds, None), next(news, None)

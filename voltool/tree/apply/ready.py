@@ -7,11 +7,12 @@ only that. Ships to servers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import stat
 import struct
 import time
-from typing import Dict, Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from voltool import durable, inodes
 from voltool.dumpfile import format as fmt
@@ -20,11 +21,13 @@ from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.assemble import DirectorySpool
 from voltool.tree.apply.attributes import EARLY_DIRECTORY_FLAGS, SEALS, Attributes
+from voltool.tree.apply.batches import make_missing
 from voltool.tree.apply.files import flat_directory, flat_path, translate
 from voltool.tree.apply.finish import Finisher
 from voltool.tree.apply.held import HeldRecord, HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Directories
+from voltool.tree.apply.parts import Parts, forget_parts, load_parts, stamps_of_parts, tree_of_parts
 from voltool.tree.apply.skeleton import is_directory
 from voltool.tree.apply.staging import Phase, Progress, Way, strip
 from voltool.tree.stamps import SETTLED, encode_home, encode_stamp
@@ -45,12 +48,13 @@ def make_ready(held: HeldTree, attributes: Attributes, losses: Losses) -> str:
         take_apart(held)  # an assembly was interrupted
     state = held.state()
     directories = DirectorySpool(held.staging.path)
+    parts = load_parts(held.staging.path)
     try:
-        take_stamps(held, state)
-        for depth, parent, name, record in _tree(held, state):
+        take_stamps(held, state, parts)
+        for depth, parent, name, record in _tree(held, state, parts):
             directories.add(depth, parent, name, record)
         progress = Finisher(held.staging, attributes, losses).assemble(
-            directories, _sealed_files(state), held.staging.progress
+            directories, _sealed_files(state, parts), held.staging.progress
         )
     except OSError as error:
         raise translate(error, "the staged tree") from error
@@ -59,6 +63,7 @@ def make_ready(held: HeldTree, attributes: Attributes, losses: Losses) -> str:
         state.close()
     held.staging.save(progress)
     held.save(HeldRecord(held.record.state_id, assembled=True))
+    forget_parts(held.staging.path)
     return held.record.state_id
 
 
@@ -105,13 +110,17 @@ def is_flat(held: HeldTree) -> bool:
 
 
 def take_apart(held: HeldTree) -> None:
-    """Back to the flat form, so that another increment can be applied. Repeatable after a crash."""
+    """Back to the flat form, so that another increment can be applied; where parts are written down, of these alone. Repeatable
+    after a crash, which leaves it not flat (`is_flat`)."""
     assert held.record is not None
     state = held.state()
     staging = held.staging
+    if is_flat(held):
+        staging.save(dataclasses.replace(staging.progress, phase=Phase.ASSEMBLE))
+    held.save(HeldRecord(held.record.state_id))
     spool = SortedSpool(staging.path)
     try:
-        for depth, parent, name, record in _tree(held, state):
+        for depth, parent, name, record in _tree(held, state, load_parts(staging.path)):
             spool.add(_KEY.pack(depth, parent, int.from_bytes(record[:8], "big"), len(name)) + name)
         for data in spool:
             _depth, parent, number, length = _KEY.unpack_from(data)
@@ -127,14 +136,17 @@ def take_apart(held: HeldTree) -> None:
         state.close()
     kept = staging.progress
     staging.save(Progress(Phase.DATA, kept.resume_after, kept.content_bytes, kept.files, kept.data_bytes, kept.way))
-    held.save(HeldRecord(held.record.state_id))
 
 
-def take_stamps(held: HeldTree, state: BaseState) -> None:
-    """Write the state's home stamps from what stands in the flat tree now; directories count as unsettled."""
+def take_stamps(held: HeldTree, state: BaseState, parts: Optional[Parts] = None) -> None:
+    """Write the state's home stamps from what stands in the flat tree now (of ``parts`` alone); directories count as
+    unsettled."""
     staging = held.staging
     staging.sync()
     believed = time.time_ns() - _TICKS_NS
+    if parts is not None:
+        _take_stamps_of(held, state, parts, believed)
+        return
     unsettled = _unsettled(state)
     moved = staging.way in (Way.ENTRIES, Way.MERGE)
     spool = SortedSpool(staging.path)
@@ -163,7 +175,16 @@ def take_stamps(held: HeldTree, state: BaseState) -> None:
         spool.close()
 
 
-def _write_stamps(held: HeldTree, spool: SortedSpool) -> None:
+def _take_stamps_of(held: HeldTree, state: BaseState, parts: Parts, believed: int) -> None:
+    """Those of the rest are of the state that the tree was of when it was taken apart first."""
+    before = held.keeper.open(held.stamped)
+    if before is None or before.stamps is None:
+        raise fmt.damaged("the home stamps of what is served cannot be read")
+    with contextlib.closing(before), SortedSpool(held.staging.path) as spool:
+        _write_stamps(held, stamps_of_parts(held.staging.descriptor, state, parts, before.stamps, believed, spool))
+
+
+def _write_stamps(held: HeldTree, spool: Iterable[bytes]) -> None:
     assert held.record is not None
     path = os.path.join(held.keeper.directory, held.record.state_id.encode(), b"stamps")
     with open(path + b".new", "wb", buffering=1 << 20) as file:
@@ -195,11 +216,13 @@ def _unsettled(state: BaseState) -> Bitmap:
     return found
 
 
-def _sealed_files(state: BaseState) -> Dict[bytes, int]:
-    """Names in the root of files whose +i or +a has to wait until they are published."""
+def _sealed_files(state: BaseState, parts: Optional[Parts]) -> Dict[bytes, int]:
+    """Names in the root of files whose +i or +a has to wait until they are published; what is no part still has them."""
     sealed = {}
     for entry in state.entries.group(ROOT_OBJECT):
         _directory, name, number = fmt.decode_entry(entry)
+        if parts is not None and number not in parts.touched:
+            continue
         record = state.object(number)
         if record is not None and not is_directory(record):
             flags = fmt.decode_object(record).flags
@@ -208,8 +231,14 @@ def _sealed_files(state: BaseState) -> Dict[bytes, int]:
     return sealed
 
 
-def _tree(held: HeldTree, state: BaseState) -> Iterator[Tuple[int, int, bytes, bytes]]:
-    """(depth, parent, name, record) of every directory, the root first."""
+def _tree(held: HeldTree, state: BaseState, parts: Optional[Parts]) -> Iterator[Tuple[int, int, bytes, bytes]]:
+    """(depth, parent, name, record) of every directory (of the parts), the root first."""
+    if parts is not None:
+        return tree_of_parts(state, parts)
+    return _whole_tree(held, state)
+
+
+def _whole_tree(held: HeldTree, state: BaseState) -> Iterator[Tuple[int, int, bytes, bytes]]:
     directories = Directories()
     for record in state.objects:
         if is_directory(record):
@@ -244,6 +273,7 @@ def _part(staging: int, path: bytes, flat: bytes) -> None:
     if not stat.S_ISDIR(status.st_mode):
         return
     _unseal(staging, path)
+    make_missing(staging, os.path.dirname(flat))
     os.rename(path, flat, src_dir_fd=staging, dst_dir_fd=staging)
 
 

@@ -154,7 +154,7 @@ class Change:
         record, reader = self._record, self._rewriter.reader
         table = ChunkTable(record.size)
         if self._old is not None and reader.begins_fresh(record.number) is False:
-            self._known_chunks(self._old, table, record.size)
+            self._known_chunks(self._old, table, record.size, descriptor)
         for first, hashes in reader.chunk_runs(record.number):
             if not check_chunks(descriptor, first, b"".join(hashes), record.size):
                 raise fmt.damaged(f"the content of object {record.number} does not match its hash")
@@ -165,11 +165,17 @@ class Change:
         path = os.path.join(self._rewriter.held.keeper.blocks, name)
         write_chunk_file(path, record.size, [(first, hashes, b"") for first, hashes in table.runs(_RUN_CHUNKS)])
 
-    def _known_chunks(self, old: ObjectRecord, table: ChunkTable, size: int) -> None:
-        """Lay the base's chunk hashes into ``table``, as far as the file reaches now."""
-        known = BlockTable.open(os.path.join(self._rewriter.held.keeper.blocks, chunk_file(old)))
+    def _known_chunks(self, old: ObjectRecord, table: ChunkTable, size: int, descriptor: int) -> None:
+        """Lay the base's chunk hashes into ``table``, as far as the file reaches now. Where they are not kept under the name that
+        a copy gives them the file is read: what is not in its content shows in the hash of the whole."""
+        whole = min(old.size, size) // fmt.CHUNK_SIZE
         try:
-            whole = min(old.size, size) // fmt.CHUNK_SIZE
+            known = BlockTable.open(os.path.join(self._rewriter.held.keeper.blocks, chunk_file(old)))
+        except FileNotFoundError:
+            for index in range(-(-size // fmt.CHUNK_SIZE)):
+                table.set(index, _chunk_hash(os.pread(descriptor, fmt.CHUNK_SIZE, index * fmt.CHUNK_SIZE)))
+            return
+        try:
             last = known.chunks if old.size == size else min(known.chunks, whole)
             for index in range(last):
                 table.set(index, known.chunk(index)[0])
@@ -185,6 +191,11 @@ def hold_path(number: int) -> bytes:
 def chunk_file(record: ObjectRecord) -> bytes:
     """The name of the file of chunk hashes of a large file's content."""
     return block_file_name(record.number, record.content, NO_LAYOUT)
+
+
+def _chunk_hash(data: bytes) -> bytes:
+    view = memoryview(data)
+    return fmt.ZERO_CHUNK if fmt.is_zero(view) else fmt.chunk_hash(fmt.block_hashes(view))
 
 
 class _Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, replace
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import FrameDecoder
@@ -88,20 +88,26 @@ def apply_waiting(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(held.increment_path)
         return None
-    source = _LocalFile(held.increment_path)
-    try:
-        reader = DumpReader(source, "the increment")
+    with open_increment(held) as reader:
         held.learn_owners(owners, reader.records(fmt.OWNERS))
         increment = Increment(held, reader, attributes, losses)
         state_id = increment.apply()
         held.keep_losses(losses)
         held.save(HeldRecord(state_id))
         increment.end()
-    finally:
-        source.close()
     os.unlink(held.increment_path)
     held.keeper.keep_only({state_id, *keep})
     return Brought(state_id, increment.files, increment.size)
+
+
+@contextlib.contextmanager
+def open_increment(held: HeldTree) -> Iterator[DumpReader]:
+    """The increment that has come whole. Raises IntegrityError, OSError."""
+    source = _LocalFile(held.increment_path)
+    try:
+        yield DumpReader(source, "the increment")
+    finally:
+        source.close()
 
 
 class _LocalFile:
