@@ -35,13 +35,15 @@ _LIBRARIES = ("libfuse3.so.3", "libfuse3.so.4")
 class MountSettings:
     """``name`` is what /proc/mounts shows as the source, ``subtype`` as the type, after ``fuse.``. ``allow_other``: other users
     may look, as far as modes and ACLs let them. ``trusted``: what is mounted is as good as a directory of this host: devices and
-    setuid programs work. ``max_readahead``: bytes that the kernel reads ahead, 0: its default."""
+    setuid programs work. ``max_readahead``: bytes that the kernel reads ahead, 0: its default. ``signals``: SIGTERM, SIGINT and
+    SIGHUP unmount it; else they do what they did before."""
 
     name: str
     subtype: str
     allow_other: bool = False
     trusted: bool = False
     max_readahead: int = 0
+    signals: bool = True
 
 
 def load() -> Any:
@@ -80,8 +82,8 @@ def _choose_library() -> None:
 
 
 def serve(operations: Any, mountpoint: bytes, settings: MountSettings, on_ready: Callable[[], None]) -> None:
-    """Mount ``operations`` (called as mfusepy calls them) at ``mountpoint`` and answer until it is unmounted, or SIGTERM, SIGINT
-    or SIGHUP comes.
+    """Mount ``operations`` (called as mfusepy calls them) at ``mountpoint`` and answer until it is unmounted, or a signal ends
+    it (see `MountSettings`).
 
     Blocks. ``on_ready`` is called when the kernel has mounted it. Raises HostError where it cannot be mounted. To be called in
     the main thread: libfuse handles the signals.
@@ -93,7 +95,7 @@ def serve(operations: Any, mountpoint: bytes, settings: MountSettings, on_ready:
             why="with libfuse 2 the kernel would check modes but no ACLs",
             remedy="apt install fuse3",
         )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if settings.signals else ():
         signal.signal(number, signal.SIG_DFL)  # libfuse takes over only what nobody else has taken
     messages = _Messages()
     try:

@@ -136,6 +136,24 @@ def test_killed_anywhere(filesystem: LoopFilesystem, tmp_path: Path) -> None:
             house.close()
 
 
+def test_a_file_that_stays_open_for_writing_is_waited_for_without_a_lock(
+    filesystem: LoopFilesystem, tmp_path: Path
+) -> None:
+    house = House(filesystem.path / "open", tmp_path / "open")
+    try:
+        with open(os.path.join(house.path, b"new"), "ab") as file:
+            with pytest.raises(BusyError, match="open for writing"):
+                Ending(house.home).run()
+            assert house.is_writable()
+            file.write(b", and more")
+        with open(os.path.join(house.before, b"new"), "ab") as file:
+            file.write(b", and more")
+        house.end()
+        assert compare(house.before, house.path, ignore=("rsync", "mtime")) == []
+    finally:
+        house.close()
+
+
 def _judge(house: House) -> None:
     assert compare(house.before, house.path, ignore=("rsync",)) == []
     assert mounting.mounts_at(house.path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,17 @@ def test_a_volume_in_use_takes_over_at_once_and_its_new_home_is_started_anew(tmp
 
 def test_the_old_home_is_lost(tmp_path: Path) -> None:
     with lazy_ground(tmp_path, "ext4", "ext4", files=30) as lazy:
-        (lazy.site.home / ".config/voltool").mkdir(parents=True)
-        (lazy.site.home / ".config/voltool/config.toml").write_text("fetch_timeout = 1\n")
+        config = lazy.site.home / ".config/voltool/config.toml"
+        config.parent.mkdir(parents=True)
         lazy.site.voltool("dump", "vol")
+        with socket.create_server(("0.0.0.0", 0)) as busy:  # noqa: S104 - nobody else shall have it
+            port = busy.getsockname()[1]
+            config.write_text(f'[hosts.hosta]\nports = "{port}-{port}"\n')
+            words = ("move", "--lazy", "vol", f"hostb:{lazy.target}", "--yes")
+            assert lazy.site.voltool(*words, check=False).returncode == 6
+        assert not list((lazy.site.directory / "state-hosta/moves").glob("*.json"))
+        assert not lazy.target.exists()
+        config.write_text("fetch_timeout = 1\n")
         (lazy.volume / "since the dump").write_text("in no dump")
         copy = tmp_path / "copy"
         copy_tree(os.fsencode(lazy.volume), os.fsencode(copy))

@@ -26,6 +26,8 @@ from voltool.tree import opening
 from voltool.tree.walk import TICK_NS
 
 EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "2"))
+#: Of what was preallocated XFS shows as data what happens to be in memory (lseek(2), SEEK_DATA), which a reflink changes.
+CACHED = ("holes",)
 _numbers = itertools.count()
 
 
@@ -83,7 +85,7 @@ def test_a_replica_is_the_volume_at_the_last_good_sync(
                 else:
                     for operation in step:
                         apply(os.fsencode(volume), operation)
-                    assert compare(good, replica.path) == []
+                    assert compare(good, replica.path, ignore=CACHED) == []
             _promote(replica, good, cut=cut)
         finally:
             replica.free()
@@ -102,7 +104,7 @@ def _sync(replica: Replica, step: SyncNow, good: Path, copy: Path) -> Path:
     if step.cut:
         replica.receive()
         if good != Path():
-            assert compare(good, replica.path) == []
+            assert compare(good, replica.path, ignore=CACHED) == []
         return good
     copying.copy_tree(os.fsencode(replica.rig.path), os.fsencode(copy))
     assert replica.sync().problems == ()
@@ -118,7 +120,7 @@ def _promote(replica: Replica, good: Path, *, cut: bool) -> None:
     if cut:
         replica.receive()
     replica.promote()
-    assert compare(good, replica.path) == []
+    assert compare(good, replica.path, ignore=CACHED) == []
     dumped = replica.dump_promoted().result
     assert dumped.totals.data_bytes == 0
     (replica.path / "writable").touch()

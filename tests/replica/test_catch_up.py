@@ -18,9 +18,11 @@ from tests.core.harness import ForkHosts, Rig
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.replica.rig import Replica, is_writable
+from voltool.agent import dump
 from voltool.errors import BusyError, NotFoundError, RefusedError
 from voltool.model import SERVING
 from voltool.replica.sessions import ReplicaSession
+from voltool.wire import messages
 
 PLACES = [("ext4", "directory"), ("xfs", "reflink"), ("btrfs", "btrfs")]
 _numbers = itertools.count()
@@ -144,10 +146,16 @@ def test_a_clone_that_was_given_up_costs_a_comparison_and_not_a_copy(make: Calla
     populate(volume)
     replica.settings = dataclasses.replace(replica.settings, base_age=1)
     replica.sync()
-    for lost in ("its clone", "and its states"):
+    for lost in ("its clone, by age", "its clone, by room", "and its states"):
         (volume / "small").write_text(lost)
-        time.sleep(1.1)
-        rig.dump()  # tidies up, so the clone goes that is too old
+        replica.settings = dataclasses.replace(
+            replica.settings, base_age=0 if "age" in lost else 1
+        )  # from the next sync on
+        if lost == "its clone, by room":
+            rig.dump(inject=_short_of_room)
+        else:
+            time.sleep(1.1)
+            rig.dump()  # tidies up, so the clone goes that is too old
         assert not list((rig.area / "clones").glob("replica-*"))
         if lost == "and its states":
             shutil.rmtree(rig.area / "replicas")
@@ -156,12 +164,20 @@ def test_a_clone_that_was_given_up_costs_a_comparison_and_not_a_copy(make: Calla
         assert compare(volume, replica.path) == []
     with replica.source() as source:
         assert source.base == replica.listed()[0].replica.state_id
+    with replica.agent() as agent:
+        agent.send(messages.CleanHost(dry_run=False))
+        with pytest.raises(RefusedError, match="a replica is on this host"):
+            agent.receive()
     replica.remove(purge=False)
     assert compare(volume, replica.path) == []
     assert is_writable(replica.path)
     assert not replica.place.exists()
     assert not (rig.area / "replicas").exists()
     assert replica.listed() == []
+
+
+def _short_of_room() -> None:
+    vars(dump)["space_is_short"] = lambda _area: True
 
 
 def test_a_slow_replica_keeps_nobody_waiting(make: Callable[[], Replica]) -> None:
@@ -231,6 +247,7 @@ def test_a_path_where_nothing_can_be_exchanged_is_refused(make: Callable[[], Rep
 
 @contextlib.contextmanager
 def _host_of(replica: Replica, wrong: Replica) -> Iterator[ReplicaSession]:
-    """The host is the volume's own."""
+    """The host is the volume's own; the replica is of another one."""
+    wish = dataclasses.replace(wrong.wish(), uuid="f" * 32)
     with ForkHosts(replica.rig.directory / "host", replica.reporter, None).connect("source") as agent:
-        yield ReplicaSession(agent, wrong.wish(), replica.settings, begin=True)
+        yield ReplicaSession(agent, wish, replica.settings, begin=True)

@@ -64,7 +64,7 @@ class Ground:
             code = main(["--json", *arguments])
         said.seek(0)
         result: dict[str, Any] = json.loads(said.read().splitlines()[-1])
-        assert code in expect, result
+        assert code in expect, json.dumps(result.get("errors", result.get("error")))
         return result
 
     def add(self, host: str) -> dict[str, Any]:
@@ -123,8 +123,12 @@ def test_replicas_are_added_synced_and_removed(tmp_path: Path) -> None:
         assert (b["silent"], b["lag_clones"]) == (None, 0)
         assert (c["state"], c["lag_clones"], c["stale"]) == ("unreachable", 1, True)
         site.hosts["hostc"].sshd.up()
-        # 3: on a slow machine it takes longer than max_lag
-        last = ground.voltool("replica", "sync", "--all", "--path", "direct", expect=(0, 3))
+        for _attempt in range(
+            3
+        ):  # on a busy machine it takes longer than max_lag (3), or than what a direct path may take (6)
+            last = ground.voltool("replica", "sync", "--all", "--path", "direct", expect=(0, 3, 6))
+            if last["exit"] != 6:
+                break
         assert {each["replica"]["host"]: each["bytes"] for each in last["synced"]} == {"hostb": 0, "hostc": 1}
         assert compare(ground.volume, ground.place("hostc")) == []
         ground.voltool("replica", "remove", "vol", "hostb", "--purge")

@@ -11,8 +11,9 @@ import pytest
 from tests.filesystems import LoopFilesystem
 from tests.replica.hosts import Administrator, Ground
 from voltool.agent.replica import guard
+from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.promotion import HostPromotion
-from voltool.errors import MovedError, RefusedError, VoltoolError
+from voltool.errors import HostError, MovedError, RefusedError, VoltoolError
 from voltool.model import SERVING, Peer, ReplicaRecord
 from voltool.volumes.btrfs_ioctl import create_subvolume
 from voltool.volumes.lock.hold import in_container
@@ -205,3 +206,22 @@ def test_a_replica_that_somebody_has_changed(mixed: Ground) -> None:
     boss.promote("b")
     assert (mixed.paths["b"] / "d0" / "f0").read_bytes() == b"by hand"
     assert boss.dump().header.epoch.number == 2
+
+
+def test_a_replica_that_lacks_something_is_not_promoted(mixed: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    boss = mixed.boss
+
+    def cut_off(_self: HostReplica, _record: ReplicaRecord) -> None:
+        raise HostError("there is no more power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HostReplica, "swap", cut_off)
+        with pytest.raises(HostError):
+            boss.add("b")
+    mixed.dead.add("a")
+    with pytest.raises(RefusedError, match="would be lost"):
+        boss.promote("b")
+    assert [row.role for row in boss.catalog.replicas()] == ["replica"]
+    mixed.dead.clear()
+    boss.sync("b")
+    assert boss.dump().header.epoch.number == 1

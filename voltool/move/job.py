@@ -37,7 +37,7 @@ from voltool.model import (
 from voltool.move import driver
 from voltool.move.driver import Moved, MoveOptions
 from voltool.move.find import find_move
-from voltool.move.lazy import prepare_to_fetch, stop_serving
+from voltool.move.lazy import CannotFetchError, prepare_to_fetch, stop_serving
 from voltool.move.ports import World
 from voltool.move.record import MoveUndoneError, record_abort, recorded
 from voltool.move.sessions import SessionSettings, SourceSession, TargetSession
@@ -196,6 +196,11 @@ def _carry_out(
         done = _run(world, volume, move, settings, options)
     except Interruption as interruption:
         raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
+    except CannotFetchError as error:
+        if move.phase == PLANNED:  # nothing of it is anywhere yet
+            with contextlib.suppress(VoltoolError):
+                _undo(world, volume, _source_record(world, volume) or move)
+        raise _with_the_way_on(world, volume, move, error) from None
     except VoltoolError as error:
         raise _with_the_way_on(world, volume, move, error) from None
     world.catalog.put_volume(_at_its_new_home(world, volume, move))

@@ -18,6 +18,10 @@ from voltool.wire.conversation import expect
 _COPY = "retired"
 
 
+class CannotFetchError(UnreachableError):
+    """The new home could not fetch from the old one, so a lazy move cannot begin."""
+
+
 @dataclass(frozen=True)
 class Fill:
     """How far the lazy move of ``volume`` is, which lives at its new home already. ``source_fault``: why the old home could not
@@ -36,11 +40,16 @@ class Fill:
 def prepare_to_fetch(
     world: World, volume: KnownVolume, move: SourceMove, target: TargetSession, settings: SessionSettings
 ) -> None:
-    """Let the old home serve, and the new one know. UnreachableError where it cannot be reached directly: nothing is moved."""
-    source = serve(world, volume, move, settings)
-    target.fetch_from(
-        moving.FetchFrom((source,), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks)
-    )
+    """Let the old home serve, and the new one know. CannotFetchError where it cannot be reached directly: nothing is moved."""
+    try:
+        source = serve(world, volume, move, settings)
+        target.fetch_from(
+            moving.FetchFrom(
+                (source,), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks
+            )
+        )
+    except VoltoolError as error:
+        raise CannotFetchError(error.what, where=error.where, why=error.why, remedy=error.remedy) from None
 
 
 def serve(world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings) -> replicas.FetchSource:

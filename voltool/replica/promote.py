@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from voltool.errors import NotFoundError, RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
-from voltool.model import NO_HOOKS, PROMOTING, Epoch, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
+from voltool.model import NO_HOOKS, PROMOTING, SERVING, Epoch, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
 from voltool.policy.homes import Claim, highest_epoch, judge
 from voltool.policy.replicas import FORMER
 from voltool.replica.contact import TellSettings, Told, ask_all, former_row, settle_homes
@@ -121,11 +121,11 @@ def _finish(world: World, volume: KnownVolume, wish: PromoteWish, target: Claim)
     epoch = target.standing.epoch
     assert epoch is not None
     with world.hosts.connect(wish.host) as agent:
-        replica = _replica_on(agent, volume)
-        if replica is None or replica.phase != PROMOTING:
+        status = _replica_on(agent, volume)
+        if status is None or status.replica.phase != PROMOTING:
             agent.send(messages.ShowVolume(volume.uuid, target.standing.path))
             return replicas.Promoted(expect(agent, messages.VolumeReply).record)
-        return _become(agent, replica, replicas.PromoteReplica(epoch, 0, (), wish.hooks))
+        return _become(agent, status.replica, replicas.PromoteReplica(epoch, 0, (), wish.hooks))
 
 
 def _choose(world: World, volume: KnownVolume, wish: PromoteWish, survey: _Survey) -> replicas.Promoted:
@@ -177,13 +177,15 @@ def _place(claim: Claim) -> str:
 
 def _promote_replica(world: World, volume: KnownVolume, wish: PromoteWish, survey: _Survey) -> PromoteOutcome:
     with world.hosts.connect(wish.host) as agent:
-        replica = _replica_on(agent, volume)
-        if replica is None:
+        status = _replica_on(agent, volume)
+        if status is None:
             raise NotFoundError(
                 f"there is no replica of {volume.name} on that host",
                 where=wish.host,
                 remedy=f"voltool replica list {volume.name}",
             )
+        _refuse_what_lacks(wish, status)
+        replica = status.replica
         epoch = _next_epoch(world, volume, survey, agent.agent.hostname, replica.epoch)
         request = replicas.PromoteReplica(
             epoch,
@@ -207,10 +209,26 @@ def _promote_replica(world: World, volume: KnownVolume, wish: PromoteWish, surve
     return _remembered(world, volume, wish, survey, promoted)
 
 
-def _replica_on(agent: Conversation, volume: KnownVolume) -> ReplicaRecord | None:
+def _refuse_what_lacks(wish: PromoteWish, status: replicas.ReplicaStatus) -> None:
+    """RefusedError where something of the volume is not there: it would be lost, so ``force`` is no way. The host looks
+    once more."""
+    if status.replica.phase in (SERVING, PROMOTING):
+        return
+    missing = (
+        f"{status.missing_files} files with {status.missing_bytes} bytes are missing" if status.missing_files else ""
+    )
+    raise RefusedError(
+        "the replica does not have everything of the volume: what is missing would be lost",
+        where=f"{wish.host}:{shown(status.replica.path)}",
+        why=f"it is {status.replica.phase}" + (f"; {missing}" if missing else ""),
+        remedy="wait until it is full (voltool replica list), promote another one, or restore the latest dump",
+    )
+
+
+def _replica_on(agent: Conversation, volume: KnownVolume) -> replicas.ReplicaStatus | None:
     agent.send(replicas.ListReplicas())
     found = expect(agent, replicas.ReplicasReply).replicas
-    return next((each.replica for each in found if each.replica.uuid == volume.uuid), None)
+    return next((each for each in found if each.replica.uuid == volume.uuid), None)
 
 
 def _become(agent: Conversation, replica: ReplicaRecord, request: replicas.PromoteReplica) -> replicas.Promoted:
@@ -240,8 +258,8 @@ def _next_epoch(world: World, volume: KnownVolume, survey: _Survey, hostname: st
 
 
 def _next_sequence(world: World, volume: KnownVolume, survey: _Survey, seen: int = 0) -> int:
-    """Higher than that of any dump, so that later ones go on from there; also than those which an old home that does not know of
-    this may still make for somebody else."""
+    """Higher than that of any dump, so that later ones go on from there; also than those which an old home that does not
+    know of this may still make for somebody else."""
     known = [seen, *(claim.standing.sequence for claim in survey.claims)]
     known += [max(row.sequence, row.home_sequence) for row in world.catalog.replicas(volume.uuid)]
     known += [dump.header.sequence for dump in world.catalog.dumps(volume.uuid)]

@@ -48,16 +48,13 @@ def remove(world: World, name: str, host: str, *, purge: bool, forget_host: bool
         raise RefusedError("a host that is lost cannot be told to purge", where=host, remedy="one of the two options")
     if purge:
         _check_home(world, volume)
-    if not forget_host:
-        when_free(lambda: _tell_host(world, target, purge=purge))
+    phase = known.phase if forget_host else when_free(lambda: _tell_host(world, target, purge=purge))
+    home_told = _tell_home(world, target)
     if known.phase == LAZY:
         stop_serving(world, target)
-    home_told = _tell_home(world, target)
-    is_lazy = known.phase == LAZY
-    if is_lazy:
-        stop_serving(world, target)
     world.catalog.remove_replica(known.replica_id)
-    return Removed(target, stays=not purge and not is_lazy, host_told=not forget_host, home_told=home_told)
+    stays = forget_host or (not purge and phase != LAZY)
+    return Removed(target, stays, host_told=not forget_host, home_told=home_told)
 
 
 def _known(world: World, volume: KnownVolume, host: str, *, ask: bool) -> KnownReplica:
@@ -118,13 +115,15 @@ def _check_home(world: World, volume: KnownVolume) -> None:
         ) from None
 
 
-def _tell_host(world: World, target: Target, *, purge: bool) -> None:
+def _tell_host(world: World, target: Target, *, purge: bool) -> str:
+    """The phase that it had by its host's word; empty: the host has none."""
     volume, replica = target.volume, target.replica
     home = Peer(volume.host, "", "", volume.path)
     record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, int(time.time()))
     try:
         with world.hosts.connect(replica.host) as agent:
             session = ReplicaSession(agent, record, ReplicaSettings(), begin=False)
+            phase = session.record.phase
             session.remove(purge=purge)
             session.end()
     except UnreachableError as error:
@@ -133,6 +132,8 @@ def _tell_host(world: World, target: Target, *, purge: bool) -> None:
         raise
     except NotFoundError:
         world.reporter.report(Notice("info", f"{replica.host} has no such replica"))
+        return ""
+    return phase
 
 
 def _tell_home(world: World, target: Target) -> bool:

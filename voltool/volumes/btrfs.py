@@ -106,10 +106,10 @@ class BtrfsDriver:
         if not info.read_only:
             return None
         if not record.uuid:
-            # made by a process that died before it could note whom it made
+            # made by a process that died before it could note whom it made, or that is about to
             record = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
             with _translated(path):
-                _write_record(directory, label, record)
+                _note(directory, label, record)
         if (record.uuid, record.generation) != (info.uuid, info.generation):
             return None
         return Clone(label, path, record.time_ns, live=False, consistency=Consistency.SNAPSHOT, uuid=info.uuid)
@@ -199,7 +199,7 @@ class BtrfsDriver:
         info = _info(clone_path(directory, label))
         if record is not None:
             done = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
-            _write_record(directory, label, done)
+            _note(directory, label, done)
 
 
 def destroy_clone(directory: bytes, label: str) -> None:
@@ -214,6 +214,13 @@ def destroy_clone(directory: bytes, label: str) -> None:
             pass
         with contextlib.suppress(FileNotFoundError):
             durable.remove_file(clone_path(directory, label + ".json"))
+
+
+def _note(directory: bytes, label: str, record: _CloneRecord) -> None:
+    """Write down whom a snapshot is. Several sessions about one volume may note the same at once: then one of them takes the
+    other's unfinished file, which says just that, and gives it its name."""
+    with contextlib.suppress(FileNotFoundError):
+        _write_record(directory, label, record)
 
 
 def _write_record(directory: bytes, label: str, record: _CloneRecord) -> None:

@@ -22,7 +22,6 @@ from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.owners import Owners
 from voltool.tree.manifest import ManifestTaker
 from voltool.tree.recordfile import RecordFile, RecordFileWriter
-from voltool.tree.state import BaseState
 
 _RECORDS = (fmt.OBJECTS, fmt.ENTRIES, fmt.CHUNKS)
 _CHUNKS = b"lazy-chunks"
@@ -79,7 +78,7 @@ class ManifestArrival:
         assert state is not None
         chunks = RecordFile(self._chunks_path)
         try:
-            _build(self._held, state, chunks)
+            index.build(os.path.join(self._held.staging.path, INDEX), state, chunks, _check_all)
         finally:
             chunks.close()
             state.close()
@@ -91,10 +90,7 @@ class ManifestArrival:
         self._chunks.abandon()
 
 
-def _build(held: HeldTree, state: BaseState, chunks: RecordFile) -> None:
-    place = os.path.join(held.staging.path, INDEX)
-    index.build(place, state, chunks)
-    found = TreeIndex(place)
+def _check_all(found: TreeIndex) -> None:
     for position in range(found.count):
         _check(found, position)
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import syslog
+import time
 from typing import Iterator, Optional
 
 from voltool import durable
@@ -22,7 +23,8 @@ from voltool.agent.lazy import folding, overlay
 from voltool.agent.lazy.home import LazyHome
 from voltool.agent.lazy.upper import OURS, attribute, walk
 from voltool.beneath import opened_directory
-from voltool.errors import HostError
+from voltool.errors import BusyError, HostError
+from voltool.leases import ignore_lease_breaks, lease_test
 from voltool.model import TargetMove
 from voltool.showing import shown
 from voltool.volumes import records
@@ -48,6 +50,9 @@ from voltool.volumes.traits import synchronize
 _WHOLE = OURS + "whole"
 #: How long the lock may last before somebody speaks of it, seconds.
 _LONGEST = 3600
+#: So often it is looked whether a file is still open for writing, and how long apart, seconds.
+_LOOKS, _PAUSE = 20, 0.05
+_OPEN_QUIET = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 
 class Ending:
@@ -102,6 +107,8 @@ class Ending:
 
     def _lock(self, volume: VolumeHome) -> LockLease:
         wishes = self._home.wishes()
+        if not wishes.hooks.before_lock:
+            self._refuse_open_files()
         token = new_token()
         lease = start_guardian(self._book, token, silence=float(_LONGEST), ward=_Ward(self))
         wish = LockWish(
@@ -122,6 +129,19 @@ class Ending:
             lease.close()
             raise
         return lease
+
+    def _refuse_open_files(self) -> None:
+        """BusyError, before anything is locked, where a file stays open for writing, as those of a database do: without a hook
+        that ends it the lock would only keep others from writing, again and again, while it waits in vain."""
+        ignore_lease_breaks()
+        for path in _written_files(self._home.layers.upper):
+            place = os.path.join(self._home.layers.path, path)
+            if _stays_open(place):
+                raise BusyError(
+                    "a file of the volume is open for writing",
+                    where=shown(place),
+                    remedy="it goes on by itself when the file is closed; a before_lock hook stops who has it open",
+                )
 
     def _fold_and_exchange(self) -> None:
         home = self._home
@@ -212,6 +232,22 @@ def _has_mark(path: bytes, move_id: str) -> bool:
     with contextlib.suppress(OSError):
         return attribute(path, _WHOLE) == move_id.encode()
     return False
+
+
+def _stays_open(path: bytes) -> bool:
+    """Whether the file is open for writing, not just for a moment."""
+    for _attempt in range(_LOOKS):
+        try:
+            descriptor = os.open(path, _OPEN_QUIET)
+        except OSError:
+            return False
+        try:
+            if lease_test(descriptor) is not False:
+                return False
+        finally:
+            os.close(descriptor)
+        time.sleep(_PAUSE)
+    return True
 
 
 def _written_files(upper: bytes) -> Iterator[bytes]:

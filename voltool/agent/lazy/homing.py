@@ -205,12 +205,12 @@ class _Homing:
     def _tell_old_home(self) -> bool:
         """That its copy is needed no more. True also when it is given up."""
         self._life.tell()
-        wishes = self._home.wishes()
         until, pause = time.monotonic() + _TELLING, _SOON
-        while wishes.sources and time.monotonic() < until:
+        while time.monotonic() < until:
             if self._is_stopping():
                 return False
-            if _tell(self._home, wishes.sources[0], self._log):
+            sources = self._home.wishes().sources  # others may have been written down meanwhile
+            if not sources or _tell(self._home, sources[0], self._log):
                 break
             self._nap(pause)
             pause = min(_LATE, pause * 2)

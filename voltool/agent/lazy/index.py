@@ -16,7 +16,7 @@ import stat
 import struct
 from array import array
 from bisect import bisect_left
-from typing import IO, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import IO, Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from voltool import durable
 from voltool.dumpfile import format as fmt
@@ -45,9 +45,10 @@ class Chunk(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ making
 
 
-def build(place: bytes, state: BaseState, chunks: Iterable[bytes]) -> None:
+def build(place: bytes, state: BaseState, chunks: Iterable[bytes], check: Callable[[TreeIndex], None]) -> None:
     """Make the index of ``state`` in the directory ``place``, in whose stead it appears as a whole. ``chunks``: the manifest's
-    CHUNKS records, in order. IntegrityError where the manifest is no tree. Raises OSError."""
+    CHUNKS records, in order. ``check`` looks at it before it appears. IntegrityError where the manifest is no tree. Raises
+    OSError."""
     fresh = place + b".new"
     shutil.rmtree(fresh, ignore_errors=True)
     os.mkdir(fresh, 0o700)
@@ -57,6 +58,7 @@ def build(place: bytes, state: BaseState, chunks: Iterable[bytes]) -> None:
     count = _write_chunks(fresh, objects, chunks)
     meta = {"version": _VERSION, "state_id": state.state_id, "chunks": count, "next_number": state.next_number}
     durable.write_file(os.path.join(fresh, _META), json.dumps(meta).encode())
+    check(TreeIndex(fresh))
     shutil.rmtree(place, ignore_errors=True)
     os.rename(fresh, place)
     durable.fsync_directory(os.path.dirname(place))

@@ -35,6 +35,8 @@ from voltool.volumes.mounts import read_mounts
 #: How often what is here is made durable, and the status written, seconds.
 _SAVE = 5.0
 _STATUS = 0.5
+#: With millions of files that takes a while: the pause is so many times longer then.
+_SHARE = 20
 _TICK = 0.05
 #: A process that dies at once is not started again at once.
 _AGAIN = 1.0
@@ -117,19 +119,19 @@ class LazyService:
 
     def _fill(self) -> bool:
         """Whether it is full."""
-        saved = told = 0.0
         store = self._store
-        missing = store.missing_size()
-        before = self._counted()
+        self._look_after()
+        missing, before = store.missing_size(), self._counted()
+        due = told = 0.0
         while not store.presence.is_complete():
             if self._ended:
                 return False
             self._look_after()
             now = time.monotonic()
-            if now - saved >= _SAVE:
+            if now >= due:
                 self._save()
                 missing, before = store.missing_size(), self._counted()
-                saved = time.monotonic()
+                due = time.monotonic() + max(_SAVE, _SHARE * (time.monotonic() - now))
             if now - told >= _STATUS:
                 files, size = (left - done for left, done in zip(missing, _difference(self._counted(), before)))
                 self._write_status(max(0, files), max(0, size))
@@ -332,7 +334,10 @@ def _answer(
         end.ready()
 
     root = os.geteuid() == 0
-    mount = fuse.MountSettings(settings.name, SUBTYPE, allow_other=root, trusted=root, max_readahead=_READAHEAD)
+    # Without signals: systemd sends them to all processes of a unit, and a mount that is dead is better than one that is gone.
+    mount = fuse.MountSettings(
+        settings.name, SUBTYPE, allow_other=root, trusted=root, max_readahead=_READAHEAD, signals=False
+    )
     fuse.serve(files, settings.point, mount, ready)
 
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import struct
 import threading
 from typing import Iterator, List, NamedTuple, Set
@@ -20,6 +21,7 @@ from typing import Iterator, List, NamedTuple, Set
 #: its content); a large file has been begun, its chunks have bytes of their own.
 MISSING, PRESENT, LOST, BEGUN = 0, 1, 2, 3
 
+_UNSETTLED = re.compile(b"[\\x00\\x03]")
 _SLOT = struct.Struct("=qqqq")
 #: One slot for each process, written by it alone.
 SLOTS = 8
@@ -49,12 +51,12 @@ class Presence:
 
     def is_complete(self) -> bool:
         """Whether every object is settled."""
-        return all(self._map.find(bytes([value]), _HEAD, self._chunks_at) < 0 for value in (MISSING, BEGUN))
+        return self.next_unsettled(0) < 0
 
     def next_unsettled(self, position: int) -> int:
         """The first object from ``position`` on that is not settled; -1: none."""
-        found = [self._map.find(bytes([value]), _HEAD + position, self._chunks_at) for value in (MISSING, BEGUN)]
-        return min((at - _HEAD for at in found if at >= 0), default=-1)
+        found = _UNSETTLED.search(self._map, _HEAD + position, self._chunks_at)
+        return found.start() - _HEAD if found is not None else -1
 
     def count_chunks(self, start: int, stop: int) -> int:
         """How many of the chunks ``start`` to ``stop`` are here."""

@@ -108,7 +108,7 @@ class _Session:
             return moving.TargetStatus(prepared, step.state_id, lost=self._lost())
         if isinstance(step, moving.Publish):
             published = self._target.publish(step.proof)
-            advice = advice_when_come(published.path)
+            advice = "" if published.lazy else advice_when_come(published.path)  # what serves it mounts it again
             if advice:
                 self._conversation.report(Notice("warning", f"{published.name}: at the new home: {advice}"))
             return moving.TargetStatus(published, hook_failed=_after_online(published, step.hooks))

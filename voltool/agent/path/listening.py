@@ -147,16 +147,14 @@ class Listener:
 
     def _hand_over(self, link: Link) -> None:
         with self._changed:
-            welcome_still = self._open
-            if welcome_still:
-                self._ready.append(link)
+            if self._open:
                 self._made += 1
+                if self._made == self._wanted:
+                    self._close_port()  # before anybody knows that there is a link
+                self._ready.append(link)
                 self._changed.notify_all()
-            complete = self._made == self._wanted
-        if not welcome_still:
-            link.close()
-        elif complete:
-            self._close_port()
+                return
+        link.close()
 
 
 def parse_ports(text: str) -> Tuple[int, int]:
