@@ -17,8 +17,8 @@ from tests.hosts import VOLTOOL
 from tests.jobs.test_move import Ground, made
 from voltool.agent.daemon import Daemon, list_daemons
 from voltool.agent.host import find_host_state
-from voltool.agent.lazy.fill import status_of
-from voltool.agent.lazy.home import LazyHome
+from voltool.agent.lazymove.fill import status_of
+from voltool.agent.lazymove.home import LazyHome
 from voltool.volumes.moving.records import MoveBook
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.core.copying import copy_tree
-from voltool.agent.lazy.folding import FoldPlace
-from voltool.agent.lazy.overlay import Layers, mount, prepare, unmount
+from voltool.agent.lazymove.folding import FoldPlace
+from voltool.agent.lazymove.overlay import Layers, mount, prepare, unmount
 
 
 class Rig:

@@ -18,9 +18,9 @@ from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.lazymove.test_folding import _tree_below, _write
 from voltool.agent.host import HostState
-from voltool.agent.lazy import overlay
-from voltool.agent.lazy.ending import Ending
-from voltool.agent.lazy.home import LazyHome
+from voltool.agent.lazymove import overlay
+from voltool.agent.lazymove.ending import Ending
+from voltool.agent.lazymove.home import LazyHome
 from voltool.errors import BusyError
 from voltool.model import PUBLISHED, Epoch, Peer, TargetMove, VolumeRecord
 from voltool.volumes import records

@@ -18,7 +18,7 @@ from tests.core.operations import Operation, apply, operations
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.lazymove.layers import Rig
-from voltool.agent.lazy.folding import FoldPlace, finish, fold, forget, has_begun, seal_root
+from voltool.agent.lazymove.folding import FoldPlace, finish, fold, forget, has_begun, seal_root
 from voltool.errors import IntegrityError, SpaceError
 from voltool.inodes import get_flags
 from voltool.volumes.removal import remove_tree

@@ -15,7 +15,7 @@ from tests.browse.mounting import needs_fuse
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from tests.lazymove import passthrough
-from voltool.agent.lazy.overlay import Layers, check_upper, is_mounted, mount, prepare, unfit, unmount
+from voltool.agent.lazymove.overlay import Layers, check_upper, is_mounted, mount, prepare, unfit, unmount
 from voltool.dumpfile import format as fmt
 from voltool.errors import RefusedError
 

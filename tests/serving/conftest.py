@@ -15,11 +15,11 @@ import pytest
 
 from voltool.agent import daemon as daemons
 from voltool.agent.daemon import Daemon, list_daemons
+from voltool.agent.fetching.keys import kept_identity
+from voltool.agent.fetching.pool import Pool
+from voltool.agent.fetching.reaching import make_pool
+from voltool.agent.fetching.served import end_serving, serve_files
 from voltool.agent.host import HostState, find_host_state
-from voltool.agent.lazy.keys import kept_identity
-from voltool.agent.lazy.pool import Pool
-from voltool.agent.lazy.reaching import make_pool
-from voltool.agent.lazy.served import end_serving, serve_files
 from voltool.agent.lazy.sources import Missing, Wanted
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import SERVING, Peer, ReplicaRecord

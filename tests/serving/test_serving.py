@@ -15,8 +15,8 @@ import pytest
 
 from tests.serving.conftest import REPLICA, Cutter, Rack, got
 from voltool.agent.daemon import started_at
-from voltool.agent.lazy.keys import drop_identity, serving_purpose
-from voltool.agent.lazy.served import end_serving
+from voltool.agent.fetching.keys import drop_identity, serving_purpose
+from voltool.agent.fetching.served import end_serving
 from voltool.agent.lazy.sources import Wanted
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import HostError, NotFoundError, UnreachableError

@@ -24,7 +24,7 @@ SERVE = """
 import os, sys
 from voltool.agent import daemon
 from voltool.agent.host import find_host_state
-from voltool.agent.lazy import served
+from voltool.agent.fetching import served
 from voltool.agent.path.identity import make_identity
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import SERVING, Peer, ReplicaRecord

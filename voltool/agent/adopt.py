@@ -14,7 +14,7 @@ import time
 from typing import Iterator, List, Optional, Tuple
 
 from voltool.agent.host import HostState
-from voltool.agent.lazy.home import refuse_lazy
+from voltool.agent.lazymove.home import refuse_lazy
 from voltool.agent.lock import lock_info
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import NotFoundError, RefusedError, UsageError

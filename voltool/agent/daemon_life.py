@@ -23,8 +23,8 @@ from voltool.errors import BusyError, VoltoolError
 
 #: ``run(identity, host, life)``, which returns when its work is over or `Life.ending` is set.
 _KINDS: Dict[str, Tuple[str, str]] = {
-    "serve": ("voltool.agent.lazy.serving", "run"),
-    "home": ("voltool.agent.lazy.homing", "run"),
+    "serve": ("voltool.agent.fetching.serving", "run"),
+    "home": ("voltool.agent.lazymove.homing", "run"),
     "lazy": ("voltool.agent.lazy.running", "run"),
 }
 _EXIT_FAILED = 1

@@ -18,8 +18,8 @@ from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
 from voltool.agent.lazy.examining import troubles
-from voltool.agent.lazy.fill import status_of
-from voltool.agent.lazy.home import LazyHome
+from voltool.agent.lazymove.fill import status_of
+from voltool.agent.lazymove.home import LazyHome
 from voltool.agent.replica import guard
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.splitting import SPLIT_OWNER, is_closed, keep_closed

@@ -1,6 +1,6 @@
 """What a lazy move needs besides: who serves the files, how far the fill is, going on with it, and the files of a lost home.
 
-The new home ends the fill by itself (`agent.lazy.homing`); nobody here has to wait for it.
+The new home ends the fill by itself (`agent.lazymove.homing`); nobody here has to wait for it.
 """
 
 from __future__ import annotations

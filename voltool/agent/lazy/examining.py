@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Callable, Iterator
 
 from voltool.agent.daemon import Daemon, list_daemons
+from voltool.agent.fetching.keys import drop_identity, serving_purpose
 from voltool.agent.host import HostState
 from voltool.agent.lazy.book import KIND as LAZY_KIND
-from voltool.agent.lazy.keys import drop_identity, serving_purpose
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import LAZY, LAZY_HOME
 

@@ -12,12 +12,12 @@ import time
 from typing import Iterator, Optional, Sequence
 
 from voltool.agent.daemon_life import Life
+from voltool.agent.fetching.keys import drop_identity
+from voltool.agent.fetching.pool import PathFetcher
+from voltool.agent.fetching.reaching import make_pool
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.book import LazyBook
-from voltool.agent.lazy.keys import drop_identity
-from voltool.agent.lazy.pool import PathFetcher
-from voltool.agent.lazy.reaching import make_pool
 from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Fetcher, Wanted
 from voltool.agent.lazy.store import Store

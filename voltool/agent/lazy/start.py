@@ -13,12 +13,12 @@ import time
 from typing import Dict, List, Protocol, Sequence
 
 from voltool import durable
+from voltool.agent.fetching.keys import drop_identity
+from voltool.agent.fetching.reaching import make_pool, unreachable_sources
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
-from voltool.agent.lazy.keys import drop_identity
 from voltool.agent.lazy.mounted import LazyStatus, clear_mounts, is_answering, read_status
-from voltool.agent.lazy.reaching import make_pool, unreachable_sources
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.restore import receive_dump
 from voltool.errors import IntegrityError, RefusedError, UnreachableError

@@ -1,5 +1,5 @@
 """The new home of a lazy move: of the volume only the manifest comes before the switch, and publishing is an overlay over the
-lazy mount. What lies where: `agent.lazy.home`. Ships to servers."""
+lazy mount. What lies where: `agent.lazymove.home`. Ships to servers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import time
 from typing import Iterator
 
 from voltool import durable
+from voltool.agent.fetching.keys import drop_identity
+from voltool.agent.fetching.reaching import reach_one
 from voltool.agent.host import HostState
-from voltool.agent.lazy import fill, overlay
 from voltool.agent.lazy.arriving import ManifestArrival
-from voltool.agent.lazy.home import HomeWishes, LazyHome
 from voltool.agent.lazy.index import TreeIndex
-from voltool.agent.lazy.keys import drop_identity
-from voltool.agent.lazy.reaching import reach_one
+from voltool.agent.lazymove import fill, overlay
+from voltool.agent.lazymove.home import HomeWishes, LazyHome
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, RefusedError

@@ -14,7 +14,7 @@ from typing import Iterator, Optional
 from voltool.agent.dump import dump_home
 from voltool.agent.guardian import LockLease, start_guardian
 from voltool.agent.host import HostState
-from voltool.agent.lazy.home import refuse_lazy
+from voltool.agent.lazymove.home import refuse_lazy
 from voltool.agent.moving.manifest_only import dump_manifest
 from voltool.agent.moving.source_ground import HostSource, OnlyHooks
 from voltool.errors import AgentError, NotFoundError, RefusedError

@@ -11,7 +11,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool.agent.host import HostState
-from voltool.agent.lazy.home import refuse_lazy
+from voltool.agent.lazymove.home import refuse_lazy
 from voltool.agent.moving import container
 from voltool.agent.moving.extremes import Extremes, obstacles_of
 from voltool.agent.moving.into import check_target

@@ -7,8 +7,8 @@ is the lock of the replica's own place.
 from __future__ import annotations
 
 from voltool.agent.dump import dump_home
+from voltool.agent.fetching.served import end_serving
 from voltool.agent.host import HostState
-from voltool.agent.lazy.served import end_serving
 from voltool.agent.replica.manifest_out import dump_manifest
 from voltool.agent.replica.out_ground import BaseKeeper, ReplicaGround
 from voltool.agent.replica.out_place import OutPlace, OutRecord

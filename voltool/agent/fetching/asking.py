@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 from typing import Callable, Deque, Iterator, List, Optional, Protocol, Sequence
 
-from voltool.agent.lazy.answering import pack_wants, unpack
+from voltool.agent.fetching.answering import pack_wants, unpack
 from voltool.errors import UnreachableError
 from voltool.wire.fetching import ANSWERS, Answer, FetchDecoder, FetchFrame, Want, batches, decode_answers
 from voltool.wire.messages import Message

@@ -19,9 +19,9 @@ from typing import Iterator, Optional
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.guardian import LockLease, start_guardian
-from voltool.agent.lazy import folding, overlay
-from voltool.agent.lazy.home import LazyHome
-from voltool.agent.lazy.upper import OURS, attribute, walk
+from voltool.agent.lazymove import folding, overlay
+from voltool.agent.lazymove.home import LazyHome
+from voltool.agent.lazymove.upper import OURS, attribute, walk
 from voltool.beneath import opened_directory
 from voltool.errors import BusyError, HostError
 from voltool.leases import ignore_lease_breaks, lease_test

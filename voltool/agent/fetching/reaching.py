@@ -6,10 +6,10 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Sequence
 
+from voltool.agent.fetching.asking import FetchLink
+from voltool.agent.fetching.keys import kept_identity
+from voltool.agent.fetching.pool import Pool, Source
 from voltool.agent.host import HostState
-from voltool.agent.lazy.asking import FetchLink
-from voltool.agent.lazy.keys import kept_identity
-from voltool.agent.lazy.pool import Pool, Source
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
 from voltool.errors import UnreachableError, VoltoolError

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Dict, Iterator, List, Sequence, Set
 
-from voltool.agent.lazy.asking import Asker, Connect
+from voltool.agent.fetching.asking import Asker, Connect
 from voltool.agent.lazy.sources import Answer, Check, Missing, Piece, Wanted
 from voltool.errors import UnreachableError, VoltoolError
 from voltool.wire import fetching

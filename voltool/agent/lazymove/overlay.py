@@ -28,7 +28,7 @@ import struct
 from dataclasses import dataclass
 
 from voltool import durable
-from voltool.agent.lazy.upper import PREFIX, copy_attributes, forget_origins
+from voltool.agent.lazymove.upper import PREFIX, copy_attributes, forget_origins
 from voltool.beneath import opened_directory
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, RefusedError, VoltoolError

@@ -1,6 +1,6 @@
 """The verbs ServeFiles and StopServing: what a host serves to a lazy replica elsewhere, and to whom. Ships to servers.
 
-Who does it is a long-running process (`agent.lazy.serving`); its record says which tree, to whom, and where.
+Who does it is a long-running process (`agent.fetching.serving`); its record says which tree, to whom, and where.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 
 from voltool.agent.daemon import Daemon
+from voltool.agent.fetching.keys import drop_identity, has_identity, kept_identity, serving_purpose
 from voltool.agent.host import HostState
-from voltool.agent.lazy.keys import drop_identity, has_identity, kept_identity, serving_purpose
 from voltool.agent.path.addresses import own_addresses
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.listening import parse_ports

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
 
 from voltool import durable, inodes
-from voltool.agent.lazy.upper import (
+from voltool.agent.lazymove.upper import (
     OPEN,
     OURS,
     Entry,

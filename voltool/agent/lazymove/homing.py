@@ -13,16 +13,16 @@ import time
 from typing import Callable, Optional
 
 from voltool.agent.daemon_life import Life
+from voltool.agent.fetching.keys import drop_identity, kept_identity
+from voltool.agent.fetching.reaching import make_pool
 from voltool.agent.host import HostState
-from voltool.agent.lazy import overlay
-from voltool.agent.lazy.ending import Ending
-from voltool.agent.lazy.given import GivenFirst, Nobody, Renewed
-from voltool.agent.lazy.home import LazyHome, lazy_home_of
-from voltool.agent.lazy.keys import drop_identity, kept_identity
 from voltool.agent.lazy.mounted import clear_mounts
-from voltool.agent.lazy.reaching import make_pool
 from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Fetcher
+from voltool.agent.lazymove import overlay
+from voltool.agent.lazymove.ending import Ending
+from voltool.agent.lazymove.given import GivenFirst, Nobody, Renewed
+from voltool.agent.lazymove.home import LazyHome, lazy_home_of
 from voltool.agent.path.joining import join
 from voltool.errors import VoltoolError
 from voltool.model import PUBLISHED, ROOT_OBJECT

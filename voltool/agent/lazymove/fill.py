@@ -9,13 +9,13 @@ from typing import Iterator, List, Tuple
 
 from voltool.agent.daemon import Running
 from voltool.agent.host import HostState
-from voltool.agent.lazy import overlay
-from voltool.agent.lazy.home import HomeWishes, LazyHome
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.mounted import read_status
 from voltool.agent.lazy.saved import objects_present
 from voltool.agent.lazy.shared import PRESENT
 from voltool.agent.lazy.store import INDEX
+from voltool.agent.lazymove import overlay
+from voltool.agent.lazymove.home import HomeWishes, LazyHome
 from voltool.errors import RefusedError, VoltoolError
 from voltool.model import PUBLISHED
 from voltool.showing import shown

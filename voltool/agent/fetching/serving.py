@@ -1,6 +1,6 @@
 """The long-running process that serves the files of one tree to one lazy replica: ``serve ID``. Ships to servers.
 
-It reads what its record says (`agent.lazy.served`), waits for the one peer whose certificate is in it, and answers. It needs no
+It reads what its record says (`served`), waits for the one peer whose certificate is in it, and answers. It needs no
 manifest and keeps nothing: whoever asks knows what is right. It ends when it is told, when its tree is gone (a clone that was
 given up, a replica that was removed), or when nobody has come for `_UNUSED`; then its record and key go too.
 """
@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterator
 
 from voltool.agent.daemon_life import Life
+from voltool.agent.fetching.answering import Answerer
+from voltool.agent.fetching.asking import FetchLink
+from voltool.agent.fetching.served import ServeBook, open_tree
 from voltool.agent.host import HostState
-from voltool.agent.lazy.answering import Answerer
-from voltool.agent.lazy.asking import FetchLink
-from voltool.agent.lazy.served import ServeBook, open_tree
 from voltool.agent.path.listening import Listener
 from voltool.errors import HostError, NotFoundError, PathBrokenError, VoltoolError
 from voltool.wire.fetching import WANTS, FetchDecoder, FetchFrame

@@ -16,13 +16,13 @@ from typing import Optional, Tuple
 from voltool import durable
 from voltool.agent.daemon import Daemon
 from voltool.agent.host import HostState
-from voltool.agent.lazy import overlay
 from voltool.agent.lazy.arriving import open_index
-from voltool.agent.lazy.folding import FoldPlace
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.mounted import clear_mounts
-from voltool.agent.lazy.overlay import Layers
 from voltool.agent.lazy.store import INDEX, Store
+from voltool.agent.lazymove import overlay
+from voltool.agent.lazymove.folding import FoldPlace
+from voltool.agent.lazymove.overlay import Layers
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.errors import HostError, RefusedError
 from voltool.model import NO_HOOKS, PUBLISHED, Hooks, TargetMove
@@ -33,7 +33,7 @@ from voltool.volumes.moving.records import MoveBook
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.replicas import FetchSource
 
-#: The kind of its long-running process (`agent.lazy.homing`).
+#: The kind of its long-running process (`agent.lazymove.homing`).
 KIND = "home"
 
 
