@@ -6,17 +6,22 @@ home stamps: objects are matched by path, read and hashed; only differences trav
 
 from __future__ import annotations
 
-from typing import Optional
+import contextlib
+from dataclasses import replace
+from typing import Any, Callable, Optional
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.frames import FrameDecoder, decode_records
 from voltool.errors import AgentError, IntegrityError
+from voltool.events import Event
 from voltool.model import Consistency, DumpHeader, Epoch
 from voltool.tree.apply.owners import Owners
 from voltool.tree.manifest import ManifestTaker, state_manifest
+from voltool.tree.produce import owner_records
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
 from voltool.wire import messages
-from voltool.wire.conversation import Conversation
+from voltool.wire.conversation import Buffer, Conversation
+from voltool.wire.messages import Message
 
 
 def receive_manifest(
@@ -62,25 +67,67 @@ def _receive(
     return base
 
 
+#: Of what has only the form of a dump: it belongs to no volume.
+NO_DUMP = DumpHeader(
+    dump_id="0" * 32,
+    volume_uuid="0" * 32,
+    volume_name="",
+    level=0,
+    sequence=0,
+    epoch=Epoch(0, "", ""),
+    clone_time_ns=0,
+    boot_id="",
+    host="",
+    driver="",
+    consistency=Consistency.LIVE,
+    source_path=b"",
+)
+
+
 def send_manifest(conversation: Conversation, state: BaseState, keeper: StateKeeper, tool_version: str) -> None:
     """Give a kept state's manifest away, as data frames (`EndOfData` is the caller's)."""
-    header = DumpHeader(
-        dump_id="0" * 32,
-        volume_uuid="0" * 32,
-        volume_name="",
-        level=0,
-        sequence=0,
-        epoch=Epoch(0, "", ""),
-        clone_time_ns=0,
-        boot_id="",
-        host="",
-        driver="",
-        consistency=Consistency.LIVE,
-        source_path=b"",
-        tool_version=tool_version,
-    )
-    for data in state_manifest(header, state, keeper):
+    for data in state_manifest(replace(NO_DUMP, tool_version=tool_version), state, keeper):
         conversation.send_data(data)
+
+
+def manifest_of_dump(
+    make: Callable[[Conversation], Message], conversation: Conversation, keeper: StateKeeper
+) -> Message:
+    """Make a dump of which only the manifest travels, with the names of owners: what it left in ``keeper`` is sent in the place
+    of its data, then `EndOfData`. What ``make`` returns."""
+    reply = make(_WithoutData(conversation))
+    if isinstance(reply, messages.DumpReply):
+        state = keeper.open(reply.result.totals.state_id)
+        assert state is not None
+        with contextlib.closing(state):
+            owners = owner_records(record[12:20] for record in state.objects)
+            for data in state_manifest(reply.result.header, state, keeper, owners):
+                conversation.send_data(data)
+        conversation.send(messages.EndOfData())
+    return reply
+
+
+class _WithoutData:
+    """A conversation in which the data of the dump goes nowhere."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    def send(self, message: Message) -> None:
+        """See `Conversation`."""
+        if not isinstance(message, messages.EndOfData):
+            self._conversation.send(message)
+
+    def send_data(self, data: Buffer) -> None:
+        """See `Conversation`."""
+
+    def receive(self) -> Any:
+        """See `Conversation`."""
+        return self._conversation.receive()
+
+    def report(self, event: Event) -> None:
+        """See `Conversation`."""
+        self._conversation.report(event)
 
 
 _RECORDS = (fmt.OBJECTS, fmt.ENTRIES, fmt.CHUNKS)

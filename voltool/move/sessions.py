@@ -147,35 +147,17 @@ class SourceSession:
         self.move = None
 
 
-class TargetSession:
-    """The session with the new home. ``lost``: what its file system cannot hold. ``direct``: dumps come over the direct path."""
+class Receiving:
+    """A session with a host to which dumps come, and that tells the manifest of what it holds: a move's new home, a replica's
+    host. ``received``: what begins a dump there. ``lost``: what its file system cannot hold. ``direct``: dumps come over the
+    direct path."""
 
-    def __init__(
-        self,
-        agent: IntroducedConversation,
-        move: TargetMove,
-        settings: SessionSettings,
-        *,
-        begin: bool,
-        direct: bool = False,
-    ) -> None:
+    def __init__(self, agent: IntroducedConversation, received: messages.Message, *, direct: bool) -> None:
         self._agent = agent
+        self._receive = received
         self.direct = direct
-        self._receive: messages.Message = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
-        if move.lazy:
-            self._receive = replicas.ReceiveManifest()
-        self._hooks = settings.hooks
-        self.hostname = agent.agent.hostname
+        self.held = ""
         self.lost: tuple[str, ...] = ()
-        agent.send(moving.MoveIn(move, begin))
-        status = expect(agent, moving.TargetStatus)
-        self.move = status.move
-        self.held = status.held
-
-    def fetch_from(self, sources: moving.FetchFrom) -> None:
-        """Of a lazy move: where the files will come from."""
-        self._agent.send(sources)
-        expect(self._agent, moving.TargetStatus)
 
     def open(self) -> None:
         """See `Sink`."""
@@ -204,6 +186,33 @@ class TargetSession:
             yield received
         if not isinstance(received, messages.EndOfData):
             raise AgentError("the manifest of the copy did not come", why=type(received).__name__)
+
+
+class TargetSession(Receiving):
+    """The session with the new home."""
+
+    def __init__(
+        self,
+        agent: IntroducedConversation,
+        move: TargetMove,
+        settings: SessionSettings,
+        *,
+        begin: bool,
+        direct: bool = False,
+    ) -> None:
+        dump = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        super().__init__(agent, replicas.ReceiveManifest() if move.lazy else dump, direct=direct)
+        self._hooks = settings.hooks
+        self.hostname = agent.agent.hostname
+        agent.send(moving.MoveIn(move, begin))
+        status = expect(agent, moving.TargetStatus)
+        self.move = status.move
+        self.held = status.held
+
+    def fetch_from(self, sources: moving.FetchFrom) -> None:
+        """Of a lazy move: where the files will come from."""
+        self._agent.send(sources)
+        expect(self._agent, moving.TargetStatus)
 
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """See `TargetHome`."""

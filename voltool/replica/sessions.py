@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from voltool.errors import AgentError
 from voltool.model import NO_HOOKS, DumpResult, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
 from voltool.move.ports import Sink
+from voltool.move.sessions import Receiving
 from voltool.remote.paths import AUTO, until_sent
 from voltool.replica.ports import Brought
 from voltool.wire import messages, moving, replicas
@@ -126,12 +127,9 @@ class SourceSession:
         expect(self._agent, messages.Done)
 
 
-class ReplicaSession:
-    """The session with the host of a replica. ``status`` is its last word; ``lost``: what its file system cannot hold.
-
-    ``begin``: make the replica, or go on with it; without, only look. ``direct``: dumps come over the direct path.
-    ``forbidden``: see `wire.replicas.ReplicaIn`.
-    """
+class ReplicaSession(Receiving):
+    """The session with the host of a replica. ``status`` is its last word. ``begin``: make the replica, or go on with it;
+    without, only look. ``forbidden``: see `wire.replicas.ReplicaIn`."""
 
     def __init__(
         self,
@@ -143,10 +141,8 @@ class ReplicaSession:
         direct: bool = False,
         forbidden: tuple[bytes, ...] = (),
     ) -> None:
-        self._agent = agent
-        self._receive = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
-        self.direct = direct
-        self.lost: tuple[str, ...] = ()
+        dump = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        super().__init__(agent, dump, direct=direct)
         agent.send(replicas.ReplicaIn(record, begin, forbidden))
         self.status = expect(agent, replicas.ReplicaStatus)
         self.held = self.status.held
@@ -156,42 +152,15 @@ class ReplicaSession:
         """See `ReplicaHome`."""
         return self.status.replica
 
-    def open(self) -> None:
-        """See `Sink`."""
-        self._agent.send(self._receive)
-
-    def feed(self, data: bytes) -> None:
-        """See `Sink`."""
-        self._agent.send_data(data)
-
-    def attend(self, timeout: float) -> bool:
-        """See `Sink`."""
-        return self._agent.attend(timeout)
-
-    def close(self) -> str:
-        """See `Sink`."""
-        if not self.direct:
-            self._agent.send(messages.EndOfData())
-        arrived = expect(self._agent, moving.Arrived)
-        self.held, self.lost = arrived.held, arrived.lost
-        return self.held
-
     def manifest_sink(self) -> Sink:
-        """For the manifest of a lazy replica; closed, it says which state that is."""
-        return _ManifestSink(self._agent)
+        """For the manifest of a lazy replica; closed, it says which state that is. It goes through the command line: it is small,
+        and what it describes comes later."""
+        return Receiving(self._agent, replicas.ReceiveManifest(), direct=False)
 
     def start_lazy(self, step: replicas.StartLazy) -> None:
         """Let it be mounted and filled from now on; repeatable."""
         self._agent.send(step)
         self.status = expect(self._agent, replicas.ReplicaStatus)
-
-    def manifest(self) -> Iterator[bytes]:
-        """See `ReplicaHome`."""
-        self._agent.send(moving.SendManifest())
-        while isinstance(received := self._agent.receive(), bytes):
-            yield received
-        if not isinstance(received, messages.EndOfData):
-            raise AgentError("the manifest of the replica did not come", why=type(received).__name__)
 
     def swap(self, brought: Brought) -> None:
         """See `ReplicaHome`."""
@@ -209,32 +178,6 @@ class ReplicaSession:
         """The session is over; the agent can be asked something else."""
         self._agent.send(replicas.EndReplica())
         expect(self._agent, messages.Done)
-
-
-class _ManifestSink:
-    """A `Sink` that receives a manifest. It goes through the command line: it is small, and what it describes comes later."""
-
-    direct = False
-
-    def __init__(self, agent: IntroducedConversation) -> None:
-        self._agent = agent
-
-    def attend(self, timeout: float) -> bool:
-        """See `Sink`."""
-        return self._agent.attend(timeout)
-
-    def open(self) -> None:
-        """See `Sink`."""
-        self._agent.send(replicas.ReceiveManifest())
-
-    def feed(self, data: bytes) -> None:
-        """See `Sink`."""
-        self._agent.send_data(data)
-
-    def close(self) -> str:
-        """See `Sink`."""
-        self._agent.send(messages.EndOfData())
-        return expect(self._agent, moving.Arrived).held
 
 
 def _brought(result: DumpResult, seconds: float) -> Brought:

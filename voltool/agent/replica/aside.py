@@ -8,6 +8,7 @@ differs is named by its path. Ships to servers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import time
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from typing import Iterator, List, Set, Tuple
 
 from voltool import durable
+from voltool.agent.manifest import NO_DUMP
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.writer import DumpWriter
-from voltool.model import ROOT_OBJECT, Consistency, DumpHeader, Epoch
+from voltool.model import ROOT_OBJECT, Consistency
 from voltool.spool import SortedSpool
 from voltool.tree.apply.skeleton import is_directory
 from voltool.tree.classify import Classifier
@@ -113,20 +115,7 @@ def _unheard(first: int, second: int) -> None:
     del first, second
 
 
-_HEADER = DumpHeader(
-    dump_id="0" * 32,
-    volume_uuid="0" * 32,
-    volume_name="",
-    level=9,
-    sequence=0,
-    epoch=Epoch(0, "", ""),
-    clone_time_ns=0,
-    boot_id="",
-    host="",
-    driver="",
-    consistency=Consistency.LOCKED,
-    source_path=b"",
-)
+_HEADER = dataclasses.replace(NO_DUMP, level=9, consistency=Consistency.LOCKED)
 
 
 def _differing(base: BaseState, now: BaseState, *, by_entries: bool) -> Iterator[bytes]:

@@ -11,22 +11,21 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from typing import Any, Callable, Iterator, List
+from typing import Callable, List
 
 from voltool import durable
 from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
+from voltool.agent.manifest import manifest_of_dump
 from voltool.agent.replica.out_place import OutPlace, places
 from voltool.errors import RefusedError
-from voltool.events import Event, Notice
-from voltool.model import DumpHeader, VolumeRecord
+from voltool.events import Notice
+from voltool.model import VolumeRecord
 from voltool.showing import shown
-from voltool.tree.manifest import state_manifest
-from voltool.tree.produce import owner_records
-from voltool.tree.state import BaseState, StateKeeper
+from voltool.tree.state import StateKeeper
 from voltool.volumes.directory import DirectoryDriver
 from voltool.volumes.records import VolumeHome
 from voltool.wire import messages, replicas
-from voltool.wire.conversation import Buffer, Conversation
+from voltool.wire.conversation import Conversation
 
 #: Makes the dump of a step over a conversation, as `agent.replica.out` does.
 MakeDump = Callable[[replicas.StartReplicaDump, Conversation], messages.Message]
@@ -46,34 +45,8 @@ def dump_manifest(
         )
         conversation.report(Notice("info", message))
     wanted = dataclasses.replace(step, base_state_id=base, codec="none", bandwidth=0, manifest_only=False)
-    reply = make(wanted, _WithoutData(conversation))
-    if isinstance(reply, messages.DumpReply):
-        _send(reply.result.header, reply.result.totals.state_id, conversation, StateKeeper(_states(place.directory)))
-        conversation.send(messages.EndOfData())
-    return reply
-
-
-class _WithoutData:
-    """A conversation in which the data of the dump goes nowhere."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
-
-    def send(self, message: messages.Message) -> None:
-        """See `Conversation`."""
-        if not isinstance(message, messages.EndOfData):
-            self._conversation.send(message)
-
-    def send_data(self, data: Buffer) -> None:
-        """See `Conversation`."""
-
-    def receive(self) -> Any:
-        """See `Conversation`."""
-        return self._conversation.receive()
-
-    def report(self, event: Event) -> None:
-        """See `Conversation`."""
-        self._conversation.report(event)
+    keeper = StateKeeper(_states(place.directory))
+    return manifest_of_dump(lambda silent: make(wanted, silent), conversation, keeper)
 
 
 def _refuse_without_clones(record: VolumeRecord) -> None:
@@ -84,20 +57,6 @@ def _refuse_without_clones(record: VolumeRecord) -> None:
             why=f"its driver ({record.driver}) has no clones: while the files are fetched, they would change",
             remedy="voltool replica add without --lazy; a btrfs subvolume can be cloned, and on XFS --driver reflink",
         )
-
-
-def _send(header: DumpHeader, state_id: str, conversation: Conversation, keeper: StateKeeper) -> None:
-    state = keeper.open(state_id)
-    assert state is not None
-    with contextlib.closing(state):
-        owners = owner_records(_owners(state))
-        for data in state_manifest(header, state, keeper, owners):
-            conversation.send_data(data)
-
-
-def _owners(state: BaseState) -> Iterator[bytes]:
-    """(uid, gid) packed, of every object."""
-    return (record[12:20] for record in state.objects)
 
 
 # ------------------------------------------------------------------------------------------------------- the base
