@@ -21,7 +21,9 @@ NAMED = 10
 def in_words(fill: Fill) -> str:
     """One sentence."""
     status = fill.status
-    if status.move is None or not status.move.lazy:
+    if status.move is None:
+        return "all has come, and the old home knows it"
+    if not status.move.lazy:
         return "all has come" + (
             ", and the old home is being told" if status.running else "; the old home has not been told"
         )

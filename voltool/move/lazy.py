@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from voltool.errors import NotFoundError, UnreachableError, VoltoolError
-from voltool.model import PUBLISHED, KnownVolume, SourceMove
+from voltool.model import PUBLISHED, KnownVolume, SourceMove, TargetMove
 from voltool.move.ports import World
 from voltool.move.sessions import SessionSettings, TargetSession
 from voltool.wire import messages, moving, replicas
@@ -88,6 +88,8 @@ def go_on(world: World, name: str, settings: SessionSettings, given: bytes = b""
             f"nothing of {name} is missing", why="no lazy move of it is under way", remedy=f"voltool where {name}"
         )
     move = fill.status.move
+    if not move.lazy:
+        return _end(world, fill, move)
     fault = ""
     sources: tuple[replicas.FetchSource, ...] = ()
     try:
@@ -100,6 +102,16 @@ def go_on(world: World, name: str, settings: SessionSettings, given: bytes = b""
     return Fill(fill.volume, status, fault)
 
 
+def _end(world: World, fill: Fill, move: TargetMove) -> Fill:
+    """All has come: the old home may purge its copy, and the new one needs nothing more for it."""
+    with world.hosts.connect(move.source.host) as here:
+        here.send(moving.ReleaseRetired(move.uuid, move.move_id))
+        expect(here, messages.Done)
+    with world.hosts.connect(fill.volume.host) as there:
+        there.send(moving.AskFill(fill.volume.uuid, told=True))
+        return Fill(fill.volume, expect(there, moving.FillStatus))
+
+
 def _served_again(world: World, host: str, fill: Fill, settings: SessionSettings) -> replicas.FetchSource:
     move = fill.status.move
     assert move is not None
@@ -109,10 +121,5 @@ def _served_again(world: World, host: str, fill: Fill, settings: SessionSettings
     left = next((source for source in found if source.move_id == move.move_id), None)
     if left is None:
         raise UnreachableError("the old home does not know the move any more", where=host)
-    if not move.lazy:
-        with world.hosts.connect(host) as here:
-            here.send(moving.ReleaseRetired(move.uuid, move.move_id))
-            expect(here, messages.Done)
-        raise UnreachableError("it has been told that its copy is needed no more", where=host)
     old = KnownVolume(move.uuid, move.name, host, left.path, "")
     return serve(world, old, left, settings)

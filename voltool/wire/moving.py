@@ -169,13 +169,15 @@ class AskFill:
     """How far the fill of a lazy move is, at the new home. Answered by `FillStatus`. ``paths``: so many of what is missing are
     named, -1: all. ``go_on``: start what must run for it, where it does not; ``sources``, where given, take the place of
     those that are known. ``given``: a directory on this host with files that may be what is missing (a restored dump), from
-    now on; empty: none is added."""
+    now on; empty: none is added. ``told``: the old home has heard that its copy is needed no more, so that, where all has come,
+    the process ends and what is kept for it goes."""
 
     uuid: str
     paths: int = 0
     go_on: bool = False
     sources: Tuple[FetchSource, ...] = ()
     given: bytes = b""
+    told: bool = False
 
 
 @dataclass(frozen=True)

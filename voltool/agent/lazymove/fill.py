@@ -15,7 +15,7 @@ from voltool.agent.lazy.saved import objects_present
 from voltool.agent.lazy.shared import PRESENT
 from voltool.agent.lazy.store import INDEX
 from voltool.agent.lazymove import overlay
-from voltool.agent.lazymove.home import HomeWishes, LazyHome
+from voltool.agent.lazymove.home import HomeWishes, LazyHome, let_go
 from voltool.errors import RefusedError, VoltoolError
 from voltool.model import PUBLISHED
 from voltool.showing import shown
@@ -32,6 +32,11 @@ def ask_fill(request: AskFill, conversation: Conversation, host: HostState) -> F
         return FillStatus(None)
     home = LazyHome(host, move)
     if not move.lazy and home.daemon.wishes() is None:
+        return FillStatus(None)
+    if request.told and not move.lazy:
+        with home.daemon.controlled():
+            home.daemon.remove()
+        let_go(home)
         return FillStatus(None)
     if request.go_on or request.sources or request.given:
         _go_on(request, home)

@@ -15,6 +15,7 @@ from typing import Optional, Tuple
 
 from voltool import durable
 from voltool.agent.daemon import Daemon
+from voltool.agent.fetching.keys import drop_identity
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.index import TreeIndex
@@ -30,6 +31,7 @@ from voltool.showing import shown
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.staging import Staging, StagingKey, open_staging
 from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.removal import remove_tree
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.replicas import FetchSource
 
@@ -187,3 +189,10 @@ def refuse_lazy(host: HostState, uuid: str) -> None:
             why=f"its lazy move from {home.move.source.host} is still being filled",
             remedy=f"voltool move --status {home.move.name} says how far it is; it ends by itself",
         )
+
+
+def let_go(home: LazyHome) -> None:
+    """What a lazy move that has ended needs no more goes: its directory, its key. Idempotent."""
+    if lazy_home_of(home.host, home.move.uuid) is None:
+        remove_tree(home.place.directory)
+    drop_identity(home.host, home.move.move_id)

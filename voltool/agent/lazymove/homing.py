@@ -22,7 +22,7 @@ from voltool.agent.lazy.sources import Fetcher
 from voltool.agent.lazymove import overlay
 from voltool.agent.lazymove.ending import Ending
 from voltool.agent.lazymove.given import GivenFirst, Nobody, Renewed
-from voltool.agent.lazymove.home import LazyHome, lazy_home_of
+from voltool.agent.lazymove.home import LazyHome, let_go
 from voltool.agent.path.joining import join
 from voltool.errors import VoltoolError
 from voltool.model import PUBLISHED, ROOT_OBJECT
@@ -32,7 +32,6 @@ from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.ready import make_ready, publish_ready
 from voltool.volumes.moving.records import MoveBook
-from voltool.volumes.removal import remove_tree
 from voltool.wire.moving import ReleaseRetired
 from voltool.wire.replicas import FetchSource
 
@@ -64,9 +63,7 @@ def find(host: HostState, move_id: str) -> Optional[LazyHome]:
 
 def retire(home: LazyHome) -> None:
     """Nothing is left to be done: key, records and directory of it go. Idempotent. From inside the process."""
-    if lazy_home_of(home.host, home.move.uuid) is None:
-        remove_tree(home.place.directory)
-    drop_identity(home.host, home.move.move_id)
+    let_go(home)
     home.daemon.retire()
 
 
