@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving, paths, replicas
+from voltool.wire import messages, moving, paths, replicas, tunnel
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -53,6 +53,8 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.MakeIdentity: ("voltool.agent.lazy.keys", "answer_identity"),
     replicas.ServeFiles: ("voltool.agent.lazy.served", "serve_files"),
     replicas.StopServing: ("voltool.agent.lazy.served", "stop_serving"),
+    tunnel.EnterTunnel: ("voltool.agent.lazy.relaying", "enter_tunnel"),
+    tunnel.LeaveTunnel: ("voltool.agent.lazy.relaying", "leave_tunnel"),
     paths.PreparePath: ("voltool.agent.path.negotiation", "prepare_path"),
     paths.ListenForPath: ("voltool.agent.path.negotiation", "listen_for_path"),
     paths.JoinPath: ("voltool.agent.path.negotiation", "join_path"),

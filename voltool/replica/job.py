@@ -20,7 +20,7 @@ from voltool.errors import (
     RefusedError,
     VoltoolError,
 )
-from voltool.model import FILLING, KnownReplica, KnownVolume
+from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume
 from voltool.policy.replicas import FORMER, REPLICA, standing_of
 from voltool.replica.pair import How, Pair, Round, bring
 from voltool.replica.ports import World
@@ -200,7 +200,8 @@ class _HostJobs:
 
     def __init__(self, world: World, targets: Iterable[Target], settings: SettingsOf) -> None:
         self._world = world
-        self._targets = tuple(targets)
+        # A lazy one may take until it is full (`replica.relay`).
+        self._targets = tuple(sorted(targets, key=lambda target: target.replica.phase == LAZY))
         self._settings = settings
         self._ways: list[Ways] = []
         self._ended_by: VoltoolError | None = None

@@ -13,7 +13,7 @@ from voltool.model import NO_HOOKS, DumpResult, Hooks, KnownVolume, Peer, Replic
 from voltool.move.ports import Sink
 from voltool.remote.paths import AUTO, until_sent
 from voltool.replica.ports import Brought
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, replicas, tunnel
 from voltool.wire.conversation import IntroducedConversation, expect
 
 
@@ -179,6 +179,16 @@ class ReplicaSession:
     def manifest_sink(self) -> Sink:
         """For the manifest of a lazy replica; closed, it says which state that is."""
         return _ManifestSink(self._agent)
+
+    def reach(self, sources: tuple[replicas.FetchSource, ...]) -> replicas.SourcesReached:
+        """Which of them the replica's host can reach directly."""
+        self._agent.send(replicas.ReachSources(sources))
+        return expect(self._agent, replicas.SourcesReached)
+
+    def listen_tunnel(self) -> int:
+        """The port of the host's loopback where a tunnel begins, as soon as there is one."""
+        self._agent.send(tunnel.ListenTunnel())
+        return expect(self._agent, tunnel.TunnelListening).port
 
     def start_lazy(self, step: replicas.StartLazy) -> None:
         """Let it be mounted and filled from now on; repeatable."""

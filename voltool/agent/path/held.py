@@ -6,6 +6,7 @@ Imports what knows TLS only when a path is wanted: most agents never need one.
 from __future__ import annotations
 
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Protocol
 
 from voltool.errors import AgentError, PathBrokenError
@@ -38,6 +39,8 @@ class HeldPath:
         self.identity: Optional[Identity] = None
         self.listener: Optional[Listener] = None
         self.link: Optional[Link] = None
+        #: Where a tunnel through the command line begins (`path.tunnel`).
+        self.entry: Optional[socket.socket] = None
 
     def close(self) -> None:
         """Nothing is left of it. Idempotent."""

@@ -13,6 +13,7 @@ from voltool.cli import completing
 from voltool.cli.invocation import begin
 from voltool.cli.options import Bandwidth, PathMode, VolumeName, Workers
 from voltool.errors import UsageError
+from voltool.model import LAZY
 
 EXAMPLES = (
     ("voltool replica add mail hostB", "at the volume's own path, on another host"),
@@ -75,7 +76,7 @@ def replica_add(
         settings = replace(settings, lazy=True, sources=tuple(sources or ()))
     done = add(invocation.world, AddWish(name, host, place, forbidden), settings)
     tell_synced(invocation, done)
-    if lazy:
+    if done.target.replica.phase == LAZY:
         text = (
             f"voltool replica list {name} shows how it fills; voltool replica sync {name} brings it back after a reboot"
         )
