@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.core.harness import ForkStream
+from tests.filesystems import LoopFilesystem
 from tests.hosts import Site
 from tests.jobs.apart import DISK, VOLUME, Running
+from tests.judge import compare
 from tests.network import Network
+from tests.serving.rig import LazySite
+from voltool.model import SERVING
 
 FILES = 60
 _WORD = b"what nobody on the way may read "
@@ -56,12 +61,6 @@ class Walled:
     def is_mounted(self) -> bool:
         return any("voltool-lazy" in line for line in self.site.hosts["hostb"].machine.mounts())
 
-    def replica(self) -> dict[str, Any]:
-        done = self.site.result("replica", "list", "vol", check=False)
-        assert "replicas" in done, done
-        (found,) = done["replicas"]
-        return dict(found)
-
 
 @pytest.fixture
 def walled(tmp_path: Path) -> Iterator[Walled]:
@@ -73,6 +72,19 @@ def walled(tmp_path: Path) -> Iterator[Walled]:
             yield made
 
 
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[LazySite]:
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        pytest.skip("needs root and FUSE")
+    with LoopFilesystem("btrfs", 1 << 30) as filesystem:
+        made = LazySite(filesystem.path, "btrfs", monkeypatch)
+        made.fill()
+        try:
+            yield made
+        finally:
+            made.close()
+
+
 @pytest.mark.may_skip("FUSE needs root and /dev/fuse")
 def test_killed_it_keeps_what_it_has_and_sync_goes_on_until_it_is_full(walled: Walled) -> None:
     adding = Running(walled.site, ("replica", "add", "--lazy", "vol", "hostb", "--bandwidth", "1"))
@@ -81,20 +93,44 @@ def test_killed_it_keeps_what_it_has_and_sync_goes_on_until_it_is_full(walled: W
     for name in ("f3", "large"):
         assert (replica / name).read_bytes() == truth[name]
     assert "only while this command runs" in adding.output
-    assert walled.replica()["missing_bytes"] > 0
     adding.kill()
     adding.end()
     assert (replica / "f3").read_bytes() == truth["f3"]
     with pytest.raises(OSError, match="Input/output") as failed:
         walled.read()
     assert failed.value.errno == errno.EIO
-    walled.configure('transport = "openssh"')
+    walled.configure("".join(f'[hosts.{name}]\ntransport = "openssh"\n' for name in walled.site.hosts))
     syncing = Running(walled.site, ("replica", "sync", "vol", "hostb"))
     syncing.until_phase("fill")
     assert walled.read() == truth
     assert syncing.end() == 0, syncing.output
     assert walled.read() == truth
     assert not walled.is_mounted()
-    found = walled.replica()
-    assert (found["phase"], found["missing_bytes"]) == ("serving", 0)
+    (done,) = json.loads(syncing.output.splitlines()[-1])["synced"]
+    assert (done["replica"]["phase"], done["replica"]["missing_bytes"]) == ("serving", 0)
     assert walled.daemons() == []
+
+
+@pytest.mark.may_skip("FUSE needs root and /dev/fuse")
+def test_what_passes_the_command_line_is_ciphertext_and_it_ends_when_the_replica_is_full(
+    site: LazySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.rig.dump()
+    truth = {path: path.read_bytes() for path in site.volume.rglob("*") if path.is_file() and not path.is_symlink()}
+    passed: list[bytes] = []
+    read = ForkStream.read
+
+    def recorded(self: ForkStream, limit: int, timeout: float | None = None) -> bytes:
+        passed.append(read(self, limit, timeout))
+        return passed[-1]
+
+    monkeypatch.setattr(ForkStream, "read", recorded)
+    done = site.add("hostB", path="relay")
+    assert done.round is not None
+    assert (done.round.status.replica.phase, done.round.status.missing_files) == (SERVING, 0)
+    assert not compare(site.volume, site.path("hostB"))
+    assert site.left_over("local") == []
+    site.await_full("hostB")
+    seen = b"".join(passed)
+    assert len(seen) > sum(map(len, truth.values()))
+    assert [path for path, content in truth.items() if len(content) > 64 and content[:64] in seen] == []
