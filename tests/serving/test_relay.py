@@ -7,7 +7,9 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +19,14 @@ from tests.hosts import Site
 from tests.jobs.apart import DISK, VOLUME, Running
 from tests.judge import compare
 from tests.network import Network
+from tests.serving.conftest import REPLICA, Rack
 from tests.serving.rig import LazySite
+from voltool.agent.host import HostState
+from voltool.agent.lazy.relaying import listen_tunnel
+from voltool.agent.path.held import HeldPath
+from voltool.errors import BusyError
 from voltool.model import SERVING
+from voltool.wire.tunnel import ListenTunnel
 
 FILES = 60
 _WORD = b"what nobody on the way may read "
@@ -134,3 +142,32 @@ def test_what_passes_the_command_line_is_ciphertext_and_it_ends_when_the_replica
     seen = b"".join(passed)
     assert len(seen) > sum(map(len, truth.values()))
     assert [path for path, content in truth.items() if len(content) > 64 and content[:64] in seen] == []
+
+
+@dataclass
+class Asking:
+    """What `listen_tunnel` needs of a session; the agent of one command line."""
+
+    host: HostState
+    replica: object
+    path: HeldPath = field(default_factory=HeldPath)
+
+    @property
+    def conversation(self) -> Asking:
+        return self
+
+
+def test_one_command_line_at_a_time_carries_the_files_of_a_replica(rack: Rack) -> None:
+    replica = SimpleNamespace(record=SimpleNamespace(replica_id=REPLICA))
+    first, second = (Asking(rack.asker, replica) for _ in range(2))
+    assert listen_tunnel(ListenTunnel(), first).port  # type: ignore[arg-type]
+    with pytest.raises(BusyError):
+        listen_tunnel(ListenTunnel(), second)  # type: ignore[arg-type]
+    assert listen_tunnel(ListenTunnel(), first).port  # type: ignore[arg-type]
+    assert first.path.entry is not None
+    assert first.path.entry_lock is not None
+    first.path.entry.close()
+    first.path.entry_lock.release()
+    assert listen_tunnel(ListenTunnel(), second).port  # type: ignore[arg-type]
+    assert second.path.entry is not None
+    second.path.entry.close()

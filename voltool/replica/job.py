@@ -284,7 +284,9 @@ def remember(world: World, target: Target, done: Round, now_ns: int | None = Non
 
 def note(world: World, target: Target, error: VoltoolError) -> Target:
     """The catalog learns why it could not be brought up to date."""
-    return Target(target.volume, _put(world, dataclasses.replace(target.replica, fault=str(error))))
+    mine = target.replica
+    known = (each for each in world.catalog.replicas(mine.volume_uuid) if each.replica_id == mine.replica_id)
+    return Target(target.volume, _put(world, dataclasses.replace(next(known, mine), fault=str(error))))
 
 
 def _put(world: World, known: KnownReplica) -> KnownReplica:

@@ -91,7 +91,7 @@ def mount(
             stop_serving(world, target)
             return None
         brought = _send_manifest(here, wish, session)
-    way = find_way(session, target, _sources(world, wish, here, certificate), wish.settings.path)
+    way = find_way(world, session, target, _sources(world, wish, here, certificate), wish.settings.path)
     session.start_lazy(_step(wish.settings, way.sources, brought))
     session.end()
     served, status = session.record, session.status

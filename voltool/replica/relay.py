@@ -6,6 +6,7 @@ The replica's process finds one more host to ask, at a port of its own loopback,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from voltool.errors import HostError, UnreachableError
@@ -33,7 +34,7 @@ class Way:
     why: str = ""
 
 
-def find_way(session: ReplicaSession, target: Target, sources: tuple[FetchSource, ...], mode: str) -> Way:
+def find_way(world: World, session: ReplicaSession, target: Target, sources: tuple[FetchSource, ...], mode: str) -> Way:
     """``mode``: of `remote.paths`. In the tunnel's case its beginning waits there from now on. UnreachableError for a new replica
     that only a tunnel would reach, where that is not wanted."""
     why = ""
@@ -44,7 +45,9 @@ def find_way(session: ReplicaSession, target: Target, sources: tuple[FetchSource
         why = reached.why
     if mode == DIRECT:
         if session.record.phase == LAZY:
-            return Way(sources)  # it is there, and goes on when the hosts can be reached again
+            text = f"{target.volume.name}: {target.replica.host} reaches no host that has what is missing: {why}"
+            world.reporter.report(Notice("warning", text))
+            return Way(sources)  # it is there, and goes on when they can be reached again
         raise UnreachableError(
             "no host that has the files can be reached directly", where=target.replica.host, why=why,
             remedy="let a port through and name it in the configuration ([hosts.NAME] ports = ...); or --path relay: through"
@@ -62,11 +65,12 @@ def relay(world: World, target: Target, way: Way, here: IntroducedConversation, 
     """Stay until the replica is full. ``here``, ``there``: the agents at the volume's home and at the replica's host, both free;
     so they are afterwards. HostError where it will not get full by waiting."""
     name, host = target.volume.name, target.replica.host
-    why = f" ({way.why})" if way.why else ""
-    world.reporter.report(Notice("warning", f"{name}: {host} gets the files through this machine{why}"))
+    _remember(world, target)
+    why = f", for it reaches no host that has them: {way.why}" if way.why else ""
+    world.reporter.report(Notice("warning", f"{name}: the files of {host} go through this machine{why}"))
     text = (
-        f"{name}: {target.subject} is filled, and what is missing there can be read, only while this command runs; after that a"
-        f" read of what is missing fails until voltool replica sync {name} {host} runs"
+        f"{name}: the replica on {host} is filled, and what is missing there can be read, only while this command runs; after"
+        f" that, reading what is missing fails until voltool replica sync {name} {host} runs"
     )
     world.reporter.report(Notice("warning", text))
     with contextlib.ExitStack() as stack:
@@ -78,3 +82,10 @@ def relay(world: World, target: Target, way: Way, here: IntroducedConversation, 
             "the replica is not full yet", where=target.subject, why=fault,
             remedy=f"voltool replica sync {name} {host} goes on",
         )  # fmt: skip
+
+
+def _remember(world: World, target: Target) -> None:
+    """That it is lazy, for whoever comes when this one was killed; not where it was removed meanwhile."""
+    for known in world.catalog.replicas(target.volume.uuid):
+        if known.replica_id == target.replica.replica_id:
+            world.catalog.put_replica(dataclasses.replace(known, phase=LAZY))

@@ -39,7 +39,7 @@ _Buffer = Union[bytes, bytearray, memoryview]
 @dataclass(frozen=True)
 class ListenTunnel:
     """A step of `ReplicaIn`: wait for connections on the loopback; they get no answer before `EnterTunnel`. It ends with the
-    connection to the command line. Answered by `TunnelListening`."""
+    connection to the command line. Answered by `TunnelListening`; BusyError where another command line does it already."""
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,22 @@ done. Both last as long as the command line's connections.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
 from typing import Callable, Iterator, Optional, Protocol
 
+from voltool import durable
 from voltool.agent.host import HostState
 from voltool.agent.lazy.book import LazyBook
 from voltool.agent.lazy.mounted import read_status
 from voltool.agent.lazy.served import ServeBook
 from voltool.agent.lazy.start import why_dead
-from voltool.agent.path.held import path_of
+from voltool.agent.path.held import HeldPath, path_of
 from voltool.agent.path.link import hang_up
 from voltool.agent.path.tunnel import Tunnel
+from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, VoltoolError
 from voltool.events import Event, PhaseEnded, PhaseStarted, Progressed
@@ -42,25 +45,44 @@ class _Session(Protocol):
     """What is needed of `agent.replica.into.Session`."""
 
     conversation: Conversation
+    host: HostState
+    replica: HostReplica
 
 
 def listen_tunnel(step: ListenTunnel, session: _Session) -> TunnelListening:
-    """The step `ListenTunnel`."""
+    """The step `ListenTunnel`. BusyError where another command line carries the tunnel of that replica."""
     del step
     held = path_of(session.conversation)
-    if held.entry is not None:
-        held.entry.close()
+    _let_go(held)
+    book = LazyBook(session.host, session.replica.record.replica_id)
+    durable.make_directory(os.path.dirname(book.daemon.path(b"")))
+    lock = durable.FileLock(
+        book.daemon.path(b".relay"), what="filling the replica through a command line", owner=f"pid {os.getpid()}"
+    )
+    lock.acquire()
+    held.entry_lock = lock
     held.entry = socket.create_server((_LOOPBACK, 0), backlog=_BACKLOG)
     return TunnelListening(held.entry.getsockname()[1])
+
+
+def _let_go(held: HeldPath) -> None:
+    """Idempotent."""
+    if held.entry is not None:
+        held.entry.close()
+    if held.entry_lock is not None:
+        held.entry_lock.release()
+    held.entry = held.entry_lock = None
 
 
 def enter_tunnel(request: EnterTunnel, conversation: Conversation, host: HostState) -> Done:
     """Handle `EnterTunnel`."""
     held = path_of(conversation)
-    entry, held.entry = held.entry, None
+    entry = held.entry
     if entry is None:
         raise AgentError("nothing waits for connections that a tunnel could carry")
-    with contextlib.closing(entry), _open(Tunnel(conversation.send_data)) as tunnel:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_let_go, held)
+        tunnel = stack.enter_context(_open(Tunnel(conversation.send_data)))
         watch = _Watch(request, host, entry.getsockname()[1], conversation)
         threads = [
             threading.Thread(target=_accept, args=(entry, tunnel), name="voltool-entry", daemon=True),
@@ -128,6 +150,7 @@ class _Watch:
         self._conversation = conversation
         self._seen = time.monotonic()
         self._total: Optional[int] = None
+        self._told = -1
 
     def run(self) -> None:
         """Until it has said so, or ``ended``."""
@@ -148,7 +171,7 @@ class _Watch:
             return TunnelOver()
         wishes = self._book.wishes()
         if wishes is not None and all(source.port != self._port for source in wishes.sources):
-            return TunnelOver("another voltool replica sync has taken over")
+            return TunnelOver("it was given other hosts to ask meanwhile")
         if self._book.daemon.running() is not None:
             self._seen = time.monotonic()
         return TunnelOver(why_dead(self._book)) if time.monotonic() - self._seen > _AWAY else None
@@ -161,7 +184,9 @@ class _Watch:
             self._total = total = status.missing_bytes
             self._report(lambda name: PhaseStarted(name, _PHASE, total_bytes=total))
         done = max(0, self._total - status.missing_bytes)
-        self._report(lambda name: Progressed(name, _PHASE, bytes=done))
+        if done != self._told:
+            self._told = done
+            self._report(lambda name: Progressed(name, _PHASE, bytes=done))
 
     def _report(self, event: Callable[[str], Event]) -> None:
         record = self._replicas.find(self._request.uuid)
