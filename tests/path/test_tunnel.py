@@ -150,6 +150,10 @@ def test_where_nobody_can_be_connected_to_the_connection_ends() -> None:
     exit_.finish()
     with pytest.raises(AgentError, match="closed"):
         exit_.send(b"")
+    ours, theirs = socket.socketpair()
+    with ours:
+        exit_.begin(theirs)
+        assert ours.recv(1) == b""
 
 
 def test_who_sends_more_than_he_may_or_opens_what_is_open_is_no_voltool() -> None:

@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import random
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from tests.network import Network
 from tests.serving.conftest import REPLICA, Rack
 from tests.serving.rig import LazySite
 from voltool.agent.host import HostState
+from voltool.agent.lazy.reaching import first_reached
 from voltool.agent.lazy.relaying import listen_tunnel
 from voltool.agent.path.held import HeldPath
 from voltool.errors import BusyError
@@ -171,3 +173,13 @@ def test_one_command_line_at_a_time_carries_the_files_of_a_replica(rack: Rack) -
     assert listen_tunnel(ListenTunnel(), second).port  # type: ignore[arg-type]
     assert second.path.entry is not None
     second.path.entry.close()
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_where_another_one_does(rack: Rack) -> None:
+    there = rack.serve("there", {"f": b"content"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        mute = replace(there, host="mute", port=port)
+        assert first_reached(rack.pool(mute, there), 600.0) == ("there", {})
+    host, faults = first_reached(rack.pool(mute), 600.0)
+    assert (host, list(faults)) == ("", ["mute"])

@@ -40,7 +40,7 @@ def find_way(world: World, session: ReplicaSession, target: Target, sources: tup
     why = ""
     if mode != RELAY:
         reached = session.reach(sources)
-        if reached.hosts:
+        if reached.host:
             return Way(sources)
         why = reached.why
     if mode == DIRECT:

@@ -181,7 +181,7 @@ class ReplicaSession:
         return _ManifestSink(self._agent)
 
     def reach(self, sources: tuple[replicas.FetchSource, ...]) -> replicas.SourcesReached:
-        """Which of them the replica's host can reach directly."""
+        """Whether the replica's host can reach one of them directly."""
         self._agent.send(replicas.ReachSources(sources))
         return expect(self._agent, replicas.SourcesReached)
 

@@ -139,16 +139,16 @@ class FetchSource:
 
 @dataclass(frozen=True)
 class ReachSources:
-    """Which of the ``sources`` can the replica's host reach directly? Answered by `SourcesReached`."""
+    """Can the replica's host reach one of the ``sources`` directly? Answered by `SourcesReached`."""
 
     sources: Tuple[FetchSource, ...]
 
 
 @dataclass(frozen=True)
 class SourcesReached:
-    """The ``hosts`` that can be; of the others ``why`` not, for people."""
+    """The ``host`` that was reached first; empty: none, and ``why``, for people."""
 
-    hosts: Tuple[str, ...] = ()
+    host: str = ""
     why: str = ""
 
 

@@ -18,7 +18,7 @@ from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
 from voltool.agent.lazy.keys import drop_identity
 from voltool.agent.lazy.mounted import LazyStatus, clear_mounts, is_answering, read_status
-from voltool.agent.lazy.reaching import make_pool, unreachable_sources
+from voltool.agent.lazy.reaching import first_reached, make_pool
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.restore import receive_dump
 from voltool.errors import IntegrityError, RefusedError
@@ -89,9 +89,8 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
 def reach_sources(step: replicas.ReachSources, session: Session) -> replicas.SourcesReached:
     """The step `ReachSources`."""
     pool = make_pool(session.host, session.replica.record.replica_id, step.sources, _PROBE)
-    faults = unreachable_sources(pool, _PROBE)
-    reached = tuple(source.host for source in step.sources if source.host not in faults)
-    return replicas.SourcesReached(reached, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
+    host, faults = first_reached(pool, _PROBE)
+    return replicas.SourcesReached(host, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
 
 
 def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatus:

@@ -37,14 +37,19 @@ class Tunnel:
         self._over = False
 
     def begin(self, connection: socket.socket) -> None:
-        """At the entry: take a connection that was made here."""
+        """At the entry: take a connection that was made here. AgentError where the frames go nowhere any more."""
         with self._lock:
             if self._over or len(self._streams) >= tunnel.MOST_STREAMS:
                 connection.close()
                 return
             self._last += 1
             stream = self._streams[self._last] = _Stream(self, self._last)
-        self.send(tunnel.encode(tunnel.OPEN, stream.number))
+        try:
+            self.send(tunnel.encode(tunnel.OPEN, stream.number))
+        except VoltoolError:
+            self.forget(stream.number)
+            connection.close()
+            raise
         stream.start(lambda: connection)
 
     def take(self, frame: bytes) -> None:
