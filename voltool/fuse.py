@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
@@ -149,14 +148,15 @@ class _Messages:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives until `end`
+        # In memory: a host whose /tmp is full or read-only mounts all the same.
+        self._file = os.memfd_create("voltool-messages")
         self._before = os.dup(2)
-        os.dup2(self._file.fileno(), 2)
+        os.dup2(self._file, 2)
         self.ended = False
 
     def text(self) -> str:
         """All of it, in one line."""
-        text = os.pread(self._file.fileno(), 4096, 0).decode(errors="replace")
+        text = os.pread(self._file, 4096, 0).decode(errors="replace")
         return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def end(self) -> None:
@@ -165,6 +165,7 @@ class _Messages:
             self.ended = True
             os.dup2(self._before, 2)
             os.close(self._before)
+            os.close(self._file)
 
 
 def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], settings: MountSettings) -> Any:

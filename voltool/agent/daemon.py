@@ -153,6 +153,7 @@ class Daemon:
             b".status",
             b".status.new",
             b".lock",
+            b".relay",
         ):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._base + suffix)

@@ -20,7 +20,7 @@ from voltool.errors import (
     RefusedError,
     VoltoolError,
 )
-from voltool.model import FILLING, KnownReplica, KnownVolume
+from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume
 from voltool.policy.replicas import FORMER, REPLICA, standing_of
 from voltool.replica.pair import How, Pair, Round, bring
 from voltool.replica.ports import World
@@ -200,7 +200,8 @@ class _HostJobs:
 
     def __init__(self, world: World, targets: Iterable[Target], settings: SettingsOf) -> None:
         self._world = world
-        self._targets = tuple(targets)
+        # A lazy one may take until it is full (`replica.relay`).
+        self._targets = tuple(sorted(targets, key=lambda target: target.replica.phase == LAZY))
         self._settings = settings
         self._ways: list[Ways] = []
         self._ended_by: VoltoolError | None = None
@@ -283,7 +284,9 @@ def remember(world: World, target: Target, done: Round, now_ns: int | None = Non
 
 def note(world: World, target: Target, error: VoltoolError) -> Target:
     """The catalog learns why it could not be brought up to date."""
-    return Target(target.volume, _put(world, dataclasses.replace(target.replica, fault=str(error))))
+    mine = target.replica
+    known = (each for each in world.catalog.replicas(mine.volume_uuid) if each.replica_id == mine.replica_id)
+    return Target(target.volume, _put(world, dataclasses.replace(next(known, mine), fault=str(error))))
 
 
 def _put(world: World, known: KnownReplica) -> KnownReplica:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from voltool.errors import RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
 from voltool.model import LAZY, SERVING, Epoch, KnownReplica, Peer, ReplicaRecord
-from voltool.remote.paths import RELAY
 from voltool.replica.ports import Brought, World
+from voltool.replica.relay import find_way, relay
+from voltool.replica.retrying import when_free
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
 from voltool.showing import shown
@@ -70,18 +71,13 @@ def mount(
     there: IntroducedConversation,
     begun: Callable[[], None],
 ) -> Mounted | None:
-    """See that the lazy replica is mounted and can be filled; None where it is full, or is to be filled in the usual way.
+    """See that the lazy replica is mounted and can be filled; None where it is full, or is to be filled in the usual way. Where
+    its host reaches none that serve its files, they come through this machine, and it ends when the replica is full.
 
     ``here`` and ``there``: the agents at the volume's home and at the replica's host, both free; so they are afterwards.
     ``begun`` is called when the replica's host has a record of it.
     """
     target = wish.target
-    if wish.settings.path == RELAY and wish.settings.lazy:
-        raise RefusedError(
-            "a lazy replica gets its files over direct paths, and not through this machine", where=target.subject,
-            why="it goes on when this command has ended",
-            remedy="without --path relay; or without --lazy",
-        )  # fmt: skip
     _from(world, target, wish.settings)  # before anything is done
     _refuse_without_clones(here, target)
     there.send(MakeIdentity(target.replica.replica_id))
@@ -95,14 +91,25 @@ def mount(
             stop_serving(world, target)
             return None
         brought = _send_manifest(here, wish, session)
-    sources = _sources(world, wish, here, certificate)
-    session.start_lazy(_step(wish.settings, sources, brought))
+    way = find_way(world, session, target, _sources(world, wish, here, certificate), wish.settings.path)
+    session.start_lazy(_step(wish.settings, way.sources, brought))
     session.end()
-    served = session.record
+    served, status = session.record, session.status
     state = Brought(
         served.state_id, served.epoch or _NOBODY, served.sequence, served.clone_time_ns, 0, 0, 0.0
     )  # fmt: skip
-    return Mounted(brought or state, session.status)
+    if way.through:
+        relay(world, target, way, here, there)
+        status = when_free(lambda: _look(there, wish))
+        if status.replica.phase == SERVING:
+            stop_serving(world, target)
+    return Mounted(brought or state, status)
+
+
+def _look(there: IntroducedConversation, wish: LazyWish) -> ReplicaStatus:
+    session = ReplicaSession(there, wish.record, wish.settings, begin=False)
+    session.end()
+    return session.status
 
 
 def _refuse_without_clones(here: IntroducedConversation, target: Target) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from voltool.errors import MovedError, PathBrokenError, RefusedError
 from voltool.events import Notice
-from voltool.model import FILLING, KnownReplica, KnownVolume, Peer, ReplicaRecord
+from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume, Peer, ReplicaRecord
 from voltool.remote.follow import at_home
 from voltool.remote.paths import AUTO, RELAY, open_path
 from voltool.replica import driver, lazy
@@ -142,17 +142,18 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
         home, place = _peer(volume, ends.here), _peer(replica, ends.there)
         since = int(time.time())
         record = ReplicaRecord(replica.replica_id, volume.uuid, volume.name, replica.path, home, FILLING, since)
-        if is_lazy:
+        served = None if is_lazy else _session(ends, record, how, pair)
+        if served is not None and served.record.phase == LAZY:  # who made it so did not come to tell the catalog
+            served.end()
+            served = None
+        if served is None:
             wish = lazy.LazyWish(Target(volume, replica), how.settings, place, record, how.forbidden)
             mounted = lazy.mount(world, wish, ends.here, ends.there, pair.has_begun)
             if mounted is not None:
                 return Round(mounted.brought, mounted.brought.bytes, 1, mounted.status, volume)
             pair.close()
             ends = pair.connected(world, target, how.settings.path)
-        served = ReplicaSession(
-            ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden
-        )
-        pair.begun = True  # before the home keeps anything for it: most of what can be refused is refused there
+            served = _session(ends, record, how, pair)
         source = SourceSession(ends.here, volume, replica.replica_id, place, how.settings)
         done = driver.sync(source, served, world.reporter, until_level=how.until_level)
         source.end()
@@ -163,6 +164,12 @@ def _rounds(world: World, target: Target, how: How, pair: Pair) -> Round:
     assert done.brought is not None, "a sync has one round at the least"
     _tell_lost(world, target, served.lost)
     return Round(done.brought, done.bytes, done.rounds, served.status, volume)
+
+
+def _session(ends: Connected, record: ReplicaRecord, how: How, pair: Pair) -> ReplicaSession:
+    served = ReplicaSession(ends.there, record, how.settings, begin=True, direct=ends.direct, forbidden=how.forbidden)
+    pair.has_begun()  # before the home keeps anything for it: most of what can be refused is refused there
+    return served
 
 
 def _tell_lost(world: World, target: Target, lost: tuple[str, ...]) -> None:

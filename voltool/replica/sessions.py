@@ -14,7 +14,7 @@ from voltool.move.ports import Sink
 from voltool.move.sessions import Receiving
 from voltool.remote.paths import AUTO, until_sent
 from voltool.replica.ports import Brought
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, replicas, tunnel
 from voltool.wire.conversation import IntroducedConversation, expect
 
 
@@ -156,6 +156,16 @@ class ReplicaSession(Receiving):
         """For the manifest of a lazy replica; closed, it says which state that is. It goes through the command line: it is small,
         and what it describes comes later."""
         return Receiving(self._agent, replicas.ReceiveManifest(), direct=False)
+
+    def reach(self, sources: tuple[replicas.FetchSource, ...]) -> replicas.SourcesReached:
+        """Whether the replica's host can reach one of them directly."""
+        self._agent.send(replicas.ReachSources(sources))
+        return expect(self._agent, replicas.SourcesReached)
+
+    def listen_tunnel(self) -> int:
+        """The port of the host's loopback where a tunnel begins, as soon as there is one."""
+        self._agent.send(tunnel.ListenTunnel())
+        return expect(self._agent, tunnel.TunnelListening).port
 
     def start_lazy(self, step: replicas.StartLazy) -> None:
         """Let it be mounted and filled from now on; repeatable."""

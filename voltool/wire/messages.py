@@ -68,6 +68,7 @@ from voltool.wire.replicas import (
     MakeIdentity,
     Promoted,
     PromoteReplica,
+    ReachSources,
     ReceiveManifest,
     RemoveReplica,
     ReplicaIn,
@@ -78,12 +79,14 @@ from voltool.wire.replicas import (
     SendBeginning,
     ServeFiles,
     ShowStanding,
+    SourcesReached,
     Standing,
     StartLazy,
     StartReplicaDump,
     StopServing,
     SwapReplica,
 )  # fmt: skip
+from voltool.wire.tunnel import EndTunnel, EnterTunnel, LeaveTunnel, ListenTunnel, TunnelListening, TunnelOver
 
 # ------------------------------------------------------------------------------------------------------ the basics
 
@@ -645,6 +648,7 @@ Message = Union[
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
     ChooseHome, SendBeginning, ShowStanding, Standing,
     PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
+    ReachSources, SourcesReached, ListenTunnel, TunnelListening, EnterTunnel, LeaveTunnel, TunnelOver, EndTunnel,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -80,10 +80,10 @@ class EndReplica:
 @dataclass(frozen=True)
 class ReplicaIn:
     """Open a session with the host of a replica. Answered by `ReplicaStatus`. ``begin``: make it, or go on; without, only look.
-    Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `StartLazy`, `PromoteReplica`, `RemoveReplica`,
-    `EndReplica`. While the session lasts the host holds the replica's own lock file. Where there is no replica and none is
-    begun, the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do. ``forbidden``: paths of stores and of
-    voltool's state on that host, which a new replica must not contain or lie in."""
+    Steps: `SendManifest`, `ReceiveDump`, `SwapReplica`, `ReceiveManifest`, `ReachSources`, `ListenTunnel`, `StartLazy`,
+    `PromoteReplica`, `RemoveReplica`, `EndReplica`. While the session lasts the host holds the replica's own lock file. Where
+    there is no replica and none is begun, the answer's ``phase`` is empty, and `RemoveReplica` has nothing to do.
+    ``forbidden``: paths of stores and of voltool's state on that host, which a new replica must not contain or lie in."""
 
     replica: ReplicaRecord
     begin: bool
@@ -138,12 +138,28 @@ class FetchSource:
 
 
 @dataclass(frozen=True)
+class ReachSources:
+    """Can the replica's host reach one of the ``sources`` directly? Answered by `SourcesReached`."""
+
+    sources: Tuple[FetchSource, ...]
+
+
+@dataclass(frozen=True)
+class SourcesReached:
+    """The ``host`` that was reached first; empty: none, and ``why``, for people."""
+
+    host: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class StartLazy:
     """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
-    outlives this connection where there are ``sources`` to reach directly. Answered by `ReplicaStatus` when it is mounted.
-    Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit. ``timeout``: seconds
-    after which a read that nobody answers is EIO. ``state_id`` of the manifest that has come, with what `SwapReplica` says of
-    it; empty: the one that is served already. ``writable`` (a lazy move): an overlay on top, see `move --lazy`."""
+    outlives this connection; it can go on alone where it reaches one of the ``sources`` directly. Answered by `ReplicaStatus`
+    when it is mounted. Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit.
+    ``timeout``: seconds after which a read that nobody answers is EIO. ``state_id`` of the manifest that has come, with what
+    `SwapReplica` says of it; empty: the one that is served already. ``writable`` (a lazy move): an overlay on top, see
+    `move --lazy`."""
 
     sources: Tuple[FetchSource, ...]
     bandwidth: int = 0

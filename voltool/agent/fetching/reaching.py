@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Sequence
+from typing import Dict, Sequence, Tuple
 
 from voltool.agent.fetching.asking import FetchLink
 from voltool.agent.fetching.keys import kept_identity
@@ -19,6 +21,8 @@ from voltool.wire.replicas import FetchSource
 _TOKEN = b""
 #: How long one source may take, seconds.
 _PATIENCE = 10.0
+#: What it may take besides.
+_GRACE = 5.0
 
 
 def make_pool(host: HostState, replica_id: str, sources: Sequence[FetchSource], timeout: float) -> Pool:
@@ -34,6 +38,28 @@ def unreachable_sources(pool: Pool, patience: float) -> Dict[str, str]:
         tries = {source.name: threads.submit(_probe, source, patience) for source in pool.sources}
     found = {name: attempt.result() for name, attempt in tries.items()}
     return {name: why for name, why in found.items() if why}
+
+
+def first_reached(pool: Pool, patience: float) -> Tuple[str, Dict[str, str]]:
+    """The host that is reached first, nobody else is waited for; where none is within ``patience`` seconds: an empty name, and
+    of each host why not."""
+    results: queue.SimpleQueue[Tuple[str, str]] = queue.SimpleQueue()
+    for source in pool.sources:
+        threading.Thread(
+            target=lambda source=source: results.put((source.name, _probe(source, patience))),
+            name="voltool-probe",
+            daemon=True,
+        ).start()
+    faults: Dict[str, str] = {}
+    for _each in pool.sources:
+        try:
+            name, why = results.get(timeout=patience + _GRACE)
+        except queue.Empty:
+            break
+        if not why:
+            return name, {}
+        faults[name] = why
+    return "", faults
 
 
 def _probe(source: Source, patience: float) -> str:

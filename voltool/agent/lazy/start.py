@@ -10,18 +10,18 @@ import contextlib
 import dataclasses
 import os
 import time
-from typing import Dict, List, Protocol, Sequence
+from typing import List, Protocol
 
 from voltool import durable
 from voltool.agent.fetching.keys import drop_identity
-from voltool.agent.fetching.reaching import make_pool, unreachable_sources
+from voltool.agent.fetching.reaching import first_reached, make_pool
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
 from voltool.agent.lazy.mounted import LazyStatus, clear_mounts, is_answering, read_status
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.restore import receive_dump
-from voltool.errors import IntegrityError, RefusedError, UnreachableError
+from voltool.errors import IntegrityError, RefusedError
 from voltool.model import FILLING, LAZY, ReplicaRecord
 from voltool.showing import shown
 from voltool.wire import moving, replicas
@@ -66,8 +66,7 @@ def receive_manifest(step: replicas.ReceiveManifest, session: Session) -> moving
 
 
 def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaStatus:
-    """The step `StartLazy`. UnreachableError where none of the sources can be reached from here; RefusedError where it cannot be
-    mounted at the replica's path."""
+    """The step `StartLazy`. RefusedError where it cannot be mounted at the replica's path."""
     replica, host = session.replica, session.host
     if replica.record.phase not in (FILLING, LAZY):
         return session.status()
@@ -76,7 +75,6 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
     wishes = LazyWishes(record.uuid, step.sources, step.bandwidth, step.timeout)
     with book.daemon.controlled():
         if book.daemon.running() is None:
-            _refuse_unreachable(host, record, step.sources)
             _make_point(record)
             replica.close()
             replica.save(record)
@@ -88,6 +86,13 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
     return session.status()
 
 
+def reach_sources(step: replicas.ReachSources, session: Session) -> replicas.SourcesReached:
+    """The step `ReachSources`."""
+    pool = make_pool(session.host, session.replica.record.replica_id, step.sources, _PROBE)
+    host, faults = first_reached(pool, _PROBE)
+    return replicas.SourcesReached(host, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
+
+
 def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatus:
     """Of a replica in the phase LAZY; touches nothing."""
     book = LazyBook(host, record.replica_id)
@@ -96,7 +101,7 @@ def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatu
     said = read_status(book.status_file) or LazyStatus(missing_files=0, missing_bytes=0)
     faults: List[str] = []
     if not lives:
-        faults.append(_why_dead(book))
+        faults.append(why_dead(book))
     elif not is_answering(record.path):
         faults.append(f"nothing answers at {shown(record.path)}")
     if said.full:
@@ -122,7 +127,8 @@ def end_lazy(host: HostState, record: ReplicaRecord) -> None:
         drop_identity(host, record.replica_id)
 
 
-def _why_dead(book: LazyBook) -> str:
+def why_dead(book: LazyBook) -> str:
+    """Of one whose process does not run, for people."""
     last = book.daemon.last()
     why = f": {last.fault}" if last is not None and last.fault else ""
     return f"what serves its files does not run{why}; the next sync starts it"
@@ -152,19 +158,6 @@ def _wanted_record(step: replicas.StartLazy, replica: HostReplica) -> ReplicaRec
         clone_time_ns=step.clone_time_ns,
         synced_ns=time.time_ns(),
     )
-
-
-def _refuse_unreachable(host: HostState, record: ReplicaRecord, sources: Sequence[replicas.FetchSource]) -> None:
-    if record.phase == LAZY:
-        return  # it was mounted, and is to be mounted again, whoever can be reached at the moment
-    pool = make_pool(host, record.replica_id, sources, _PROBE)
-    faults: Dict[str, str] = unreachable_sources(pool, _PROBE)
-    if len(faults) == len(sources):
-        raise UnreachableError(
-            "no host that has the files can be reached directly from here",
-            why="; ".join(f"{name}: {why}" for name, why in sorted(faults.items())),
-            remedy="let the host's ports through ([hosts.NAME] ports = FROM-TO); or voltool replica add without --lazy",
-        )
 
 
 def _make_point(record: ReplicaRecord) -> None:

@@ -6,8 +6,10 @@ Imports what knows TLS only when a path is wanted: most agents never need one.
 from __future__ import annotations
 
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Protocol
 
+from voltool.durable import FileLock
 from voltool.errors import AgentError, PathBrokenError
 from voltool.wire.conversation import Buffer, Conversation
 from voltool.wire.messages import Message
@@ -38,6 +40,9 @@ class HeldPath:
         self.identity: Optional[Identity] = None
         self.listener: Optional[Listener] = None
         self.link: Optional[Link] = None
+        #: Where a tunnel through the command line begins (`path.tunnel`), and the lock that keeps others from making one.
+        self.entry: Optional[socket.socket] = None
+        self.entry_lock: Optional[FileLock] = None
 
     def close(self) -> None:
         """Nothing is left of it. Idempotent."""

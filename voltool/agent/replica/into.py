@@ -36,12 +36,14 @@ from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementReception
 from voltool.volumes.moving.records import MoveBook
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, replicas, tunnel
 from voltool.wire.conversation import Conversation
 
 #: Steps that are carried out elsewhere: ``function(step, session)`` gives the answer.
 _ELSEWHERE: Dict[type, Tuple[str, str]] = {
     replicas.ReceiveManifest: ("voltool.agent.lazy.start", "receive_manifest"),
+    replicas.ReachSources: ("voltool.agent.lazy.start", "reach_sources"),
+    tunnel.ListenTunnel: ("voltool.agent.fetching.relaying", "listen_tunnel"),
     replicas.StartLazy: ("voltool.agent.lazy.start", "start_lazy"),
     replicas.PromoteReplica: ("voltool.agent.replica.promotion", "promote_step"),
 }

@@ -13,6 +13,7 @@ from voltool.cli import completing
 from voltool.cli.invocation import begin
 from voltool.cli.options import Bandwidth, PathMode, VolumeName, Workers
 from voltool.errors import UsageError
+from voltool.model import LAZY
 
 EXAMPLES = (
     ("voltool replica add mail hostB", "at the volume's own path, on another host"),
@@ -58,7 +59,11 @@ def replica_add(
     With --lazy it is mounted as soon as it knows what there is, and this command ends; processes of voltool on its host and
     on the volume's fill it in the background, no faster than --bandwidth, over connections of their own. `voltool replica
     list` shows how far it is; once it is full, the mount gives way to the plain directory. What no host can be reached for is
-    an I/O error after fetch_timeout. After a reboot without systemd, `voltool replica sync` brings it back."""
+    an I/O error after fetch_timeout. After a reboot without systemd, `voltool replica sync` brings it back.
+
+    Where its host reaches no host that has the files, they go through this machine, encrypted from host to host: the command says
+    so and stays until the replica is full, and what is missing can be read only as long as it, or `voltool replica sync`, runs.
+    So it is with --path relay too; with --path direct it fails instead."""
     from voltool.cli.commands.volume_add import forbidden_places
     from voltool.cli.location import parse_destination
     from voltool.cli.replica_options import settings_of
@@ -75,7 +80,7 @@ def replica_add(
         settings = replace(settings, lazy=True, sources=tuple(sources or ()))
     done = add(invocation.world, AddWish(name, host, place, forbidden), settings)
     tell_synced(invocation, done)
-    if lazy:
+    if done.target.replica.phase == LAZY:
         text = (
             f"voltool replica list {name} shows how it fills; voltool replica sync {name} brings it back after a reboot"
         )

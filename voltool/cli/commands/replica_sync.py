@@ -47,7 +47,8 @@ def replica_sync(
 ) -> int:
     """Bring replicas up to date: clone the volume, send what changed since the last time, and serve that at once and whole.
     Replicas on different hosts go side by side; one that fails does not keep others from it, and goes on serving its last good
-    state.
+    state. A lazy replica that is not full is only seen to; where its host reaches no host that has the files, they go through
+    this machine, and the command stays until it is full.
 
     The exit code is the worst of all: 3 where a replica is older than its limit (max_lag) all the same or files could not be
     read, 4 where somebody else works on it, 6 where a host is not reached. With --follow each change of state is a line, what
