@@ -11,6 +11,9 @@ PYTEST_ARGS ?= -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
+# Tests start thousands of processes: what Python has compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup test check lint types layers python39 generate generated format demo bench clean soak
 
 help:

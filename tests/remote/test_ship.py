@@ -28,11 +28,34 @@ from voltool.statedir import state_directory
 
 
 def test_the_same_sources_give_the_same_agent() -> None:
+    """Also in another process that finds nothing kept, with other hashes."""
     for build in (build_agent, build_reader):
         build.cache_clear()
         first = build()
         build.cache_clear()
         assert build() == first
+    code = "from voltool.remote import ship; ship._kept_agent = lambda: ship.Path('/nowhere'); print(ship.build_agent().digest)"
+    others = {
+        subprocess.run(
+            [sys.executable, "-B", "-c", code],
+            check=True, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert others == {build_agent().digest}
+
+
+def test_a_server_of_the_same_python_compiles_nothing(tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.write_bytes(build_agent().data)
+    code = (
+        f"import builtins, sys; sys.path.insert(0, {str(agent)!r})\n"
+        "def refuse(*_arguments, **_names): raise AssertionError('compiled')\n"
+        "import zipimport; zipimport._compile_source = refuse\n"
+        "import voltool.agent.main, voltool.agent.moving.into; print(voltool.agent.main.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout.strip().startswith(str(agent)), done.stderr
 
 
 def test_paramiko_is_not_imported_before_it_is_needed() -> None:
@@ -47,7 +70,8 @@ def test_only_the_agents_part_is_shipped() -> None:
     assert {name.split("/")[1] for name in names if name.count("/") > 1} == {
         "agent", "dumpfile", "tree", "volumes", "wire",
     }  # fmt: skip
-    assert not [name for name in names if not name.endswith(".py")]
+    assert not [name for name in names if not name.endswith((".py", ".pyc"))]
+    assert {f"{name}c" for name in names if name.endswith(".py")} == {name for name in names if name.endswith(".pyc")}
 
 
 def test_the_agent_brings_the_binding_of_libfuse_along_with_its_licence(tmp_path: Path) -> None:
@@ -59,7 +83,7 @@ def test_the_agent_brings_the_binding_of_libfuse_along_with_its_licence(tmp_path
     code = f"import sys; sys.path.insert(0, {str(agent)!r})\nfrom voltool import fuse; print(fuse.load().__file__)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
     if done.returncode == 0:
-        assert done.stdout.strip() == str(agent / "mfusepy.py")
+        assert done.stdout.strip() in {str(agent / "mfusepy.py"), str(agent / "mfusepy.pyc")}
     else:  # no libfuse, or no /dev/fuse here
         assert "HostError" in done.stderr
 

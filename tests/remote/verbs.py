@@ -105,7 +105,7 @@ def agent_with_verbs() -> ShippedAgent:
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as changed,
     ):
         for name in original.namelist():
-            if name != "voltool/agent/check.py":
+            if name not in {"voltool/agent/check.py", "voltool/agent/check.pyc"}:
                 changed.writestr(zipfile.ZipInfo(name), original.read(name))
         changed.writestr(zipfile.ZipInfo("voltool/agent/check.py"), _HANDLER)
     data = buffer.getvalue()

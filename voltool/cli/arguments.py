@@ -15,9 +15,9 @@ GLOBAL_VALUES = frozenset({"--config"})
 VALUE_OPTIONS = frozenset(
     {
         "--abort", "--accept", "--at", "--bandwidth", "--codec", "--days", "--downtime", "--driver", "--drop",
-        "--exclude", "--fill-from", "--for", "--from", "--host", "--html", "--interval", "--level", "--limit", "--lock",
-        "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice", "--only", "--output", "--path", "--resume", "--since", "--store",
-        "--until", "--workers", "-o",
+        "--exclude", "--fill-from", "--for", "--from", "--host", "--html", "--interval", "--level", "--limit",
+        "--lock", "--lock-timeout", "--max-lock", "--max-rounds", "--name", "--nice", "--only", "--output",
+        "--path", "--resume", "--since", "--store", "--until", "--workers", "-o",
     }
 )  # fmt: skip
 
