@@ -196,7 +196,7 @@ def test_a_read_comes_before_the_fill_and_what_was_read_is_kept(replica: LazyRig
     replica.set_fault("gone", 0)
     replica.start()
     assert (replica.point / "large").read_bytes() == data
-    assert replica.status().missing_files > 0
+    wait_until(lambda: replica.status().missing_files > 0)
 
 
 def test_wrong_bytes_are_an_error_that_is_named_and_never_shown(replica: LazyRig) -> None:
