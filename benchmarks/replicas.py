@@ -80,6 +80,7 @@ class Ground:
         datasets.build(self._data, self.volume, scale)
         os.sync()
         self.site.voltool("volume", "add", "vol", f"hosta:{self.volume}")
+        self.site.voltool("dump", "vol")
 
     def voltool(self, *arguments: str) -> None:
         """voltool, or RuntimeError with what it said."""

@@ -22,6 +22,8 @@ from voltool.showing import shown
 #: What a mount shows never changes, but for what its operations say by other means; so long the kernel believes it.
 _CACHED_SECONDS = 3600
 #: linux/fuse.h and fuse_common.h: the kernel checks ACLs, not modes alone.
+#: fuse.h: enum fuse_readdir_flags and fuse_fill_dir_flags.
+_READDIR_PLUS, _FILL_PLUS = 1 << 0, 1 << 1
 _CAP_POSIX_ACL = 1 << 19
 #: How many of libfuse 3's threads there are at most; none ends because it is idle.
 _THREADS = 16
@@ -191,6 +193,14 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], se
             text = None if path is None else path.decode(self.encoding, self.errors)
             return _stat_into(self.operations, text, buffer, info)
 
+        def readdir_fuse_3(
+            self, path: Optional[bytes], buffer: Any, filler: Any, offset: int, info: Any, flags: int
+        ) -> int:
+            """getdents(2), with all attributes where the kernel wants them and the operations can."""
+            if not (flags & _READDIR_PLUS and hasattr(self.operations, "entries_into")):
+                return int(super().readdir_fuse_3(path, buffer, filler, offset, info, flags))
+            return _entries_into(self.operations, buffer, filler, offset, info.contents.fh, mfusepy.c_stat())
+
         def lseek(self, path: Optional[bytes], offset: int, whence: int, info: Any) -> int:
             """SEEK_DATA, SEEK_HOLE (libfuse 3)."""
             text = None if path is None else path.decode(self.encoding, self.errors)
@@ -223,4 +233,14 @@ def _stat_into(operations: Any, path: Optional[str], buffer: Any, info: Any) -> 
     """Operations that have ``stat_into`` fill libfuse's structure themselves, which is several times quicker."""
     ctypes.memset(buffer, 0, ctypes.sizeof(buffer.contents))
     operations.stat_into(path, info.contents.fh if info else None, buffer.contents)
+    return 0
+
+
+def _entries_into(operations: Any, buffer: Any, filler: Any, offset: int, handle: int, status: Any) -> int:
+    """Operations that have ``entries_into`` give each name with all that stat(2) says of it, from ``offset`` on: the kernel need
+    not ask for each."""
+    pointer = ctypes.pointer(status)
+    for name, following in operations.entries_into(handle, offset, status):
+        if filler(buffer, name, pointer, following, _FILL_PLUS):
+            break  # no more fits; it asks again
     return 0

@@ -77,6 +77,9 @@ class LazyFiles:
         else:
             position = self._resolve(path or "/")
             record = self._index.record(position)
+        self._fill_in(position, record, status)
+
+    def _fill_in(self, position: int, record: ObjectRecord, status: Any) -> None:
         kind = stat.S_IFMT(record.mode)
         status.st_mode = record.mode
         status.st_ino = record.number
@@ -87,10 +90,10 @@ class LazyFiles:
         if kind == stat.S_IFREG:
             status.st_size = record.size
             status.st_blocks = -(-self._allocated(position, record) // _SECTOR)
-        elif kind == stat.S_IFLNK:
-            status.st_size = len(record.target)
-        elif kind != stat.S_IFDIR:
-            status.st_rdev = record.size
+        else:
+            status.st_blocks = 0
+            status.st_size = len(record.target) if kind == stat.S_IFLNK else 0
+        status.st_rdev = 0 if kind in {stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR} else record.size
         for moment in (status.st_atimespec, status.st_mtimespec, status.st_ctimespec):
             moment.tv_sec, moment.tv_nsec = record.mtime_s, record.mtime_ns
 
@@ -112,11 +115,13 @@ class LazyFiles:
 
     def listxattr(self, path: str) -> List[str]:
         """The names of all extended attributes; the kernel leaves out what the caller may not see."""
+        self._refuse_without_xattrs(path)
         record = self._index.record(self._resolve(path))
         return [name.decode(*_UTF8) for name, _value in fmt.decode_xattrs(record.xattrs)] if record.xattrs else []
 
     def getxattr(self, path: str, name: str) -> bytes:
         """One extended attribute; of ACLs with the numbers that their users and groups have here."""
+        self._refuse_without_xattrs(path)
         record = self._index.record(self._resolve(path))
         if record.xattrs:
             wanted = name.encode(*_UTF8)
@@ -124,6 +129,11 @@ class LazyFiles:
                 if found == wanted:
                     return self._store.owners.xattr(found, value)
         raise OSError(errno.ENODATA, name)
+
+    def _refuse_without_xattrs(self, path: str) -> None:
+        """Where the whole tree has none, the kernel need not ask again: ``ls -l`` wants some of every file."""
+        if not self._index.has_xattrs:
+            raise OSError(errno.ENOSYS, path)
 
     def ioctl(
         self, _path: Optional[str], command: int, _argument: int, fh: int, _flags: int, data: Optional[int]
@@ -156,7 +166,11 @@ class LazyFiles:
         handle = _Handle(position, self._index.record(position))
         index = self._index
         handle.entries = [
-            (name.decode(*_UTF8), {"st_mode": index.mode(child), "st_ino": index.number(child)}, 0)
+            (
+                name.decode(*_UTF8),
+                {"st_mode": index.mode(child), "st_ino": index.number(child), "position": child},
+                0,
+            )
             for name, child in index.children(position)
         ]
         return self._remember(handle)
@@ -166,6 +180,20 @@ class LazyFiles:
         for name in (".", ".."):
             yield name, {"st_mode": stat.S_IFDIR}, 0
         yield from self._handles[fh].entries
+
+    def entries_into(self, fh: int, offset: int, status: Any) -> Iterator[Tuple[bytes, int]]:
+        """The names of a directory from ``offset`` on, each with the offset of what follows it; ``status`` has what stat(2) says
+        of it meanwhile. Of ``.`` and ``..`` only the type is looked at."""
+        handle = self._handles[fh]
+        for number, name in enumerate((b".", b"..")):
+            if offset <= number:
+                self._fill_in(handle.position, handle.record, status)
+                yield name, number + 1
+        index = self._index
+        for number, (text, found, _offset) in enumerate(handle.entries[max(0, offset - 2) :], max(3, offset + 1)):
+            position = found["position"]
+            self._fill_in(position, index.record(position), status)
+            yield text.encode(*_UTF8), number
 
     def releasedir(self, _path: Optional[str], fh: int) -> int:
         """Close."""

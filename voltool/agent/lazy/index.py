@@ -25,7 +25,7 @@ from voltool.model import ROOT_OBJECT
 from voltool.tree.apply.names import Name
 from voltool.tree.state import BaseState
 
-_VERSION = 1
+_VERSION = 2
 _META = b"meta"
 _BATCH = 8192
 #: A run of chunks that are not zero: position of the object, index of its first chunk, how many, id of the first.
@@ -52,11 +52,17 @@ def build(place: bytes, state: BaseState, chunks: Iterable[bytes], check: Callab
     fresh = place + b".new"
     shutil.rmtree(fresh, ignore_errors=True)
     os.mkdir(fresh, 0o700)
-    objects = _write_objects(fresh, state.objects)
+    objects, has_xattrs = _write_objects(fresh, state.objects)
     entries = _write_entries(fresh, state.entries)
     _write_links(fresh, objects, entries)
     count = _write_chunks(fresh, objects, chunks)
-    meta = {"version": _VERSION, "state_id": state.state_id, "chunks": count, "next_number": state.next_number}
+    meta = {
+        "version": _VERSION,
+        "state_id": state.state_id,
+        "chunks": count,
+        "next_number": state.next_number,
+        "has_xattrs": has_xattrs,
+    }
     durable.write_file(os.path.join(fresh, _META), json.dumps(meta).encode())
     check(TreeIndex(fresh))
     shutil.rmtree(place, ignore_errors=True)
@@ -64,13 +70,14 @@ def build(place: bytes, state: BaseState, chunks: Iterable[bytes], check: Callab
     durable.fsync_directory(os.path.dirname(place))
 
 
-def _write_objects(place: bytes, records: Iterable[bytes]) -> int:
-    """How many there are."""
+def _write_objects(place: bytes, records: Iterable[bytes]) -> Tuple[int, bool]:
+    """How many there are, and whether any has an extended attribute."""
+    has_xattrs = False
     numbers, offsets = array("Q"), array("Q", [0])
     count = at = 0
     with _create(place, b"objects") as data, _create(place, b"objects.at") as ends, _create(place, b"numbers") as keys:
         for record in records:
-            fmt.decode_object(record)
+            has_xattrs = bool(fmt.decode_object(record).xattrs) or has_xattrs
             number, _mode = _NUMBER_MODE.unpack_from(record)
             numbers.append(number)
             at += len(record)
@@ -82,7 +89,7 @@ def _write_objects(place: bytes, records: Iterable[bytes]) -> int:
                 _flush(ends, offsets)
         _flush(keys, numbers)
         _flush(ends, offsets)
-    return count
+    return count, has_xattrs
 
 
 def _write_entries(place: bytes, records: Iterable[bytes]) -> int:
@@ -221,6 +228,7 @@ class TreeIndex:
             raise ValueError("an index of another voltool")
         self.state_id = str(meta["state_id"])
         self.chunks = int(meta["chunks"])
+        self.has_xattrs = bool(meta["has_xattrs"])
         self._objects = _map(place, b"objects")
         self._ends = _map(place, b"objects.at").cast("Q")
         self._numbers = _map(place, b"numbers").cast("Q")
