@@ -133,7 +133,7 @@ class _Dump:
         base, numbering = self._open_bases()
         classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
         self._conversation.send(
-            messages.ScanTotals(classified.entries.count, classified.changed_files, classified.changed_bytes)
+            messages.ScanTotals(classified.names, classified.changed_files, classified.changed_bytes)
         )
         if self._request.dry_run:
             return messages.Done()

@@ -10,7 +10,7 @@ import mmap
 import os
 import stat
 import struct
-from typing import Iterator, NamedTuple, Optional
+from typing import AbstractSet, Iterable, Iterator, NamedTuple, Optional, Set
 
 #: mode, uid, gid, size (device number of a device), mtime s, ns, ctime s, ns, links. The first six stand as in an object
 #: record of a regular file, so that they are copied there as they are.
@@ -28,11 +28,18 @@ SHARED = slice(0, 32)
 HOME = struct.Struct(">QQ48sB8s")
 HOME_SIZE = 73
 assert HOME.size == HOME_SIZE
+#: Of a home stamp record the object number alone, and with it the owners.
+_NUMBER = struct.Struct(">8xQ57x")
+_NUMBER_AND_OWNERS = struct.Struct(">8xQ4x8s45x")
+_FLAGS_AT = 16 + STAMP_SIZE
+assert _NUMBER.size == _NUMBER_AND_OWNERS.size == HOME_SIZE
 
 #: The content under this stamp was seen whole and at rest: equal stamps mean equal content.
 SETTLED = 0x01
 
 NO_LAYOUT = b"\0" * 8
+#: So many records are read, and passed over, at once.
+_AT_A_TIME = 4096
 SECOND = 1_000_000_000
 
 
@@ -108,11 +115,47 @@ class HomeStamps:
         self.count = size // HOME_SIZE
 
     def __iter__(self) -> Iterator[bytes]:
-        step = HOME_SIZE * 4096
+        for block in self._blocks():
+            yield from _records(block)
+
+    def _blocks(self) -> Iterator[bytes]:
+        step = HOME_SIZE * _AT_A_TIME
         for start in range(0, self.count * HOME_SIZE, step):
-            block = os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
-            for at in range(0, len(block), HOME_SIZE):
-                yield block[at : at + HOME_SIZE]
+            yield os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
+
+    def unsettled(self) -> Iterator[bytes]:
+        """The records that are not `SETTLED`. The others are passed over many at a time."""
+        for block in self._blocks():
+            flags = block[_FLAGS_AT::HOME_SIZE]
+            if flags.count(SETTLED) < len(flags):
+                yield from (home for home in _records(block) if not home[_FLAGS_AT] & SETTLED)
+
+    def owners(self, *, without: AbstractSet[int]) -> Set[bytes]:
+        """All (uid, gid) packed but those of the objects ``without``."""
+        found: Set[bytes] = set()
+        for block in self._blocks():
+            found.update(owner for number, owner in _NUMBER_AND_OWNERS.iter_unpack(block) if number not in without)
+        return found
+
+    def replaced(self, touched: AbstractSet[int], fresh: Iterable[bytes]) -> Iterator[bytes]:
+        """Without the records of the objects ``touched``, with the ``fresh`` ones (sorted). In order, one or more at a time."""
+        news = iter(fresh)
+        new = next(news, None)
+        for block in self._blocks():
+            last = block[-HOME_SIZE : 8 - HOME_SIZE]
+            if (new is None or new[:8] > last) and touched.isdisjoint(n for (n,) in _NUMBER.iter_unpack(block)):
+                yield block
+                continue
+            for home in _records(block):
+                if int.from_bytes(home[8:16], "big") in touched:
+                    continue
+                while new is not None and new[:8] <= home[:8]:
+                    yield new
+                    new = next(news, None)
+                yield home
+        while new is not None:
+            yield new
+            new = next(news, None)
 
     def find(self, inode: int) -> Optional[bytes]:
         """The record of ``inode``, or None."""
@@ -139,3 +182,7 @@ class HomeStamps:
             os.close(self._fd)
             self._fd = -1
             self.count = 0
+
+
+def _records(block: bytes) -> Iterator[bytes]:
+    return (block[at : at + HOME_SIZE] for at in range(0, len(block), HOME_SIZE))

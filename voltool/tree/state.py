@@ -26,6 +26,7 @@ class BaseState:
     """A kept state, opened for reading. ``stamps`` is None where only the manifest is known."""
 
     def __init__(self, directory: bytes) -> None:
+        self._directory = directory
         with open(os.path.join(directory, b"meta"), "rb") as file:
             meta = json.load(file)
         self.state_id = str(meta["state_id"])
@@ -39,6 +40,10 @@ class BaseState:
         """The object record of ``number``, or None."""
         group = self.objects.group(number)
         return group[0] if group else None
+
+    def large(self) -> List[bytes]:
+        """The names of the block files in use. Raises OSError."""
+        return _large_in(self._directory)
 
     def forget_stamps(self) -> None:
         """Treat the state as one without home stamps: inode numbers mean nothing here."""
@@ -134,8 +139,7 @@ class StateKeeper:
 
     def large(self, state_id: str) -> List[bytes]:
         """The names of the block files that a state uses. Raises OSError."""
-        with open(os.path.join(self.directory, state_id.encode(), b"large"), "rb") as file:
-            return [name for name in file.read().split(b"\n") if name]
+        return _large_in(os.path.join(self.directory, state_id.encode()))
 
     def create(self, label: str) -> StateWriter:
         """Begin a new state."""
@@ -154,3 +158,8 @@ class StateKeeper:
         for name in os.listdir(self.blocks):
             if name not in used:
                 os.unlink(os.path.join(self.blocks, name))
+
+
+def _large_in(directory: bytes) -> List[bytes]:
+    with open(os.path.join(directory, b"large"), "rb") as file:
+        return [name for name in file.read().split(b"\n") if name]
