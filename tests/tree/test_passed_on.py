@@ -98,7 +98,6 @@ def test_stamps(
     known: dict[int, tuple[int, bytes, int]], fresh: dict[int, tuple[int, bytes, int]], touched: frozenset[int]
 ) -> None:
     kept = {inode: home for inode, home in known.items() if home[0] not in touched}
-    fresh = {inode: home for inode, home in fresh.items() if inode not in kept}
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"".join(_homes(known)))
         file.flush()

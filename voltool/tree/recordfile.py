@@ -16,7 +16,8 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import pack_frame
 from voltool.errors import IntegrityError
 
-_BLOCK = 256 << 10
+#: Small enough that a few records that change cost little, and that one is found quickly.
+_BLOCK = 32 << 10
 _NUMBER = 8
 _NO_END = 1 << 64
 
@@ -140,6 +141,11 @@ class RecordFile:
                 continue
             head, payload, raw = self._stored(number)
             yield Block(self._keys[number], head.records, raw, payload, head.codec)
+
+    def packed(self) -> Iterator[bytes]:
+        """All records in order, packed (`format.pack_records`), many at a time."""
+        for number in range(len(self._keys)):
+            yield self._stored(number)[2]
 
     def near(self, wanted: Sequence[int]) -> Iterator[bytes]:
         """All records, in order, of the blocks in which a number of ``wanted`` (ascending) can be; the others are not read."""

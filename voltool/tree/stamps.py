@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 import struct
+from itertools import chain
 from typing import AbstractSet, Iterable, Iterator, NamedTuple, Optional, Set
 
 #: mode, uid, gid, size (device number of a device), mtime s, ns, ctime s, ns, links. The first six stand as in an object
@@ -39,7 +40,7 @@ SETTLED = 0x01
 
 NO_LAYOUT = b"\0" * 8
 #: So many records are read, and passed over, at once.
-_AT_A_TIME = 4096
+_AT_A_TIME = 512
 SECOND = 1_000_000_000
 
 
@@ -141,18 +142,19 @@ class HomeStamps:
         """Without the records of the objects ``touched``, with the ``fresh`` ones (sorted). In order, one or more at a time."""
         news = iter(fresh)
         new = next(news, None)
+        replaced = b""
         for block in self._blocks():
             last = block[-HOME_SIZE : 8 - HOME_SIZE]
-            if (new is None or new[:8] > last) and touched.isdisjoint(n for (n,) in _NUMBER.iter_unpack(block)):
+            if (new is None or new[:8] > last) and touched.isdisjoint(chain.from_iterable(_NUMBER.iter_unpack(block))):
                 yield block
                 continue
             for home in _records(block):
-                if int.from_bytes(home[8:16], "big") in touched:
-                    continue
                 while new is not None and new[:8] <= home[:8]:
+                    replaced = new[:8]
                     yield new
                     new = next(news, None)
-                yield home
+                if home[:8] != replaced and int.from_bytes(home[8:16], "big") not in touched:
+                    yield home
         while new is not None:
             yield new
             new = next(news, None)
@@ -182,6 +184,15 @@ class HomeStamps:
             os.close(self._fd)
             self._fd = -1
             self.count = 0
+
+
+def first_of_each(homes: Iterable[bytes]) -> Iterator[bytes]:
+    """One record for each inode, of records that are sorted."""
+    inode = b""
+    for home in homes:
+        if home[:8] != inode:
+            inode = home[:8]
+            yield home
 
 
 def _records(block: bytes) -> Iterator[bytes]:
