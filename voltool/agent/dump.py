@@ -151,7 +151,7 @@ class _Dump:
             else:
                 self._book.reject()
         self._ground.tidy(self._book)
-        durable.make_directory(self._tmp)
+        os.makedirs(self._tmp, 0o700, exist_ok=True)  # gone at the end, so nobody misses it after a crash
 
     def _clone(self) -> Clone:
         if space_is_short(self._ground.directory):

@@ -80,9 +80,10 @@ class StateWriter:
         """Make it durable and let it appear; an older state of that id is replaced (it is the same)."""
         self.objects.close()
         self.entries.close()
-        durable.write_file(os.path.join(self.directory, b"large"), b"\n".join(self.large))
         meta = {"state_id": state_id, "next_number": next_number}
-        durable.write_file(os.path.join(self.directory, b"meta"), json.dumps(meta).encode())
+        self._write(b"large", b"\n".join(self.large))
+        self._write(b"meta", json.dumps(meta).encode())
+        durable.fsync_directory(self.directory)  # one for all files: nobody looks before it has its name
         final = os.path.join(self._states, state_id.encode())
         try:
             durable.rename_with_flags(self.directory, final, durable.RENAME_EXCHANGE)
@@ -95,6 +96,12 @@ class StateWriter:
             os.rename(self.directory, final)
         durable.fsync_directory(self._states)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _write(self, name: bytes, data: bytes) -> None:
+        with open(os.path.join(self.directory, name), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class StateKeeper:
