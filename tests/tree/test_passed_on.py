@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from voltool.dumpfile import format as fmt
 from voltool.tree import recordfile, stamps
 from voltool.tree.recordfile import Block, RecordFile, RecordFileWriter, joined
-from voltool.tree.stamps import SETTLED, HomeStamps, encode_home
+from voltool.tree.stamps import FROZEN, SETTLED, HomeStamps, encode_home
 
 NUMBERS = st.integers(1, 40)
 TAILS = st.sampled_from([b"", b"a", b"b" * 30, b"c" * 200])
@@ -89,7 +89,8 @@ def _hashed_one_by_one(records: list[bytes]) -> str:
 
 
 HOMES = st.dictionaries(
-    st.integers(1, 40), st.tuples(NUMBERS, st.sampled_from([b"owner--1", b"owner--2"]), st.sampled_from([0, SETTLED]))
+    st.integers(1, 40),
+    st.tuples(NUMBERS, st.sampled_from([b"owner--1", b"owner--2"]), st.sampled_from([0, SETTLED, FROZEN])),
 )
 
 
@@ -104,7 +105,7 @@ def test_stamps(
         found = HomeStamps(os.fsencode(file.name))
         assert list(found) == _homes(known)
         assert b"".join(found.replaced(touched, _homes(fresh))) == b"".join(_homes({**kept, **fresh}))
-        assert list(found.unsettled()) == [home for home in _homes(known) if not home[64] & SETTLED]
+        assert list(found.doubtful()) == [home for home in _homes(known) if not home[64]]
         assert found.owners(without=touched) == {owner for _number, owner, _flags in kept.values()}
         found.close()
 

@@ -22,8 +22,8 @@ from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, encode_stamp
 from voltool.tree.state import BaseState
 from voltool.tree.walk import OPEN_DIRECTORY, encode_directory_attributes
 
-#: Above this many unsettled entries in the base a walk is as quick as looking each up.
-MAX_UNSETTLED = 20_000
+#: Above this many doubtful entries in the base a walk is as quick as looking each up.
+MAX_DOUBTFUL = 20_000
 
 
 class _DoesNotFit(Exception):  # noqa: N818 - a signal within this module
@@ -39,7 +39,8 @@ def classify_changes(
 ) -> Optional[Classified]:
     """What changed against ``base``, given the inodes listed (with a path each); None where it does not add up.
 
-    ``resolve`` gives a current path of an inode: entries that were not settled in the base are read again, listed or not.
+    ``resolve`` gives a current path of an inode: what could not be read for the base as its clone has it is read again, listed or
+    not. What was only young then is not: its stamp means nothing, but whatever came after the clone is listed.
     """
     try:
         return _Classification(root_fd, base, make_spool, resolve).run(dict(inodes))
@@ -71,7 +72,7 @@ class _Classification:
         self._result.next_number = base.next_number
 
     def run(self, inodes: Dict[int, bytes]) -> Classified:
-        self._add_unsettled(inodes)
+        self._add_doubtful(inodes)
         statuses: List[Tuple[int, bytes, os.stat_result]] = []
         for inode, path in sorted(inodes.items()):
             status = self._stat(path)
@@ -87,14 +88,14 @@ class _Classification:
         self._leave_rest()
         return self._result
 
-    def _add_unsettled(self, inodes: Dict[int, bytes]) -> None:
+    def _add_doubtful(self, inodes: Dict[int, bytes]) -> None:
         count = 0
-        for home in self._stamps.unsettled():
+        for home in self._stamps.doubtful():
             inode = int.from_bytes(home[:8], "big")
             if inode in inodes:
                 continue
             count += 1
-            if count > MAX_UNSETTLED:
+            if count > MAX_DOUBTFUL:
                 raise _DoesNotFit
             path = self._resolve(inode)
             if path is not None:

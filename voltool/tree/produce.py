@@ -20,11 +20,11 @@ from voltool.spool import SortedSpool
 from voltool.tree.blocks import block_file_name, block_file_number
 from voltool.tree.classify import WORK, WORK_MODE, WORK_SHARED, WORK_SIZE, Classified, Rest, Work, decode_work
 from voltool.tree.describe import Describer
-from voltool.tree.opening import CaptureSettings
+from voltool.tree.opening import CaptureSettings, flags_of
 from voltool.tree.pipeline import Pipeline
 from voltool.tree.planning import ChangedRanges, Todo
 from voltool.tree.recordfile import Block, joined
-from voltool.tree.stamps import MODE, SETTLED, SIZE, decode_stamp, encode_home
+from voltool.tree.stamps import MODE, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 
 #: Where a home stamp record has the size in its stamp.
@@ -137,7 +137,7 @@ class Producer:
                 self._problems.append(FileProblem(Problem.UNREADABLE, self._path(work), described.why))
                 self._classified.stamps.add(encode_home(work.inode, work.number, work.stamp, 0))
         else:
-            flags = SETTLED if described.settled else 0
+            flags = flags_of(self._settings, settled=described.settled)
             self._classified.stamps.add(encode_home(work.inode, work.number, described.stamp, flags))
         self._finals.add(record)
         if record != old:

@@ -37,6 +37,8 @@ assert _NUMBER.size == _NUMBER_AND_OWNERS.size == HOME_SIZE
 
 #: The content under this stamp was seen whole and at rest: equal stamps mean equal content.
 SETTLED = 0x01
+#: It was read whole out of a clone that nobody can write to: who knows what differs from that very clone needs no stamp.
+FROZEN = 0x02
 
 NO_LAYOUT = b"\0" * 8
 #: So many records are read, and passed over, at once.
@@ -124,12 +126,11 @@ class HomeStamps:
         for start in range(0, self.count * HOME_SIZE, step):
             yield os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
 
-    def unsettled(self) -> Iterator[bytes]:
-        """The records that are not `SETTLED`. The others are passed over many at a time."""
+    def doubtful(self) -> Iterator[bytes]:
+        """The records that are neither `SETTLED` nor `FROZEN`. The others are passed over many at a time."""
         for block in self._blocks():
-            flags = block[_FLAGS_AT::HOME_SIZE]
-            if flags.count(SETTLED) < len(flags):
-                yield from (home for home in _records(block) if not home[_FLAGS_AT] & SETTLED)
+            if 0 in block[_FLAGS_AT::HOME_SIZE]:
+                yield from (home for home in _records(block) if not home[_FLAGS_AT])
 
     def owners(self, *, without: AbstractSet[int]) -> Set[bytes]:
         """All (uid, gid) packed but those of the objects ``without``."""
