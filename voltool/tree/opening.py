@@ -149,8 +149,9 @@ class Opener:
 
 
 def flags_of(settings: CaptureSettings, *, settled: bool) -> int:
-    """The flags of the home stamp of what was read whole."""
-    return (SETTLED if settled else 0) | (0 if settings.live else FROZEN)
+    """The flags of the home stamp of what was read whole. No file system knows what differs from a clone made file by file."""
+    frozen = not settings.live and settings.origins is None
+    return (SETTLED if settled else 0) | (FROZEN if frozen else 0)
 
 
 def is_settled_in_clone(origins: Optional[Origins], clone_time_ns: int, inode: int, ctime_ns: int) -> bool:
