@@ -23,7 +23,7 @@ from tests.core.operations import Operation, apply, operations
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
 from voltool.model import StoredDump
-from voltool.tree import opening
+from voltool.tree import opening, recordfile, stamps
 from voltool.tree.walk import TICK_NS
 from voltool.volumes.removal import remove_tree
 
@@ -41,18 +41,27 @@ PLACES = [
 @dataclass(frozen=True)
 class DumpNow:
     """Dump at ``level``. ``rest``: the tree has been at rest for longer than a tick. ``forget``: the host has lost its
-    home stamps. ``hasty``: in a snapshot, what is older than a tick counts as settled (nobody here writes for minutes)."""
+    home stamps. ``hasty``: in a snapshot, what is older than a tick counts as settled (nobody here writes for minutes).
+    ``small``: records and stamps lie in blocks of a few, so that some can be passed on as they are."""
 
     level: int
     rest: bool = True
     forget: bool = False
     hasty: bool = True
+    small: bool = True
 
 
 STEPS = st.lists(
     st.one_of(
         st.lists(operations(), min_size=1, max_size=12),
-        st.builds(DumpNow, st.integers(0, 4), st.booleans(), st.integers(0, 7).map(lambda n: n == 7), st.booleans()),
+        st.builds(
+            DumpNow,
+            st.integers(0, 4),
+            st.booleans(),
+            st.integers(0, 7).map(lambda n: n == 7),
+            st.booleans(),
+            st.booleans(),
+        ),
     ),
     min_size=2,
     max_size=14,
@@ -107,11 +116,14 @@ def _dump(rig: Rig, step: DumpNow) -> StoredDump:
     if step.rest:
         time.sleep(1.5 * TICK_NS / 1e9)
 
-    def settle_sooner() -> None:
+    def set_up() -> None:
         if step.hasty:
             opening.FRESH_NS = TICK_NS
+        if step.small:
+            recordfile._BLOCK = 300
+            stamps._AT_A_TIME = 2
 
-    dump = rig.dump(step.level, inject=settle_sooner)
+    dump = rig.dump(step.level, inject=set_up)
     assert dump.problems == ()
     return dump
 

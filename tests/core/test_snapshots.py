@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.harness import Rig
 from tests.judge import compare
+from voltool.events import PhaseStarted
 from voltool.tree import opening
 from voltool.volumes.btrfs import BtrfsDriver
 
@@ -38,6 +39,29 @@ def compared_by_walk() -> None:
 def trusting_at_once() -> None:
     compared_by_walk()
     opening.FRESH_NS = -(1 << 62)
+
+
+def test_what_is_young_is_read_once_where_the_clone_tells_what_came_later(
+    btrfs: Path, make_rig: Callable[..., Rig]
+) -> None:
+    """And by stamps alone twice, for they mean nothing yet. What is on its way when a clone is made: test_btrfs_changes.py."""
+    rig = make_rig(btrfs, "btrfs")
+    for number in range(5):
+        (rig.path / str(number)).write_bytes(b"before")
+    rig.dump(0)
+    (rig.path / "3").write_bytes(b"since")
+
+    def read(level: int, inject: Callable[[], None] | None) -> int:
+        rig.reporter.events.clear()
+        rig.dump(level, inject=inject)
+        (started,) = [
+            event for event in rig.reporter.events if isinstance(event, PhaseStarted) and event.phase == "dump"
+        ]
+        return started.total_files
+
+    assert read(1, None) == 1
+    assert read(2, None) == 0
+    assert read(3, compared_by_walk) == 5
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import stat
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from voltool.volumes.btrfs_ioctl import create_snapshot, destroy_subvolume
 from voltool.volumes.contract import Changes, Clone
 
 Make = Callable[..., LoopFilesystem]
+#: No copy on write (chattr +C), linux/fs.h.
+FS_NOCOW_FL = 0x00800000
 
 
 class Judge:
@@ -238,3 +242,41 @@ def test_too_many_changes_are_left_to_the_scan(judge: Judge, monkeypatch: pytest
     judge.check(base, clone)
     monkeypatch.setattr(delta, "MAX_NODES", 20)
     assert BtrfsDriver().changes(judge.volume, base, clone) is None
+
+
+def test_what_is_on_its_way_is_listed_when_it_lands(judge: Judge) -> None:
+    """Clones in the middle of long writes of every kind: whoever has read the older one needs no stamp to know what differs."""
+    size = 12 << 20
+    names = ["written", "without copies", "direct", "mapped"]
+    for name in names:
+        (judge.root / name).touch()
+    with open(judge.root / "without copies", "rb") as file:
+        set_flags(file.fileno(), FS_NOCOW_FL, FS_NOCOW_FL)
+    for name in names:
+        (judge.root / name).write_bytes(bytes(size))
+    over = threading.Event()
+    writers = [threading.Thread(target=_write_all_the_time, args=(judge.root / name, size, over)) for name in names]
+    for writer in writers:
+        writer.start()
+    clones, read = [], []
+    for _each in range(4):
+        clones.append(judge.clone())
+        read.append(read_tree(clones[-1].path))
+    over.set()
+    for writer in writers:
+        writer.join()
+    assert [read_tree(clone.path) for clone in clones] == read, "nothing has come into a clone since"
+    for base, clone in itertools.pairwise([*clones, judge.clone()]):
+        judge.check(base, clone)
+
+
+def _write_all_the_time(path: Path, size: int, over: threading.Event) -> None:
+    descriptor = os.open(path, os.O_RDWR | (os.O_DIRECT if path.name == "direct" else 0))
+    with mmap.mmap(-1, size) as buffer, mmap.mmap(descriptor, size) as mapped:
+        while not over.is_set():
+            buffer[:] = os.urandom(1) * size
+            if path.name == "mapped":
+                mapped[:] = buffer[:]
+            else:
+                os.pwrite(descriptor, buffer, 0)
+    os.close(descriptor)

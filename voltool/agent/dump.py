@@ -133,7 +133,7 @@ class _Dump:
         base, numbering = self._open_bases()
         classified, problems = self._classify(clone, root_fd, base or numbering, base, traits)
         self._conversation.send(
-            messages.ScanTotals(classified.entries.count, classified.changed_files, classified.changed_bytes)
+            messages.ScanTotals(classified.names, classified.changed_files, classified.changed_bytes)
         )
         if self._request.dry_run:
             return messages.Done()
@@ -151,7 +151,7 @@ class _Dump:
             else:
                 self._book.reject()
         self._ground.tidy(self._book)
-        durable.make_directory(self._tmp)
+        os.makedirs(self._tmp, 0o700, exist_ok=True)  # gone at the end, so nobody misses it after a crash
 
     def _clone(self) -> Clone:
         if space_is_short(self._ground.directory):

@@ -49,8 +49,7 @@ def _write(path: bytes, lender: BaseState, known: Bitmap, same: Bitmap) -> None:
             inode, number, stamp, flags, layout = HOME.unpack(home)
             if number not in known:
                 continue
-            if number not in same:
-                flags &= ~SETTLED
+            flags = flags & SETTLED if number in same else 0  # no clone is this base's own
             # The base's own block files are known by no layout.
             if number not in same or int.from_bytes(stamp[SIZE], "big") > fmt.CHUNK_SIZE:
                 layout = NO_LAYOUT

@@ -15,16 +15,15 @@ from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
 from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
-from voltool.tree.classify import WORK, Classified
+from voltool.tree.classify import WORK, Classified, Rest
 from voltool.tree.dirtable import ROOT, DirTable
 from voltool.tree.excluding import OWN_DIRECTORY
-from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, STAMP_SIZE, encode_stamp
+from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, encode_stamp
 from voltool.tree.state import BaseState
 from voltool.tree.walk import OPEN_DIRECTORY, encode_directory_attributes
 
-#: Above this many unsettled entries in the base a walk is as quick as looking each up.
-MAX_UNSETTLED = 20_000
-_FLAGS_AT = 16 + STAMP_SIZE
+#: Above this many doubtful entries in the base a walk is as quick as looking each up.
+MAX_DOUBTFUL = 20_000
 
 
 class _DoesNotFit(Exception):  # noqa: N818 - a signal within this module
@@ -40,7 +39,8 @@ def classify_changes(
 ) -> Optional[Classified]:
     """What changed against ``base``, given the inodes listed (with a path each); None where it does not add up.
 
-    ``resolve`` gives a current path of an inode: entries that were not settled in the base are read again, listed or not.
+    ``resolve`` gives a current path of an inode: what could not be read for the base as its clone has it is read again, listed or
+    not. What was only young then is not: its stamp means nothing, but whatever came after the clone is listed.
     """
     try:
         return _Classification(root_fd, base, make_spool, resolve).run(dict(inodes))
@@ -72,7 +72,7 @@ class _Classification:
         self._result.next_number = base.next_number
 
     def run(self, inodes: Dict[int, bytes]) -> Classified:
-        self._add_unsettled(inodes)
+        self._add_doubtful(inodes)
         statuses: List[Tuple[int, bytes, os.stat_result]] = []
         for inode, path in sorted(inodes.items()):
             status = self._stat(path)
@@ -85,19 +85,17 @@ class _Classification:
                 self._list(inode, path)
             self._add_work(inode, path, status)
         self._find_removed()
-        self._copy_unchanged()
+        self._leave_rest()
         return self._result
 
-    def _add_unsettled(self, inodes: Dict[int, bytes]) -> None:
+    def _add_doubtful(self, inodes: Dict[int, bytes]) -> None:
         count = 0
-        for home in self._stamps:
-            if home[_FLAGS_AT] & SETTLED:
-                continue
+        for home in self._stamps.doubtful():
             inode = int.from_bytes(home[:8], "big")
             if inode in inodes:
                 continue
             count += 1
-            if count > MAX_UNSETTLED:
+            if count > MAX_DOUBTFUL:
                 raise _DoesNotFit
             path = self._resolve(inode)
             if path is not None:
@@ -181,7 +179,7 @@ class _Classification:
     def _find_removed(self) -> None:
         """What the listed directories had in the base and is nowhere now, with all below it."""
         changed = set(self._numbers.values())
-        pending = [child for number in self._listed for child in self._base_children(number)]
+        pending = [child for number in self._listed | self._removed for child in self._base_children(number)]
         while pending:
             child = pending.pop()
             if child in changed or child in self._found or child in self._removed:
@@ -192,23 +190,17 @@ class _Classification:
     def _base_children(self, number: int) -> List[int]:
         return [fmt.decode_entry(record)[2] for record in self._base.entries.group(number)]
 
-    def _copy_unchanged(self) -> None:
-        result = self._result
-        changed = set(self._numbers.values())
-        for home in self._stamps:
-            number = int.from_bytes(home[8:16], "big")
-            if number not in changed and number not in self._removed:
-                result.alive.add(number)
-                result.stamps.add(home)
-                result.owners.add(home[16:][OWNERS])
-        gone = self._listed | self._removed
-        for entry in self._base.entries:
-            if int.from_bytes(entry[:8], "big") not in gone:
-                result.entries.add(entry)
-        for record in self._base.objects:
-            number = int.from_bytes(record[:8], "big")
-            if number not in result.alive and number not in self._removed:
-                raise _DoesNotFit  # an object without a home stamp: it could not be read last time
+    def _leave_rest(self) -> None:
+        """What is neither listed nor gone is not looked at: nothing is kept of it but what tells it from the rest."""
+        base, stamps = self._base, self._stamps
+        if base.objects.count() != stamps.count:
+            raise _DoesNotFit  # an object without a home stamp (no stamp is without its object): it could not be read last time
+        touched = frozenset(self._removed.union(self._numbers.values()))
+        gone = {number: len(self._base_children(number)) for number in self._removed}
+        directories = frozenset(self._listed.union(number for number, children in gone.items() if children))
+        names = base.entries.count() - sum(len(self._base_children(number)) for number in directories)
+        self._result.rest = Rest(touched, directories, names, tuple(base.large()))
+        self._result.owners |= stamps.owners(without=touched)
 
 
 def _same_type(home: bytes, mode: int) -> bool:

@@ -13,7 +13,7 @@ import struct
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.format import CHUNK_SIZE, decode_entry, encode_entry
@@ -54,10 +54,23 @@ def decode_work(record: bytes) -> Work:
     return Work(number, inode, stamp, layout, directory, record[WORK_SIZE:])
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What was not looked at, and is as in the base: every object but the ``touched`` ones, every entry but those of
+    ``directories``; ``names`` are these entries, ``large`` the base's block files."""
+
+    touched: FrozenSet[int]
+    directories: FrozenSet[int]
+    names: int
+    large: Tuple[bytes, ...]
+
+
 @dataclass
 class Classified:
     """``changed``: work records by object number; ``entries``: the complete entry records; ``stamps``: home stamps of
-    what is unchanged; ``alive``: all objects that exist; ``owners``: (uid, gid) packed."""
+    what is unchanged; ``alive``: all objects that exist; ``owners``: (uid, gid) packed.
+
+    With a ``rest``, ``entries``, ``stamps`` and ``alive`` are without what is as in the base."""
 
     table: DirTable
     changed: SortedSpool
@@ -69,6 +82,16 @@ class Classified:
     next_number: int = ROOT_OBJECT + 1
     changed_files: int = 0
     changed_bytes: int = 0
+    rest: Optional[Rest] = None
+
+    @property
+    def names(self) -> int:
+        """How many entries there are."""
+        return self.entries.count + (self.rest.names if self.rest is not None else 0)
+
+    def is_gone(self, number: int) -> bool:
+        """Whether an object of the base exists no more."""
+        return number not in self.alive and (self.rest is None or number in self.rest.touched)
 
 
 class Group(NamedTuple):

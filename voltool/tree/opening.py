@@ -20,7 +20,7 @@ from voltool.dumpfile import format as fmt
 from voltool.inodes import FlagReader
 from voltool.leases import lease_test
 from voltool.origins import Origins, original
-from voltool.tree.stamps import SECOND, SHARED, SIZE, encode_stamp
+from voltool.tree.stamps import FROZEN, SECOND, SETTLED, SHARED, SIZE, encode_stamp
 from voltool.tree.walk import OPEN_DIRECTORY, TICK_NS, read_xattrs
 
 _OPEN_ANY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -146,6 +146,12 @@ class Opener:
         flags, project = self._flags.read(descriptor, self._device)
         xattrs = read_xattrs(descriptor)
         return Attributes(flags, project, xattrs, original(self.settings.origins, os.fstat(descriptor)))
+
+
+def flags_of(settings: CaptureSettings, *, settled: bool) -> int:
+    """The flags of the home stamp of what was read whole. No file system knows what differs from a clone made file by file."""
+    frozen = not settings.live and settings.origins is None
+    return (SETTLED if settled else 0) | (FROZEN if frozen else 0)
 
 
 def is_settled_in_clone(origins: Optional[Origins], clone_time_ns: int, inode: int, ctime_ns: int) -> bool:

@@ -18,10 +18,10 @@ from voltool.tree.blocks import ChunkRun, block_file_name, write_block_file
 from voltool.tree.capture import Worker
 from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import layout_digest
-from voltool.tree.opening import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings
+from voltool.tree.opening import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings, flags_of
 from voltool.tree.planning import ChangedRanges, Due, Large, Planner, Todo, join
 from voltool.tree.pool import OrderedPool
-from voltool.tree.stamps import SETTLED, decode_stamp, encode_home
+from voltool.tree.stamps import decode_stamp, encode_home
 
 
 class Pipeline:
@@ -168,7 +168,7 @@ class Pipeline:
         if not os.path.exists(path):
             write_block_file(path, size, large.runs)
         self._large.append(name)
-        flags = SETTLED if large.settled and large.status == READ else 0
+        flags = flags_of(self._settings, settled=large.settled) if large.status == READ else 0
         self._stamps.add(encode_home(todo.inode, todo.number, large.after, flags, layout))
         state = fmt.STATE_UNSETTLED if large.status == UNSTABLE else 0
         return fmt.encode_object(

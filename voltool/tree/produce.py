@@ -11,19 +11,20 @@ import os
 import pwd
 import stat
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
 from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
 from voltool.spool import SortedSpool
-from voltool.tree.blocks import block_file_name
-from voltool.tree.classify import WORK, WORK_MODE, WORK_SHARED, WORK_SIZE, Classified, Work, decode_work
+from voltool.tree.blocks import block_file_name, block_file_number
+from voltool.tree.classify import WORK, WORK_MODE, WORK_SHARED, WORK_SIZE, Classified, Rest, Work, decode_work
 from voltool.tree.describe import Describer
-from voltool.tree.opening import CaptureSettings
+from voltool.tree.opening import CaptureSettings, flags_of
 from voltool.tree.pipeline import Pipeline
 from voltool.tree.planning import ChangedRanges, Todo
-from voltool.tree.stamps import MODE, SETTLED, SIZE, decode_stamp, encode_home
+from voltool.tree.recordfile import Block, joined
+from voltool.tree.stamps import MODE, SIZE, decode_stamp, encode_home
 from voltool.tree.state import BaseState, StateWriter
 
 #: Where a home stamp record has the size in its stamp.
@@ -74,7 +75,8 @@ class Producer:
         self._writer.begin(header)
         self._writer.owners(owner_records(self._classified.owners))
         self._writer.objects(self._front_objects())
-        self._writer.entries(self._entry_differences())
+        rest = self._classified.rest
+        self._writer.entries(self._entry_differences() if rest is None else self._listed_differences(rest))
         pipeline = Pipeline(
             self._settings,
             self._classified.table,
@@ -105,13 +107,13 @@ class Producer:
             clone_time_ns=self._settings.clone_time_ns,
             origins=self._settings.origins,
         )
-        alive = self._classified.alive
+        is_gone = self._classified.is_gone
         try:
-            for old, work_record in _joined(self._base.objects if self._base else (), self._classified.changed):
+            for old, work_record in _joined(self._near_touched(), self._classified.changed):
                 if work_record is None:
                     assert old is not None
                     number = int.from_bytes(old[:8], "big")
-                    if number not in alive:
+                    if is_gone(number):
                         yield fmt.encode_object_tombstone(number)
                     continue
                 if stat.S_ISREG(int.from_bytes(work_record[WORK_MODE], "big")):
@@ -135,7 +137,7 @@ class Producer:
                 self._problems.append(FileProblem(Problem.UNREADABLE, self._path(work), described.why))
                 self._classified.stamps.add(encode_home(work.inode, work.number, work.stamp, 0))
         else:
-            flags = SETTLED if described.settled else 0
+            flags = flags_of(self._settings, settled=described.settled)
             self._classified.stamps.add(encode_home(work.inode, work.number, described.stamp, flags))
         self._finals.add(record)
         if record != old:
@@ -176,6 +178,34 @@ class Producer:
             yield _entry_tombstone(old)
             old = next(old_entries, None)
 
+    def _listed_differences(self, rest: Rest) -> Iterator[bytes]:
+        """`_entry_differences` where only some directories were listed: what concerns none of them stays in its blocks."""
+        assert self._base is not None
+        state, hasher = self._state.entries, self._hasher
+        for old, new in joined(self._base.entries.around(sorted(rest.directories)), iter(self._classified.entries), 8):
+            if isinstance(old, Block):
+                state.add_block(old)
+                hasher.add_entries(old.raw, old.records)
+                continue
+            if new is None:
+                assert old is not None
+                if int.from_bytes(old[:8], "big") in rest.directories:
+                    yield _entry_tombstone(old)
+                    continue
+            final = new or old
+            assert final is not None
+            state.add(final)
+            hasher.add_entry(final)
+            if final != old:
+                yield final
+
+    def _near_touched(self) -> Iterable[bytes]:
+        """The base's objects, with or without those that are as they were."""
+        if self._base is None:
+            return ()
+        rest = self._classified.rest
+        return self._base.objects if rest is None else self._base.objects.near(sorted(rest.touched))
+
     # -------------------------------------------------------------------------------------------------------- data
 
     def _todos(self) -> Iterator[Todo]:
@@ -190,19 +220,30 @@ class Producer:
 
     def _finish_objects(self) -> None:
         """The complete manifest's objects: the base's that are alive, replaced by the final records."""
-        alive = self._classified.alive
-        state_add, hash_add = self._state.objects.add, self._hasher.add_object
-        for old, final in _joined(self._base.objects if self._base else (), self._finals):
+        rest, is_gone = self._classified.rest, self._classified.is_gone
+        state, hasher = self._state.objects, self._hasher
+        for old, final in joined(self._base_blocks(rest), iter(self._finals), 0):
+            if isinstance(old, Block):
+                state.add_block(old)
+                hasher.add_objects(old.raw, old.records)
+                continue
             record = final
             if record is None:
                 assert old is not None
-                if int.from_bytes(old[:8], "big") not in alive:
+                if is_gone(int.from_bytes(old[:8], "big")):
                     continue
                 record = old
-            state_add(record)
-            hash_add(record)
+            state.add(record)
+            hasher.add_object(record)
         if self._base is not None:
             self._state.large.extend(self._unchanged_large())
+        if rest is not None:
+            self._state.large.extend(name for name in rest.large if block_file_number(name) not in rest.touched)
+
+    def _base_blocks(self, rest: Optional[Rest]) -> Iterator[Union[bytes, Block]]:
+        if self._base is None:
+            return iter(())
+        return iter(self._base.objects) if rest is None else self._base.objects.around(sorted(rest.touched))
 
     def _unchanged_large(self) -> Iterable[bytes]:
         assert self._base is not None
@@ -213,15 +254,20 @@ class Producer:
                 layouts[from_bytes(home[8:16], "big")] = home[-8:]
         if not layouts:
             return
-        for old in self._base.objects:
+        for old in self._near_touched():
             if int.from_bytes(old[20:28], "big") > fmt.CHUNK_SIZE:
                 number = int.from_bytes(old[:8], "big")
                 if number in layouts:
                     yield block_file_name(number, fmt.decode_object(old).content, layouts[number])
 
     def _write_stamps(self) -> None:
+        homes: Iterable[bytes] = self._classified.stamps
+        if self._classified.rest is not None:
+            assert self._base is not None
+            assert self._base.stamps is not None
+            homes = self._base.stamps.replaced(self._classified.rest.touched, homes)
         with open(os.path.join(self._state.directory, b"stamps"), "wb", buffering=1 << 20) as file:
-            file.writelines(self._classified.stamps)
+            file.writelines(homes)
             file.flush()
             os.fsync(file.fileno())
 

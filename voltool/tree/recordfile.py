@@ -16,7 +16,8 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import pack_frame
 from voltool.errors import IntegrityError
 
-_BLOCK = 256 << 10
+#: Small enough that a few records that change cost little, and that one is found quickly.
+_BLOCK = 32 << 10
 _NUMBER = 8
 _NO_END = 1 << 64
 
@@ -135,13 +136,27 @@ class RecordFile:
     def around(self, wanted: Sequence[int]) -> Iterator[Union[bytes, Block]]:
         """All records in order; those of a block in which no number of ``wanted`` (ascending) can be, as that block."""
         for number in range(len(self._keys)):
-            last = self._keys[number + 1] if number + 1 < len(self._keys) else _NO_END
-            at = bisect.bisect_left(wanted, self._keys[number])
-            if at < len(wanted) and wanted[at] <= last:
+            if self._may_have(number, wanted):
                 yield from self._block(number)
                 continue
             head, payload, raw = self._stored(number)
             yield Block(self._keys[number], head.records, raw, payload, head.codec)
+
+    def packed(self) -> Iterator[bytes]:
+        """All records in order, packed (`format.pack_records`), many at a time."""
+        for number in range(len(self._keys)):
+            yield self._stored(number)[2]
+
+    def near(self, wanted: Sequence[int]) -> Iterator[bytes]:
+        """All records, in order, of the blocks in which a number of ``wanted`` (ascending) can be; the others are not read."""
+        for number in range(len(self._keys)):
+            if self._may_have(number, wanted):
+                yield from self._block(number)
+
+    def _may_have(self, number: int, wanted: Sequence[int]) -> bool:
+        last = self._keys[number + 1] if number + 1 < len(self._keys) else _NO_END
+        at = bisect.bisect_left(wanted, self._keys[number])
+        return at < len(wanted) and wanted[at] <= last
 
     def group(self, key: int) -> List[bytes]:
         """All records whose number is ``key``."""
@@ -172,3 +187,27 @@ def is_readable(path: bytes) -> bool:
     except (OSError, IntegrityError):
         return False
     return True
+
+
+def joined(
+    olds: Iterator[Union[bytes, Block]], news: Iterator[bytes], tail: int
+) -> Iterator[Tuple[Union[bytes, Block, None], Optional[bytes]]]:
+    """Pairs of the old and the new record of one key. Keys are all but the last ``tail`` bytes, or (0) the first 8. No new record
+    belongs into an old block."""
+
+    def key(record: Union[bytes, Block]) -> bytes:
+        if isinstance(record, Block):
+            return record.first.to_bytes(8, "big")
+        return record[:-tail] if tail else record[:8]
+
+    old, new = next(olds, None), next(news, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and key(old) < key(new)):
+            yield old, None
+            old = next(olds, None)
+        elif old is None or key(new) < key(old):
+            yield None, new
+            new = next(news, None)
+        else:
+            yield old, new
+            old, new = next(olds, None), next(news, None)

@@ -11,8 +11,18 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import PackedFrame, pack_frame
 from voltool.leases import lease_test
 from voltool.tree.layout import data_segments, layout_digest, with_holes
-from voltool.tree.opening import OPEN_QUIET, READ, UNREADABLE, UNSTABLE, VANISHED, Opener, encode_file, reason_of
-from voltool.tree.stamps import NO_LAYOUT, SETTLED, SIZE, encode_file_stamp, encode_home, encode_stamp
+from voltool.tree.opening import (
+    OPEN_QUIET,
+    READ,
+    UNREADABLE,
+    UNSTABLE,
+    VANISHED,
+    Opener,
+    encode_file,
+    flags_of,
+    reason_of,
+)
+from voltool.tree.stamps import NO_LAYOUT, SIZE, encode_file_stamp, encode_home, encode_stamp
 from voltool.tree.walk import TICK_NS
 
 #: How often a file that is being written to is read again in the hope that it settles, and the pause between (s).
@@ -116,7 +126,7 @@ class SmallFileReader:
         layout = layout_digest(segments, size) if segments is not None else NO_LAYOUT
         record = encode_file(number, stamp, size, flags, project, 0, content, xattrs)
         at_rest = moment - status.st_ctime_ns > TICK_NS if settings.live else opener.frozen_settled(status)
-        batch.homes.append(encode_home(inode, number, stamp, SETTLED if at_rest else 0, layout))
+        batch.homes.append(encode_home(inode, number, stamp, flags_of(settings, settled=at_rest), layout))
         batch.read += size
         if content != base or layout != base_layout:
             _add_extents(batch, number, segments, data)
@@ -134,7 +144,7 @@ class SmallFileReader:
         if status != READ:
             batch.troubles.append((batch.position, status, reason_of(status)))
         if inode:
-            flags = SETTLED if settled else 0
+            flags = flags_of(self._settings, settled=settled) if status == READ else 0
             batch.homes.append(encode_home(inode, file.number, found.stamp, flags, found.layout))
         batch.read += len(found.data)
         if found.segments is not None or found.record != file.old:

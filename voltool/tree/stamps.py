@@ -10,7 +10,8 @@ import mmap
 import os
 import stat
 import struct
-from typing import Iterator, NamedTuple, Optional
+from itertools import chain
+from typing import AbstractSet, Iterable, Iterator, NamedTuple, Optional, Set
 
 #: mode, uid, gid, size (device number of a device), mtime s, ns, ctime s, ns, links. The first six stand as in an object
 #: record of a regular file, so that they are copied there as they are.
@@ -28,11 +29,20 @@ SHARED = slice(0, 32)
 HOME = struct.Struct(">QQ48sB8s")
 HOME_SIZE = 73
 assert HOME.size == HOME_SIZE
+#: Of a home stamp record the object number alone, and with it the owners.
+_NUMBER = struct.Struct(">8xQ57x")
+_NUMBER_AND_OWNERS = struct.Struct(">8xQ4x8s45x")
+_FLAGS_AT = 16 + STAMP_SIZE
+assert _NUMBER.size == _NUMBER_AND_OWNERS.size == HOME_SIZE
 
 #: The content under this stamp was seen whole and at rest: equal stamps mean equal content.
 SETTLED = 0x01
+#: It was read whole out of a clone that nobody can write to: who knows what differs from that very clone needs no stamp.
+FROZEN = 0x02
 
 NO_LAYOUT = b"\0" * 8
+#: So many records are read, and passed over, at once.
+_AT_A_TIME = 512
 SECOND = 1_000_000_000
 
 
@@ -108,11 +118,47 @@ class HomeStamps:
         self.count = size // HOME_SIZE
 
     def __iter__(self) -> Iterator[bytes]:
-        step = HOME_SIZE * 4096
+        for block in self._blocks():
+            yield from _records(block)
+
+    def _blocks(self) -> Iterator[bytes]:
+        step = HOME_SIZE * _AT_A_TIME
         for start in range(0, self.count * HOME_SIZE, step):
-            block = os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
-            for at in range(0, len(block), HOME_SIZE):
-                yield block[at : at + HOME_SIZE]
+            yield os.pread(self._fd, step, start)  # read, not mapped: what was passed over does not stay in memory
+
+    def doubtful(self) -> Iterator[bytes]:
+        """The records that are neither `SETTLED` nor `FROZEN`. The others are passed over many at a time."""
+        for block in self._blocks():
+            if 0 in block[_FLAGS_AT::HOME_SIZE]:
+                yield from (home for home in _records(block) if not home[_FLAGS_AT])
+
+    def owners(self, *, without: AbstractSet[int]) -> Set[bytes]:
+        """All (uid, gid) packed but those of the objects ``without``."""
+        found: Set[bytes] = set()
+        for block in self._blocks():
+            found.update(owner for number, owner in _NUMBER_AND_OWNERS.iter_unpack(block) if number not in without)
+        return found
+
+    def replaced(self, touched: AbstractSet[int], fresh: Iterable[bytes]) -> Iterator[bytes]:
+        """Without the records of the objects ``touched``, with the ``fresh`` ones (sorted). In order, one or more at a time."""
+        news = iter(fresh)
+        new = next(news, None)
+        replaced = b""
+        for block in self._blocks():
+            last = block[-HOME_SIZE : 8 - HOME_SIZE]
+            if (new is None or new[:8] > last) and touched.isdisjoint(chain.from_iterable(_NUMBER.iter_unpack(block))):
+                yield block
+                continue
+            for home in _records(block):
+                while new is not None and new[:8] <= home[:8]:
+                    replaced = new[:8]
+                    yield new
+                    new = next(news, None)
+                if home[:8] != replaced and int.from_bytes(home[8:16], "big") not in touched:
+                    yield home
+        while new is not None:
+            yield new
+            new = next(news, None)
 
     def find(self, inode: int) -> Optional[bytes]:
         """The record of ``inode``, or None."""
@@ -139,3 +185,16 @@ class HomeStamps:
             os.close(self._fd)
             self._fd = -1
             self.count = 0
+
+
+def first_of_each(homes: Iterable[bytes]) -> Iterator[bytes]:
+    """One record for each inode, of records that are sorted."""
+    inode = b""
+    for home in homes:
+        if home[:8] != inode:
+            inode = home[:8]
+            yield home
+
+
+def _records(block: bytes) -> Iterator[bytes]:
+    return (block[at : at + HOME_SIZE] for at in range(0, len(block), HOME_SIZE))

@@ -26,6 +26,7 @@ class BaseState:
     """A kept state, opened for reading. ``stamps`` is None where only the manifest is known."""
 
     def __init__(self, directory: bytes) -> None:
+        self._directory = directory
         with open(os.path.join(directory, b"meta"), "rb") as file:
             meta = json.load(file)
         self.state_id = str(meta["state_id"])
@@ -39,6 +40,10 @@ class BaseState:
         """The object record of ``number``, or None."""
         group = self.objects.group(number)
         return group[0] if group else None
+
+    def large(self) -> List[bytes]:
+        """The names of the block files in use. Raises OSError."""
+        return _large_in(self._directory)
 
     def forget_stamps(self) -> None:
         """Treat the state as one without home stamps: inode numbers mean nothing here."""
@@ -75,9 +80,10 @@ class StateWriter:
         """Make it durable and let it appear; an older state of that id is replaced (it is the same)."""
         self.objects.close()
         self.entries.close()
-        durable.write_file(os.path.join(self.directory, b"large"), b"\n".join(self.large))
         meta = {"state_id": state_id, "next_number": next_number}
-        durable.write_file(os.path.join(self.directory, b"meta"), json.dumps(meta).encode())
+        self._write(b"large", b"\n".join(self.large))
+        self._write(b"meta", json.dumps(meta).encode())
+        durable.fsync_directory(self.directory)  # one for all files: nobody looks before it has its name
         final = os.path.join(self._states, state_id.encode())
         try:
             durable.rename_with_flags(self.directory, final, durable.RENAME_EXCHANGE)
@@ -90,6 +96,12 @@ class StateWriter:
             os.rename(self.directory, final)
         durable.fsync_directory(self._states)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _write(self, name: bytes, data: bytes) -> None:
+        with open(os.path.join(self.directory, name), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class StateKeeper:
@@ -134,8 +146,7 @@ class StateKeeper:
 
     def large(self, state_id: str) -> List[bytes]:
         """The names of the block files that a state uses. Raises OSError."""
-        with open(os.path.join(self.directory, state_id.encode(), b"large"), "rb") as file:
-            return [name for name in file.read().split(b"\n") if name]
+        return _large_in(os.path.join(self.directory, state_id.encode()))
 
     def create(self, label: str) -> StateWriter:
         """Begin a new state."""
@@ -154,3 +165,8 @@ class StateKeeper:
         for name in os.listdir(self.blocks):
             if name not in used:
                 os.unlink(os.path.join(self.blocks, name))
+
+
+def _large_in(directory: bytes) -> List[bytes]:
+    with open(os.path.join(directory, b"large"), "rb") as file:
+        return [name for name in file.read().split(b"\n") if name]

@@ -186,7 +186,8 @@ class HostReplica:
         try:
             with _translated(self.place.path):
                 self.held = held = self._hold(stage_next(self.place, self._key(), self.served))
-                held.staging.sync()
+                if held.shared:
+                    held.staging.sync()  # links; a snapshot is on disk when it is made
                 held.save(HeldRecord(self.served.known.state_id, assembled=True))
         except SpaceError:
             self._discard_next()

@@ -70,7 +70,8 @@ class BaseKeeper:
             start = dataclasses.replace(start, base=known.base, pending=known.pending, pinned=known.pinned)
         base = dataclasses.replace(start.base, replica=start.base.replica)
         self.record = dataclasses.replace(start, base=base)
-        place.save(self.record)
+        if self.record != known:
+            place.save(self.record)
 
     def sent(self, pending: ReplicaBase) -> None:
         """A dump has left; nobody knows yet whether it arrived."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Union
 
 from voltool import inodes
 from voltool.dumpfile import format as fmt
@@ -31,7 +31,7 @@ from voltool.tree.apply.records import is_omitted
 from voltool.tree.apply.rewrite import HOLD, Rewriter, chunk_file, hold_path
 from voltool.tree.apply.skeleton import is_directory
 from voltool.tree.blocks import block_file_number
-from voltool.tree.recordfile import Block, RecordFile
+from voltool.tree.recordfile import Block, RecordFile, joined
 from voltool.tree.state import BaseState, StateWriter
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -131,7 +131,7 @@ class Increment:
         """The new manifest's entries; on the way everything that is touched is held, and its names are gathered."""
         touched = self._touched
         wanted = sorted(self._parts.directories) if self._parts is not None else None
-        for old, new in _joined(_records(base.entries, wanted), self._reader.entries(), 8):
+        for old, new in joined(_records(base.entries, wanted), self._reader.entries(), 8):
             if isinstance(old, Block):
                 state.entries.add_block(old)
                 self._hasher.add_entries(old.raw, old.records)
@@ -206,7 +206,7 @@ class Increment:
         if wanted is not None:
             large = self._held.keeper.large(base.state_id)
             state.large += [name for name in large if block_file_number(name) not in self._touched]
-        for old, new in _joined(_records(base.objects, wanted), self._reader.objects(), 0):
+        for old, new in joined(_records(base.objects, wanted), self._reader.objects(), 0):
             if isinstance(old, Block):
                 state.objects.add_block(old)
                 self._hasher.add_objects(old.raw, old.records)
@@ -306,27 +306,3 @@ class _Names:
 def _records(file: RecordFile, wanted: Optional[Sequence[int]]) -> Iterator[Union[bytes, Block]]:
     """The records of a file; with ``wanted``, what cannot concern these numbers in blocks."""
     return iter(file) if wanted is None else file.around(wanted)
-
-
-def _joined(
-    olds: Iterator[Union[bytes, Block]], news: Iterator[bytes], tail: int
-) -> Iterator[Tuple[Union[bytes, Block, None], Optional[bytes]]]:
-    """Pairs of the old and the new record of one key. Keys are all but the last ``tail`` bytes, or (0) the first 8. No new record
-    belongs into an old block."""
-
-    def key(record: Union[bytes, Block]) -> bytes:
-        if isinstance(record, Block):
-            return record.first.to_bytes(8, "big")
-        return record[:-tail] if tail else record[:8]
-
-    old, new = next(olds, None), next(news, None)
-    while old is not None or new is not None:
-        if new is None or (old is not None and key(old) < key(new)):
-            yield old, None
-            old = next(olds, None)
-        elif old is None or key(new) < key(old):
-            yield None, new
-            new = next(news, None)
-        else:
-            yield old, new
-            old, new = next(olds, None), next(news, None)

@@ -13,6 +13,7 @@ import stat
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import chain
 from typing import Iterator, List, Optional, Set, Tuple
 
 from voltool import durable
@@ -23,11 +24,13 @@ from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.files import flat_directory, flat_path
 from voltool.tree.apply.skeleton import is_directory
-from voltool.tree.stamps import SETTLED, HomeStamps, encode_home, encode_stamp
+from voltool.tree.stamps import SETTLED, HomeStamps, encode_home, encode_stamp, first_of_each
 from voltool.tree.state import BaseState
 
 _NAME = b"parts.json"
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: The type in an object record's mode, of which byte 10 has the highest bits.
+_IS_DIRECTORY = stat.S_IFDIR >> 8
 #: What is not known to be as the manifest says.
 _DOUBTFUL = fmt.STATE_UNKNOWN | fmt.STATE_UNSETTLED | fmt.STATE_FUZZY
 
@@ -59,27 +62,48 @@ def parts_of(base: BaseState, reader: DumpReader) -> Parts:
         directories.add(int.from_bytes(entry[:8], "big"))
         touched.add(int.from_bytes(entry[-8:], "big"))
     touched.discard(0)
-    known = array("Q")
-    for record in base.objects:
-        if is_directory(record):
-            known.append(int.from_bytes(record[:8], "big"))
+    known = _directories(base)
     directories |= {number for number in touched if _at(known, number) >= 0}
     _close(base, known, directories, touched)
     return Parts(directories, touched)
 
 
+def _directories(base: BaseState) -> array[int]:
+    """The numbers of all directories. What is looked at in each record is picked out of the packed records: they are many."""
+    known = array("Q")
+    unpack = fmt.RECORD_LENGTH.unpack_from
+    for packed in base.objects.packed():
+        position = 0
+        while position < len(packed):
+            (length,) = unpack(packed, position)
+            position += 4
+            if packed[position + 10] & 0xF0 == _IS_DIRECTORY:
+                known.append(int.from_bytes(packed[position : position + 8], "big"))
+            position += length
+    return known
+
+
 def _close(base: BaseState, known: array[int], directories: Set[int], touched: Set[int]) -> None:
     """Add the directories that have a name of what is touched, and everything above any."""
-    are_directories = Bitmap()
-    for number in known:
-        are_directories.add(number)
+    children = Bitmap()
+    for number in chain(known, touched):
+        children.add(number)
     parents = array("Q", bytes(8 * len(known)))
-    for entry in base.entries:
-        child = int.from_bytes(entry[-8:], "big")
-        if child in are_directories:
-            parents[_at(known, child)] = int.from_bytes(entry[:8], "big")
-        elif child in touched:
-            directories.add(int.from_bytes(entry[:8], "big"))
+    unpack = fmt.RECORD_LENGTH.unpack_from
+    for packed in base.entries.packed():
+        end = 0
+        while end < len(packed):
+            start = end + 4
+            end = start + unpack(packed, end)[0]
+            child = int.from_bytes(packed[end - 8 : end], "big")
+            if child not in children:
+                continue
+            directory = int.from_bytes(packed[start : start + 8], "big")
+            at = _at(known, child)
+            if at >= 0:
+                parents[at] = directory
+            else:
+                directories.add(directory)
     for number in list(directories):
         at = _at(known, number)
         while at >= 0 and parents[at] and parents[at] not in directories:
@@ -135,8 +159,8 @@ def tree_of_parts(state: BaseState, parts: Parts) -> Iterator[Tuple[int, int, by
 def stamps_of_parts(
     staging: int, state: BaseState, parts: Parts, known: HomeStamps, believed_ns: int, spool: SortedSpool
 ) -> Iterator[bytes]:
-    """The home stamps of ``state``, by inode: those that are ``known`` of what is not touched, and of the rest what stands in the
-    flat tree now, settled where its ctime is older than ``believed_ns``."""
+    """The home stamps of ``state``, by inode, one or more at a time: those that are ``known`` of what is not touched, and of the
+    rest what stands in the flat tree now, settled where its ctime is older than ``believed_ns``."""
     root = os.stat(flat_path(ROOT_OBJECT), dir_fd=staging)
     spool.add(encode_home(root.st_ino, ROOT_OBJECT, encode_stamp(root), 0))
     for number in sorted(parts.directories):
@@ -147,19 +171,7 @@ def stamps_of_parts(
         ]
         if wanted:
             _stamp_names(staging, number, wanted, state, believed_ns, spool)
-    fresh = iter(spool)
-    new = next(fresh, None)
-    for home in known:
-        number = int.from_bytes(home[8:16], "big")
-        if number in parts.touched or number in parts.directories:
-            continue
-        while new is not None and new[:8] <= home[:8]:
-            yield new
-            new = next(fresh, None)
-        yield home
-    while new is not None:
-        yield new
-        new = next(fresh, None)
+    return known.replaced(parts.touched | parts.directories, first_of_each(spool))
 
 
 def _stamp_names(

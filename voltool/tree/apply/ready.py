@@ -30,7 +30,7 @@ from voltool.tree.apply.names import Directories
 from voltool.tree.apply.parts import Parts, forget_parts, load_parts, stamps_of_parts, tree_of_parts
 from voltool.tree.apply.skeleton import is_directory
 from voltool.tree.apply.staging import Phase, Progress, Way, strip
-from voltool.tree.stamps import SETTLED, encode_home, encode_stamp
+from voltool.tree.stamps import SETTLED, encode_home, encode_stamp, first_of_each
 from voltool.tree.state import BaseState
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -168,7 +168,7 @@ def take_stamps(held: HeldTree, state: BaseState, parts: Optional[Parts] = None)
             believable = not (stat.S_ISDIR(status.st_mode) or number in unsettled)
             believable = believable and status.st_ctime_ns < believed and not (moved and directory == ROOT_OBJECT)
             spool.add(encode_home(status.st_ino, number, encode_stamp(status), SETTLED if believable else 0))
-        _write_stamps(held, spool)
+        _write_stamps(held, first_of_each(spool))
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -184,15 +184,11 @@ def _take_stamps_of(held: HeldTree, state: BaseState, parts: Parts, believed: in
         _write_stamps(held, stamps_of_parts(held.staging.descriptor, state, parts, before.stamps, believed, spool))
 
 
-def _write_stamps(held: HeldTree, spool: Iterable[bytes]) -> None:
+def _write_stamps(held: HeldTree, homes: Iterable[bytes]) -> None:
     assert held.record is not None
     path = os.path.join(held.keeper.directory, held.record.state_id.encode(), b"stamps")
     with open(path + b".new", "wb", buffering=1 << 20) as file:
-        inode = b""
-        for home in spool:
-            if home[:8] != inode:
-                inode = home[:8]
-                file.write(home)
+        file.writelines(homes)
         file.flush()
         os.fsync(file.fileno())
     os.rename(path + b".new", path)
