@@ -171,20 +171,42 @@ class _Messages:
 
 
 def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], settings: MountSettings) -> Any:
-    """The class of mfusepy with what it lacks: lseek(2), ACLs, and a word when the kernel has mounted it."""
+    """The class of mfusepy with what it lacks: see `_extended`; ACLs, and a word when the kernel has mounted it."""
     threads = threading.local()
     # Else ctypes makes and destroys a thread state of Python's in each call, which costs nearly as much as the call itself. With
     # libfuse 2, whose threads come and go, those that are kept would pile up.
     stay = mfusepy.fuse_version_major >= 3
 
-    class Binding(mfusepy.FUSE):  # type: ignore[misc]
-        """mfusepy.FUSE and a little more."""
+    class Binding(_extended(mfusepy)):  # type: ignore[misc]
+        """It keeps Python's threads, and says when it is mounted."""
 
         def _wrapper(self, func: Any, *args: Any, **kwargs: Any) -> Any:
             """Any operation, in one of libfuse's threads: the first one there lets Python keep what it knows of the thread."""
             if stay and not hasattr(threads, "known"):
                 threads.known = ctypes.pythonapi.PyGILState_Ensure()
             return super()._wrapper(func, *args, **kwargs)
+
+        def init_fuse_2(self, connection: Any) -> None:
+            """Mounted."""
+            super().init_fuse_2(connection)
+            messages.end()
+            on_ready()
+
+        def init_fuse_3(self, connection: Any, config: Any) -> None:
+            """Mounted; where others may look the kernel is asked to check ACLs."""
+            _ask_kernel(connection.contents, settings)
+            super().init_fuse_3(connection, config)
+            messages.end()
+            on_ready()
+
+    return Binding
+
+
+def _extended(mfusepy: Any) -> Any:
+    """mfusepy.FUSE with operations that it lacks, or does slowly."""
+
+    class Extended(mfusepy.FUSE):  # type: ignore[misc]
+        """mfusepy.FUSE and a little more."""
 
         def fgetattr(self, path: Optional[bytes], buffer: Any, info: Any) -> int:
             """stat(2)."""
@@ -206,20 +228,7 @@ def _binding(mfusepy: Any, messages: _Messages, on_ready: Callable[[], None], se
             text = None if path is None else path.decode(self.encoding, self.errors)
             return int(self.operations.lseek(text, offset, whence, info.contents.fh))
 
-        def init_fuse_2(self, connection: Any) -> None:
-            """Mounted."""
-            super().init_fuse_2(connection)
-            messages.end()
-            on_ready()
-
-        def init_fuse_3(self, connection: Any, config: Any) -> None:
-            """Mounted; where others may look the kernel is asked to check ACLs."""
-            _ask_kernel(connection.contents, settings)
-            super().init_fuse_3(connection, config)
-            messages.end()
-            on_ready()
-
-    return Binding
+    return Extended
 
 
 def _ask_kernel(connection: Any, settings: MountSettings) -> None:
