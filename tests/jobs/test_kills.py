@@ -64,8 +64,11 @@ def assert_restorable(ground: Ground, name: str, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize(("ground", "level"), [("ext4", 0), ("btrfs", 1)], indirect=["ground"])
+@pytest.mark.parametrize(
+    ("ground", "level", "victim"),
+    [("ext4", 0, "command"), *(("btrfs", 1, victim) for victim in VICTIMS)],
+    indirect=["ground"],
+)
 def test_killed_dumps(ground: Ground, victim: str, level: int) -> None:
     dump = ("dump", "vol", "--level", str(level), *SLOW)
     if level:

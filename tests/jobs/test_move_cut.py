@@ -14,8 +14,7 @@ VICTIMS = ("hosta", "hostb")
 MOVE = ("move", "vol", "hostb", "--yes")
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("phase", ["copy", "catch up 1"])
+@pytest.mark.parametrize(("phase", "victim"), [("copy", "hosta"), ("catch up 1", "hostb")])
 def test_before_the_lock(tmp_path: Path, phase: str, victim: str) -> None:
     with two_hosts(tmp_path) as apart:
         writer = apart.writer()
