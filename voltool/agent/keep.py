@@ -6,9 +6,11 @@ Ships to servers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
+from voltool import durable
 from voltool.agent.bases import BaseBook
 from voltool.agent.clones import is_replicas, is_users
 from voltool.agent.host import HostState
@@ -41,4 +43,13 @@ def tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
             driver.drop(home.record, clone)
     tidy_replicas(home, driver)
     StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
+    _remove_unfinished(os.path.join(home.area, b"clones"))
     shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
+
+
+def _remove_unfinished(clones: bytes) -> None:
+    """Notes of clones whose writer was killed: nobody makes a clone while the volume's lock is ours."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(clones):
+            if name.endswith(b".json.new"):
+                durable.remove_file(os.path.join(clones, name))
