@@ -14,7 +14,6 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import pack_frame
-from voltool.errors import IntegrityError
 
 #: Small enough that a few records that change cost little, and that one is found quickly.
 _BLOCK = 32 << 10
@@ -178,15 +177,6 @@ class RecordFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def is_readable(path: bytes) -> bool:
-    """Whether ``path`` is a whole record file."""
-    try:
-        RecordFile(path).close()
-    except (OSError, IntegrityError):
-        return False
-    return True
 
 
 def joined(

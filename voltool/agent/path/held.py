@@ -6,7 +6,6 @@ Imports what knows TLS only when a path is wanted: most agents never need one.
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Protocol
 
 from voltool.durable import FileLock
@@ -15,6 +14,8 @@ from voltool.wire.conversation import Buffer, Conversation
 from voltool.wire.messages import Message
 
 if TYPE_CHECKING:
+    import socket
+
     from voltool.agent.path.identity import Identity
     from voltool.agent.path.link import Link
     from voltool.agent.path.listening import Listener
