@@ -95,7 +95,8 @@ def _connect(destination: Destination, settings: SshSettings, depth: int) -> Con
         if destination.proxy_command:
             connection, process = _start_proxy_command(destination.proxy_command)
             return _log_in(connection, destination, settings, lambda: _end_process(process))
-        return _log_in(open_socket(destination, settings.connect_timeout, settings.silence_timeout), destination, settings, lambda: None)
+        tcp = open_socket(destination, settings.connect_timeout, settings.silence_timeout)
+        return _log_in(tcp, destination, settings, lambda: None)
 
 
 @contextlib.contextmanager
