@@ -5,8 +5,9 @@ Part of what is shipped to servers: an agent sends its events over the wire and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Protocol, Tuple, Union
+
+from voltool.frozen import dataclass
 
 
 @dataclass(frozen=True)

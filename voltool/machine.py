@@ -6,7 +6,8 @@ Source: machine-id(5). Clones of a virtual machine whose machine-id was not made
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+
+from voltool.frozen import dataclass
 
 
 @dataclass(frozen=True)

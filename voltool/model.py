@@ -7,8 +7,9 @@ Ids are text: volume UUIDs and dump ids in hex, state ids as 64 hex digits. Part
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import Optional, Tuple
+
+from voltool.frozen import dataclass
 
 #: The object number of a volume's root directory; 0 never names an object.
 ROOT_OBJECT = 1
@@ -167,7 +168,7 @@ class StoredDump:
     store: str
     file: str
     seconds: float = 0.0
-    problems: Tuple[FileProblem, ...] = field(default=())
+    problems: Tuple[FileProblem, ...] = ()
 
 
 #: Source: the volume is in service; so it is, and the copy elsewhere is to be thrown away; it is (perhaps) away from its

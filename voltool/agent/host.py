@@ -6,9 +6,9 @@ Part of what is shipped to servers.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Mapping
 
+from voltool.frozen import dataclass
 from voltool.machine import first_line, this_machine
 from voltool.statedir import state_directory
 

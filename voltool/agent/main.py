@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import platform
 import resource
 import signal
 import sys
-import traceback
 from typing import Any
 
 import voltool
@@ -90,7 +88,7 @@ def introduce(host: HostState) -> messages.HelloReply:
     lz4 = find_lz4()
     return messages.HelloReply(
         version=voltool.__version__,
-        python=platform.python_version(),
+        python=sys.version.partition(" ")[0].rstrip("+"),
         hostname=host.hostname,
         machine_id=host.machine_id,
         boot_id=host.boot_id,
@@ -154,6 +152,8 @@ def _unexpected(error: BaseException) -> AgentError:
 
 def _trace(error: BaseException) -> str:
     """Where it happened, innermost last: ``scan.py:120 read_entry``."""
+    import traceback  # an agent that starts has no use for it
+
     frames = traceback.extract_tb(error.__traceback__)[-_TRACE_LINES:]
     return "at " + ", ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)
 

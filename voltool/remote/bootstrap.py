@@ -26,19 +26,22 @@ SUDO_PROMPT = "voltool-sudo-password:"
 _OLDEST, _NEWEST = 9, 20
 _READ_SIZE = 256 << 10
 
-#: Whether a python will do: new enough, and with the parts of its library that distributions like to split off.
+#: Whether a python will do: new enough, and with the parts of its library that distributions like to split off. What is
+#: compiled is imported, of the rest it is enough that it can be found: to import all of it takes as long as an agent's start.
 _PROBE = (
     "import sys;sys.version_info<(3,9) and sys.exit(1);"
-    "import ctypes,dataclasses,fcntl,hashlib,json,select,signal,socket,struct,syslog,threading,typing,zipimport,zlib"
+    "import _blake2,_ctypes,_socket,_struct,binascii,fcntl,select,syslog,zipimport,zlib;"
+    "find=sys.meta_path[-1].find_spec;"
+    "sys.exit(not all(map(find,'ctypes dataclasses hashlib json signal socket struct threading typing'.split())))"
 )
-_LOADER = "import sys,zlib,base64;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
+_LOADER = "import sys,zlib,binascii;exec(zlib.decompress(binascii.a2b_base64(sys.argv[1])))"
 _FIND = (
     "PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin; export PATH; seen=; "
     "probe=$1; loader=$2; stage=$3; digest=$4; size=$5; shift 5; "
     'for name in "$@"; do '
     'python=$(command -v "$name" 2>/dev/null) || continue; '
-    'if "$python" -c "$probe" </dev/null >/dev/null 2>&1; then '
-    'exec "$python" -c "$loader" "$stage" "$digest" "$size"; fi; '
+    'if "$python" -I -S -c "$probe" </dev/null >/dev/null 2>&1; then '
+    'exec "$python" -I -S -c "$loader" "$stage" "$digest" "$size"; fi; '
     'seen="$seen $python ($("$python" -V 2>&1 </dev/null))"; done; '
     'echo; echo "voltool-bootstrap: no-python$seen"; exit 72'
 )

@@ -3,9 +3,9 @@
 Sent as text by bootstrap.py and run by ``python3 -c``; it stands alone, on any Python from 3.9, and this package does not
 import it. Arguments: SHA-256 of the agent, its size. It says ``NEED`` on stdout when the agent must be sent, and
 ``voltool-bootstrap: WORD DETAIL`` when it gives up. A file is used only when it is ours and has the hash in its name.
+It imports little, since each connection waits for it.
 """
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -32,11 +32,19 @@ def give_up(word: str, detail: str) -> None:
     sys.exit(72)
 
 
+def make_directory(path: str) -> None:
+    """Make it, if nobody else just did."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+
+
 def own_directory(path: str) -> None:
     """Make it, or see that nobody else can change what is in it."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    if not os.path.lexists(path):
+        make_directory(path)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         give_up("insecure", path)
@@ -85,9 +93,17 @@ def store(path: str, data: bytes) -> None:
     directory = os.path.dirname(path)
     for name in os.listdir(directory):
         other = os.path.join(directory, name)
-        with contextlib.suppress(OSError):
-            if other != path and name.startswith("voltool-") and os.lstat(other).st_mtime < time.time() - MONTH:
-                os.unlink(other)
+        if other != path and name.startswith("voltool-"):
+            forget_old(other)
+
+
+def forget_old(path: str) -> None:
+    """Unlink what nobody has used for a month; another one may be faster."""
+    try:
+        if os.lstat(path).st_mtime < time.time() - MONTH:
+            os.unlink(path)
+    except OSError:
+        return
 
 
 def main(digest: str, size: int) -> None:

@@ -22,6 +22,7 @@ from voltool.ssh.authentication import authenticate
 from voltool.ssh.paramiko_channel import ChannelStream, PieceChannels
 from voltool.ssh.resolve import Destination, resolve
 from voltool.ssh.secrets import Secrets
+from voltool.ssh.tcp import open_socket
 
 #: What the server may send before we confirm: 1 Gbit/s at a round trip of 120 ms. A much larger window makes OpenSSH's
 #: server slow, since it copies its output buffer around; small packets do the same.
@@ -32,8 +33,6 @@ PACKET_SIZE = 512 << 10
 _NEVER = 1 << 50
 _FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _KEEPALIVE = 30
-#: TCP gives up later than we do, who can say why: milliseconds for a second of the time-out of silence.
-_KERNEL_WAITS = 1500
 _AUTH_TIMEOUT = 120.0
 _REKEY_TIMEOUT = 600.0
 _MAX_JUMPS = 8
@@ -96,7 +95,8 @@ def _connect(destination: Destination, settings: SshSettings, depth: int) -> Con
         if destination.proxy_command:
             connection, process = _start_proxy_command(destination.proxy_command)
             return _log_in(connection, destination, settings, lambda: _end_process(process))
-        return _log_in(_open_socket(destination, settings), destination, settings, lambda: None)
+        tcp = open_socket(destination, settings.connect_timeout, settings.silence_timeout)
+        return _log_in(tcp, destination, settings, lambda: None)
 
 
 @contextlib.contextmanager
@@ -150,28 +150,6 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _open_socket(destination: Destination, settings: SshSettings) -> socket.socket:
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(destination.address_family, socket.AF_UNSPEC)
-    timeout = destination.connect_timeout or settings.connect_timeout
-    last: OSError = OSError("no address")
-    for kind, _, _, _, address in socket.getaddrinfo(destination.address, destination.port, family, socket.SOCK_STREAM):
-        connection = socket.socket(kind, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(timeout)
-            connection.connect(address)
-        except OSError as error:
-            connection.close()
-            last = error
-            continue
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.silence_timeout * _KERNEL_WAITS)
-        )
-        return connection
-    raise last
 
 
 def _log_in(

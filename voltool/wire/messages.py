@@ -6,11 +6,11 @@ Which reply belongs to which request stands in the request's docstring. No I/O. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple, Union
 
 from voltool.errors import VoltoolError, error_from_fields
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
+from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, Split, VolumeRecord
 from voltool.wire import codec
 from voltool.wire.moving import (

@@ -6,9 +6,9 @@ answered by `Done`. While the session lasts the host holds the volume's lock fil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
+from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, Epoch, Hooks, SourceMove, TargetMove, VolumeRecord
 from voltool.wire.replicas import FetchSource
 

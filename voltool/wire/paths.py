@@ -7,8 +7,9 @@ request says ``over_path``, data frames and `EndOfData` go over the path; all el
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Tuple
+
+from voltool.frozen import dataclass
 
 
 @dataclass(frozen=True)

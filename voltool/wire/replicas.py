@@ -7,9 +7,9 @@ lock file for the moment of the clone alone: a slow replica keeps nobody from du
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
+from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
 
 # ------------------------------------------------------------------------------------------------- the volume's home

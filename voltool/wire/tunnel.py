@@ -9,10 +9,10 @@ I/O here, nothing is trusted. Part of what is shipped to servers.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple, Union
 
 from voltool.errors import AgentError
+from voltool.frozen import dataclass
 
 #: What a frame is: a connection was made at the entry; bytes of one; so many bytes more may be sent; it has ended.
 OPEN = 1
