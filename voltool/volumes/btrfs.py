@@ -12,12 +12,12 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.beneath import opened_directory
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown

@@ -10,9 +10,9 @@ import fcntl
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from typing import Iterator, List, Tuple
 
+from voltool.frozen import dataclass
 from voltool.inodes import READ, WRITE, ioctl_number
 from voltool.volumes.traits import traits_of
 

@@ -4,9 +4,9 @@ holds every driver to it. A driver knows nothing of dumps, manifests or the wire
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Iterator, List, Optional, Protocol, Tuple
 
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 

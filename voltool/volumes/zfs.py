@@ -12,11 +12,11 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Optional
 
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
