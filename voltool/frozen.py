@@ -36,7 +36,7 @@ def _waiting(cls: Any) -> Any:
         setattr(cls, name, _first(cls, name))
     cls.__setattr__ = _refuse_to_assign
     cls.__delattr__ = _refuse_to_delete
-    cls.__match_args__ = tuple(mine.get("__annotations__", ()))
+    setattr(cls, "__match_args__", tuple(mine.get("__annotations__", ())))  # noqa: B010 - mypy knows that name otherwise
     cls.__dataclass_fields__ = _Fields(cls)
     return cls
 

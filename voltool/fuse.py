@@ -13,10 +13,10 @@ import re
 import shutil
 import signal
 import threading
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 from voltool.errors import HostError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 
 #: What a mount shows never changes, but for what its operations say by other means; so long the kernel believes it.

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+from functools import partial
 from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 
 import voltool
@@ -29,7 +30,7 @@ from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.borrow import borrow_stamps
-from voltool.tree.changes import classify_changes
+from voltool.tree.changes import Retimed, classify_changes
 from voltool.tree.classify import Classified, Classifier
 from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
@@ -280,8 +281,10 @@ class _Dump:
         changes = self._driver.changes(self._record, old, clone)
         if changes is None:
             return None
+        statuses = partial(self._driver.statuses, clone) if changes.more_timed else None
+        retimed = Retimed(changes.timed, statuses, old.time_ns)
         return classify_changes(
-            root_fd, changes.inodes, base, self._spool, lambda inode: self._driver.path_of(clone, inode)
+            root_fd, changes.inodes, base, self._spool, lambda inode: self._driver.path_of(clone, inode), retimed
         )
 
     def _clone_of(self, base: Optional[BaseState]) -> Optional[Clone]:

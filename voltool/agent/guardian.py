@@ -16,11 +16,11 @@ import socket
 import subprocess
 import syslog
 import time
-from dataclasses import dataclass
 from types import FrameType
 from typing import Iterator, Optional, Protocol
 
 from voltool.errors import AgentError, RefusedError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.lock.book import LOCKED, LockBook, LockRecord
 from voltool.volumes.lock.hold import break_lease, end_lock, is_in_force, leave_read_only

@@ -36,6 +36,8 @@ class Invocation:
     ask_become_pass: bool = False
     #: Nothing is lost when the catalog does not keep what the command writes: it works on a full disk too.
     catalog_is_read: bool = False
+    #: Hosts that are connected to as soon as there is a world: said before `world` is asked for.
+    needed_soon: tuple[str, ...] = ()
     #: The fields of the result as far as they are known: an interrupted command still says what it has done.
     fields: dict[str, Any] = field(default_factory=dict)
     errors: list[VoltoolError] = field(default_factory=list)

@@ -6,10 +6,9 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from voltool.backup.ports import World
-from voltool.catalog.spare import is_full, spare_catalog
-from voltool.catalog.sqlite import SqliteCatalog
 from voltool.cli.invocation import Invocation
 from voltool.cli.prompt import asker
 from voltool.config.paths import catalog_path
@@ -17,11 +16,15 @@ from voltool.config.settings import Settings
 from voltool.errors import VoltoolError
 from voltool.events import Reporter
 from voltool.machine import this_machine
+from voltool.remote.ahead import Ahead
 from voltool.remote.connect import HostSettings, RemoteHosts
 from voltool.ssh.resolve import parse_host
 from voltool.ssh.secrets import Secrets
 from voltool.stores.access import StoreAccess
 from voltool.stores.opening import StoreOpener
+
+if TYPE_CHECKING:
+    from voltool.catalog.sqlite import SqliteCatalog
 
 
 def build_world(invocation: Invocation) -> World:
@@ -30,15 +33,19 @@ def build_world(invocation: Invocation) -> World:
     secrets = Secrets(ask=asker())
     stores = StoreOpener(settings.min_free, lambda host: _store_access(settings, host, secrets, invocation.output))
     invocation.closing.callback(stores.close)
-    catalog = _open_catalog(invocation)
     caller = f"{_user()}@{socket.gethostname()} pid {os.getpid()}"
-    hosts = RemoteHosts(
+    remote = RemoteHosts(
         lambda name: _host_settings(settings, name),
         invocation.output,
         caller,
         secrets=secrets,
         ask_become_password=invocation.ask_become_pass,
     )
+    hosts = invocation.closing.enter_context(Ahead(remote))
+    for host in invocation.needed_soon:  # before the catalog is opened, whose imports take as long
+        hosts.begin(host)
+    invocation.closing.callback(lambda: _ask_no_more(secrets))
+    catalog = _open_catalog(invocation)
     return World(
         hosts=hosts,
         stores=stores,
@@ -49,8 +56,17 @@ def build_world(invocation: Invocation) -> World:
     )
 
 
+def _ask_no_more(secrets: Secrets) -> None:
+    """A connection that nobody waits for any more must not ask on a terminal that is given back; who is just asked answers."""
+    with secrets.asking:
+        secrets.ask = None
+
+
 def _open_catalog(invocation: Invocation) -> SqliteCatalog:
     """The catalog; where its disk is full and the command only reads it (`Invocation.catalog_is_read`), a copy of it."""
+    from voltool.catalog.spare import is_full, spare_catalog
+    from voltool.catalog.sqlite import SqliteCatalog
+
     path = catalog_path(invocation.state)
     try:
         catalog = SqliteCatalog(path, this_machine())

@@ -22,6 +22,7 @@ from voltool.errors import (
 )
 from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume
 from voltool.policy.replicas import FORMER, REPLICA, standing_of
+from voltool.remote.ahead import Ahead
 from voltool.replica.pair import How, Pair, Round, bring
 from voltool.replica.ports import World
 from voltool.replica.retrying import when_free
@@ -87,6 +88,14 @@ class AddWish:
     forbidden: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """A path on a host."""
+
+    host: str
+    path: bytes
+
+
 def add(world: World, wish: AddWish, settings: ReplicaSettings) -> Synced:
     """Make a replica and fill it. The same again goes on where that was interrupted, or brings it up to date.
 
@@ -97,8 +106,14 @@ def add(world: World, wish: AddWish, settings: ReplicaSettings) -> Synced:
     if wish.host == volume.host:
         where = f"{volume.host}:{shown(volume.path)}"
         raise RefusedError("the volume itself lives on that host", where=where, remedy="another host; voltool copy")
-    known, is_new = _known_or_new(world, volume, wish.host, path)
-    target = Target(volume, known)
+    with Ahead(world.hosts) as hosts:
+        known, is_new = _known_or_new(world, hosts, volume, Place(wish.host, path))
+        around = Surroundings(hosts, world.catalog, world.reporter, world.caller)
+        return _fill(around, Target(volume, known), wish, settings, is_new=is_new)
+
+
+def _fill(world: World, target: Target, wish: AddWish, settings: ReplicaSettings, *, is_new: bool) -> Synced:
+    volume, known = target.volume, target.replica
     world.catalog.put_replica(known)
     pair = Pair()
     try:
@@ -119,8 +134,9 @@ def add(world: World, wish: AddWish, settings: ReplicaSettings) -> Synced:
     return remember(world, target, done)
 
 
-def _known_or_new(world: World, volume: KnownVolume, host: str, path: bytes) -> tuple[KnownReplica, bool]:
-    """The replica as it is known here or to its host already; else a new one, and True."""
+def _known_or_new(world: World, hosts: Ahead, volume: KnownVolume, place: Place) -> tuple[KnownReplica, bool]:
+    """The replica as it is known here or to its host already; else a new one, and True. Both hosts are connected to meanwhile."""
+    host, path = place.host, place.path
     for known in world.catalog.replicas(volume.uuid):
         if known.host == host and known.role == FORMER:
             raise RefusedError(
@@ -132,7 +148,9 @@ def _known_or_new(world: World, volume: KnownVolume, host: str, path: bytes) -> 
             if known.path == path:
                 return known, False
             raise _second(volume, host, known.path)
-    with world.hosts.connect(host) as agent:
+    hosts.begin(host)
+    hosts.begin(volume.host)
+    with hosts.borrow(host) as agent:
         agent.send(ListReplicas())
         there = expect(agent, ReplicasReply).replicas
     record = next((each.replica for each in there if each.replica.uuid == volume.uuid), None)

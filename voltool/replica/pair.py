@@ -13,6 +13,7 @@ from typing import Self
 from voltool.errors import MovedError, PathBrokenError, RefusedError
 from voltool.events import Notice
 from voltool.model import FILLING, LAZY, KnownReplica, KnownVolume, Peer, ReplicaRecord
+from voltool.remote.ahead import Ahead
 from voltool.remote.follow import at_home
 from voltool.remote.paths import AUTO, RELAY, open_path
 from voltool.replica import driver, lazy
@@ -82,8 +83,11 @@ class Pair:
         home = target.volume.host
         if self._open is None or self._home != home:
             self.close()
-            there = self._stack.enter_context(world.hosts.connect(target.replica.host))
-            here = self._stack.enter_context(world.hosts.connect(home))
+            hosts = self._stack.enter_context(Ahead(world.hosts))
+            hosts.begin(target.replica.host)
+            hosts.begin(home)
+            there = self._stack.enter_context(hosts.connect(target.replica.host))
+            here = self._stack.enter_context(hosts.connect(home))
             _refuse_itself(_peer(target.volume, here), _peer(target.replica, there))
             direct = open_path(here, there, path, world.reporter, target.volume.name)
             self._open, self._home = Connected(here, there, direct), home

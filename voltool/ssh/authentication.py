@@ -14,9 +14,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import paramiko
-
 from voltool.errors import UnreachableError
+from voltool.ssh.library import paramiko
 from voltool.ssh.resolve import Destination
 from voltool.ssh.secrets import Secrets
 

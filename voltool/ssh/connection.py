@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import paramiko
-
 from voltool.errors import UnreachableError
 from voltool.events import Notice, Reporter
 from voltool.ssh import hostkeys
 from voltool.ssh.authentication import authenticate
+from voltool.ssh.library import paramiko
 from voltool.ssh.paramiko_channel import ChannelStream, PieceChannels
 from voltool.ssh.resolve import Destination, resolve
 from voltool.ssh.secrets import Secrets

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import paramiko
 from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 from paramiko.transport import ChannelMap
 
+from voltool.ssh.library import paramiko
 from voltool.ssh.stream import Buffer, StderrTail
 
 if TYPE_CHECKING:

@@ -118,8 +118,9 @@ def parse_options(text: str) -> dict[str, list[str]]:
 
 
 def _ask_paramiko(name: HostName, config_file: str | None) -> dict[str, list[str]]:
-    import paramiko
+    from voltool.ssh.library import paramiko, with_commands
 
+    with_commands()
     path = os.path.expanduser(config_file or "~/.ssh/config")
     try:
         config = paramiko.SSHConfig.from_path(path)

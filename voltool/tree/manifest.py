@@ -12,14 +12,18 @@ from typing import Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.codec import default_codec
-from voltool.dumpfile.writer import DumpWriter
+from voltool.dumpfile.writer import DumpWriter, PackedFrame
 from voltool.model import DumpHeader
-from voltool.tree.blocks import BlockTable, block_file_name, write_chunk_file
+from voltool.tree.blocks import BlockTable, block_file_name, block_file_number, write_chunk_file
+from voltool.tree.packed import ObjectColumns
+from voltool.tree.recordfile import Block
 from voltool.tree.stamps import NO_LAYOUT
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
 
 #: Chunk hashes in one record.
 _RUN_CHUNKS = 8192
+#: Pieces of the stream that are given away together: two for each block, of up to 32 KiB.
+_TOGETHER = 32
 
 
 def manifest_stream(
@@ -33,17 +37,14 @@ def manifest_stream(
     of users and groups, where the receiver is to set owners."""
     waiting: List[bytes] = []
     hasher = fmt.StateHasher()
-    writer = DumpWriter(waiting.append, default_codec())
-    writer.begin(replace(header, level=0, base_state_id=None, base_dump_id=None))
-    if owners:
-        writer.owners(list(owners))
+    writer = _begin(waiting, header, owners)
     for kind, records in (
         (fmt.OBJECTS, _passing(objects, hasher.add_object)),
         (fmt.ENTRIES, _passing(entries, hasher.add_entry)),
         (fmt.CHUNKS, chunks),
     ):
         for batch in _batches(records):
-            writer.records(kind, batch, key_of=lambda record: int.from_bytes(record[:8], "big"))
+            writer.records(kind, batch, key_of=_number)
             yield from _taken(waiting)
     writer.finish(hasher.state_id(), hasher.objects, hasher.entries)
     yield from _taken(waiting)
@@ -52,8 +53,36 @@ def manifest_stream(
 def state_manifest(
     header: DumpHeader, state: BaseState, keeper: StateKeeper, owners: Sequence[bytes] = ()
 ) -> Iterator[bytes]:
-    """The manifest of a state that this host keeps. ``owners`` as of `manifest_stream`."""
-    return manifest_stream(header, state.objects, state.entries, _kept_chunks(state, keeper), owners)
+    """The manifest of a state that this host keeps, with its blocks as they lie there. ``owners`` as of `manifest_stream`."""
+    waiting: List[bytes] = []
+    hasher = fmt.StateHasher()
+    writer = _begin(waiting, header, owners)
+    for kind, file, see in (
+        (fmt.OBJECTS, state.objects, hasher.add_objects),
+        (fmt.ENTRIES, state.entries, hasher.add_entries),
+    ):
+        for block in file.blocks():
+            see(block.raw, block.records)
+            writer.frame(PackedFrame(kind, block.codec, len(block.raw), block.records, block.first, 0, block.payload))
+            if len(waiting) >= _TOGETHER:
+                yield from _taken(waiting)
+    for batch in _batches(_kept_chunks(state, keeper)):
+        writer.records(fmt.CHUNKS, batch, key_of=_number)
+        yield from _taken(waiting)
+    writer.finish(hasher.state_id(), hasher.objects, hasher.entries)
+    yield from _taken(waiting)
+
+
+def _begin(waiting: List[bytes], header: DumpHeader, owners: Sequence[bytes]) -> DumpWriter:
+    writer = DumpWriter(waiting.append, default_codec())
+    writer.begin(replace(header, level=0, base_state_id=None, base_dump_id=None))
+    if owners:
+        writer.owners(list(owners))
+    return writer
+
+
+def _number(record: bytes) -> int:
+    return int.from_bytes(record[:8], "big")
 
 
 def chunk_runs(number: int, hashes: Dict[int, bytes]) -> Iterator[bytes]:
@@ -89,6 +118,23 @@ class ManifestTaker:
             else:
                 self._take_chunks(record)
 
+    def take_objects(self, block: Block, objects: ObjectColumns) -> None:
+        """All objects of a block, in order; ``objects``: what they were found to be."""
+        self._state.objects.add_block(block)
+        self._hasher.add_objects(block.raw, block.records)
+        self.next_number = max(self.next_number, max(objects.numbers, default=0) + 1)
+        if max(objects.sizes, default=0) <= fmt.CHUNK_SIZE:
+            return
+        ends = (*objects.starts[1:], len(block.raw))
+        for number, size, start, end in zip(objects.numbers, objects.sizes, objects.starts, ends):
+            if size > fmt.CHUNK_SIZE:
+                self._large[number] = block.raw[start + 4 : end]
+
+    def take_entries(self, block: Block) -> None:
+        """All entries of a block, in order."""
+        self._state.entries.add_block(block)
+        self._hasher.add_entries(block.raw, block.records)
+
     def _take_object(self, record: bytes) -> None:
         number = int.from_bytes(record[:8], "big")
         self._state.objects.add(record)
@@ -116,8 +162,11 @@ class ManifestTaker:
 
 
 def _kept_chunks(state: BaseState, keeper: StateKeeper) -> Iterator[bytes]:
+    numbers = sorted(block_file_number(name) for name in state.large())
+    if not numbers:
+        return
     layouts = _layouts(state)
-    for record in state.objects:
+    for record in state.objects.near(numbers):
         if int.from_bytes(record[20:28], "big") <= fmt.CHUNK_SIZE:
             continue
         known = fmt.decode_object(record)

@@ -12,11 +12,11 @@ import os
 import resource
 import stat
 import time
-from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
+from voltool.frozen import dataclass
 from voltool.inodes import FlagReader
 from voltool.leases import lease_test
 from voltool.origins import Origins, original

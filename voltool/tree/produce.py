@@ -10,11 +10,11 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
+from voltool.frozen import dataclass
 from voltool.model import DumpHeader, DumpTotals, FileProblem, Problem
 from voltool.spool import SortedSpool
 from voltool.tree.blocks import block_file_name, block_file_number

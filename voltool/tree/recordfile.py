@@ -141,6 +141,12 @@ class RecordFile:
             head, payload, raw = self._stored(number)
             yield Block(self._keys[number], head.records, raw, payload, head.codec)
 
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, in order."""
+        for number in range(len(self._keys)):
+            head, payload, raw = self._stored(number)
+            yield Block(self._keys[number], head.records, raw, payload, head.codec)
+
     def packed(self) -> Iterator[bytes]:
         """All records in order, packed (`format.pack_records`), many at a time."""
         for number in range(len(self._keys)):

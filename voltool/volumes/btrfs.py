@@ -12,18 +12,18 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.beneath import opened_directory
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.btrfs_changes import SnapshotDelta, compare_snapshots
-from voltool.volumes.contract import ByteRange, Changes, Clone
+from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.traits import synchronize
@@ -151,7 +151,9 @@ class BtrfsDriver:
             return None
         own = AREA_NAME + b"/"
         return Changes(
-            tuple((inode, path) for inode, path in delta.inodes if path != AREA_NAME and not path.startswith(own))
+            tuple((inode, path) for inode, path in delta.inodes if path != AREA_NAME and not path.startswith(own)),
+            delta.timed,
+            delta.more_timed,
         )
 
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
@@ -164,6 +166,13 @@ class BtrfsDriver:
         with _translated(clone.path), opened_directory(clone.path) as descriptor:
             paths = btrfs.inode_paths(descriptor, inode)
         return paths[0] if paths else None
+
+    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:
+        """As its tree has them, without paths."""
+        with opened_directory(clone.path) as descriptor:
+            for inode in inodes:
+                item = btrfs.inode_item(descriptor, inode)
+                yield inode, None if item is None else InodeStatus(*item)
 
     def _delta(self, base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
         if self._asked != (base, clone):

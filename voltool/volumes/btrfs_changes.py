@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.contract import ByteRange, Clone
@@ -20,7 +20,8 @@ _READ = 1 << 18
 
 
 class SnapshotDelta:
-    """The difference of two clones. ``inodes`` are what `Changes` wants; ranges are known for files that were in both."""
+    """The difference of two clones. ``inodes``, ``timed``, ``more_timed`` are what `Changes` wants; ranges are known for files
+    that were in both."""
 
     def __init__(
         self,
@@ -28,11 +29,16 @@ class SnapshotDelta:
         clone: Clone,
         inodes: List[Tuple[int, bytes]],
         ranges: Dict[int, Optional[List[ByteRange]]],
+        timed: FrozenSet[int],
+        *,
+        more_timed: bool,
     ) -> None:
         self.base = base
         self.clone = clone
         self.inodes = inodes
         self._ranges = ranges
+        self.timed = timed
+        self.more_timed = more_timed
 
     def ranges(self, path: bytes) -> Optional[List[ByteRange]]:
         """The changed ranges of the regular file ``path`` of the clone; none for a file the stream did not name."""
@@ -101,15 +107,20 @@ class _Comparison:
     def _resolve(self, delta: Delta) -> SnapshotDelta:
         inodes: Dict[int, bytes] = {}
         ranges: Dict[int, Optional[List[ByteRange]]] = {}
+        timed: Set[int] = set()
         for node in delta.changed():
             found = self._current(node, delta.path(node))
             if found is None:
                 continue
             path, status = found
             inodes[node.inode] = path
+            if not node.changed:
+                timed.add(node.inode)
             if stat.S_ISREG(status.st_mode):
                 ranges[node.inode] = None if node.base is None else self._ranges(node, node.base, status)
-        return SnapshotDelta(self._base, self._clone, sorted(inodes.items()), ranges)
+        return SnapshotDelta(
+            self._base, self._clone, sorted(inodes.items()), ranges, frozenset(timed), more_timed=delta.more_timed
+        )
 
     def _current(self, node: Node, path: Optional[bytes]) -> Optional[Tuple[bytes, os.stat_result]]:
         """Where the object stands in the newer snapshot; None: nowhere. What the picture says is checked."""

@@ -10,9 +10,9 @@ import fcntl
 import os
 import stat
 import struct
-from dataclasses import dataclass
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
+from voltool.frozen import dataclass
 from voltool.inodes import READ, WRITE, ioctl_number
 from voltool.volumes.traits import traits_of
 
@@ -46,6 +46,11 @@ _INO_LOOKUP_CODE = ioctl_number(READ | WRITE, _MAGIC, 18, _INO_LOOKUP.size)
 _INO_PATHS_CODE = ioctl_number(READ | WRITE, _MAGIC, 35, _INO_PATHS.size)
 _SEND_CODE = ioctl_number(WRITE, _MAGIC, 38, _SEND.size)
 _TREE_SEARCH_V2 = ioctl_number(READ | WRITE, _MAGIC, 17, _SEARCH.size)
+
+#: Of struct btrfs_inode_item: size; links, owner, group, mode; seconds and nanoseconds of ctime, of mtime.
+_INODE_ITEM = struct.Struct("<16xQ16xIIII8x8x8x32x12xqIqI12x")
+assert _INODE_ITEM.size == 160
+_INODE_ITEM_KEY = 1
 
 _READ_ONLY = 1 << 1
 _SEND_NO_FILE_DATA = 0x1
@@ -140,6 +145,21 @@ def inode_paths(descriptor: int, inode: int) -> List[bytes]:
     # the offsets are relative to where they themselves begin
     offsets = struct.unpack_from(f"={count}Q", data, 16)
     return [data[16 + offset : data.index(b"\0", 16 + offset)].lstrip(b"/") for offset in offsets]
+
+
+def inode_item(descriptor: int, inode: int) -> Optional[Tuple[int, ...]]:
+    """Mode, owner, group, size, mtime (s, ns), ctime (s, ns), links of ``inode`` in the descriptor's subvolume; None: there is
+    none. Needs CAP_SYS_ADMIN. Source: struct btrfs_inode_item."""
+    size = _SEARCH_HEADER.size + _INODE_ITEM.size
+    head = _SEARCH.pack(0, inode, inode, 0, 0, 0, _ALL, _INODE_ITEM_KEY, _INODE_ITEM_KEY, 1, size)
+    buffer = bytearray(head) + bytearray(size)
+    _ioctl(descriptor, _TREE_SEARCH_V2, buffer)
+    if buffer[64:68] == bytes(4):
+        return None
+    length, links, uid, gid, mode, ctime_s, ctime_ns, mtime_s, mtime_ns = _INODE_ITEM.unpack_from(
+        buffer, _SEARCH.size + _SEARCH_HEADER.size
+    )
+    return mode, uid, gid, length, mtime_s, mtime_ns, ctime_s, ctime_ns, links
 
 
 def send_without_data(snapshot: int, parent_tree: int, pipe: int) -> None:

@@ -4,9 +4,9 @@ holds every driver to it. A driver knows nothing of dumps, manifests or the wire
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterator, List, Optional, Protocol, Tuple
+from typing import FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Tuple
 
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 
@@ -36,9 +36,29 @@ class Changes:
     Complete: an inode that is not listed has the content, attributes and (for a directory) the listing it had in the
     base. Deleted inodes are not listed; the directories they were in are. ``path`` is relative to the root, ``b""`` for
     the root itself.
+
+    ``timed``: those of them of which the file system says no more than that their times were set: bytes and names are as in
+    the base, and so is everything else but what it takes for a change of times (flags, room that is reserved). With
+    ``more_timed`` there are more of these, which are not listed: whoever read all files has set all access times.
     """
 
     inodes: Tuple[Tuple[int, bytes], ...]
+    timed: FrozenSet[int] = frozenset()
+    more_timed: bool = False
+
+
+class InodeStatus(NamedTuple):
+    """What stat(2) says of an inode, as far as home stamps go; ``size`` as it is for a regular file and a symlink."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_s: int
+    mtime_ns: int
+    ctime_s: int
+    ctime_ns: int
+    links: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,10 @@ class Driver(Protocol):
 
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
         """A path of ``inode`` in the clone, relative to its root; None: it has none, or nobody knows. Read-only."""
+
+    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:
+        """What each of ``inodes`` is in the clone, in order; None: it is not there. Only where `changes` says ``more_timed``.
+        Read-only. Raises OSError."""
 
 
 class LeaseTest(Protocol):

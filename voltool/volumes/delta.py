@@ -20,7 +20,9 @@ MAX_NODES = 60_000
 _MAX_RANGES = 65_536
 
 _CREATIONS = frozenset({Kind.MKFILE, Kind.MKDIR, Kind.MKNOD, Kind.MKFIFO, Kind.MKSOCK, Kind.SYMLINK})
-_ATTRIBUTES = frozenset({Kind.SET_XATTR, Kind.REMOVE_XATTR, Kind.CHMOD, Kind.CHOWN, Kind.UTIMES})
+_ATTRIBUTES = frozenset({Kind.SET_XATTR, Kind.REMOVE_XATTR, Kind.CHMOD, Kind.CHOWN})
+#: So many objects of which only times were set are followed.
+MAX_TIMED = 2_000
 
 
 class BaseTree(Protocol):
@@ -33,12 +35,14 @@ class BaseTree(Protocol):
 class Node:
     """One object of the picture. ``base`` is a path it has in the base (None: created since)."""
 
-    __slots__ = ("base", "changed", "children", "inode", "links", "ranges", "truncated")
+    __slots__ = ("base", "changed", "children", "inode", "links", "ranges", "timed", "truncated")
 
     def __init__(self, inode: int, base: Optional[bytes]) -> None:
         self.inode = inode
         self.base = base
         self.changed = False
+        #: Its times were set; alone, that is no change.
+        self.timed = False
         self.children: Dict[bytes, Optional[Node]] = {}
         self.links: Set[Tuple[Node, bytes]] = set()
         #: changed byte ranges; None: anything may have changed
@@ -68,6 +72,9 @@ class Delta:
         self._base_nodes: Dict[int, Node] = {root: self._root}
         self._created: List[Node] = []
         self._begun = False
+        self._timed = 0
+        #: Whether there are more objects of which only times were set than were followed.
+        self.more_timed = False
 
     def play(self, command: Command) -> None:
         """Take the next command. Raises UnexpectedStream."""
@@ -80,15 +87,17 @@ class Delta:
             self._create(command)
         elif kind in _ATTRIBUTES:
             self._find(command.path()).changed = True
+        elif kind is Kind.UTIMES:
+            self._set_times(command.path())
         elif kind in (Kind.RENAME, Kind.LINK, Kind.UNLINK, Kind.RMDIR):
             self._change_names(command)
         elif kind is not Kind.END:
             self._change_content(command)
 
     def changed(self) -> Iterator[Node]:
-        """The objects that some command was about, the removed ones too."""
+        """The objects that some command was about, the removed ones too; but see ``more_timed``."""
         for node in self._base_nodes.values():
-            if node.changed:
+            if node.changed or node.timed:
                 yield node
         yield from self._created
 
@@ -108,6 +117,14 @@ class Delta:
         return b"/".join(reversed(parts))
 
     # -------------------------------------------------------------------------------------------------- commands
+
+    def _set_times(self, path: bytes) -> None:
+        if self._timed >= MAX_TIMED:
+            self.more_timed = True
+            return
+        node = self._find(path)
+        self._timed += not node.timed
+        node.timed = True
 
     def _create(self, command: Command) -> None:
         node = Node(command.number(Attribute.INO), None)

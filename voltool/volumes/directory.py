@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import List, Optional
+from typing import Iterable, Iterator, List, Optional, Tuple
 
 from voltool.errors import HostError, RefusedError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
-from voltool.volumes.contract import ByteRange, Changes, Clone
+from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
 from voltool.volumes.traits import synchronize
 
 
@@ -74,6 +74,10 @@ class DirectoryDriver:
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:  # noqa: ARG002 - the contract's
         """Unknown: only a walk finds it."""
         return None
+
+    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
+        """Never asked."""
+        return iter(())
 
 
 def _cannot_read(path: bytes, error: OSError) -> HostError:

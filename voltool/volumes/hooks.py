@@ -14,10 +14,10 @@ import signal
 import subprocess
 import syslog
 import time
-from dataclasses import dataclass
 from typing import Dict, Iterator, Optional, Tuple
 
 from voltool.errors import HostError
+from voltool.frozen import dataclass
 from voltool.model import Hooks
 from voltool.showing import shown
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
+
+from voltool.frozen import dataclass
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 

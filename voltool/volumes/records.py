@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional
 
 from voltool import durable
 from voltool.errors import AgentError, HostError, MovedError, NotFoundError, RefusedError
+from voltool.frozen import dataclass
 from voltool.model import MOVED, RETIRED, RETIRING, Epoch, SourceMove, VolumeRecord
 from voltool.showing import shown
 from voltool.volumes.mounts import is_mount_point

@@ -14,7 +14,7 @@ import os
 import secrets
 import stat
 import time
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.beneath import open_beneath, opened_directory
@@ -24,7 +24,7 @@ from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.volumes import reflink_copy as copy
-from voltool.volumes.contract import ByteRange, Changes, Clone
+from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
 from voltool.volumes.extents import differing, mapped_extents
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.mounts import nested_mounts
@@ -161,6 +161,10 @@ class ReflinkDriver:
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:  # noqa: ARG002 - the contract's
         """Unknown: only a walk finds it."""
         return None
+
+    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
+        """Never asked."""
+        return iter(())
 
     # ------------------------------------------------------------------------------------------------------- making
 

@@ -10,9 +10,9 @@ import ctypes
 import os
 import platform
 import struct
-from dataclasses import dataclass
 from typing import Union
 
+from voltool.frozen import dataclass
 from voltool.volumes.mounts import read_mounts
 
 

@@ -12,17 +12,17 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import zfs_command as zfs
 from voltool.volumes import zfs_view
-from voltool.volumes.contract import ByteRange, Changes, Clone
+from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.mounts import is_within, read_mounts
 from voltool.volumes.traits import synchronize
@@ -161,6 +161,10 @@ class ZfsDriver:
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:  # noqa: ARG002 - the contract's
         """Unknown: only a walk finds it."""
         return None
+
+    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
+        """Never asked."""
+        return iter(())
 
 
 def clear_area(area: bytes) -> None:

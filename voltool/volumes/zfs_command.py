@@ -13,10 +13,10 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from voltool.errors import HostError, NotFoundError, RefusedError, SpaceError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.mounts import Mount, mount_of, read_mounts
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
 
 from voltool.agent.daemon import Daemon
 from voltool.agent.fetching.keys import drop_identity, has_identity, kept_identity, serving_purpose
@@ -18,6 +17,7 @@ from voltool.agent.path.listening import parse_ports
 from voltool.agent.replica.out_place import OutPlace
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, NotFoundError, RefusedError
+from voltool.frozen import dataclass
 from voltool.model import MOVED, RETIRED
 from voltool.showing import shown
 from voltool.volumes.moving.placeholder import stands_at

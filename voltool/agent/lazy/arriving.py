@@ -11,19 +11,19 @@ import contextlib
 import os
 from typing import Iterator, List, Optional, Tuple, Union
 
-from voltool.agent.lazy import index
 from voltool.agent.lazy.index import TreeIndex
+from voltool.agent.lazy.indexing import IndexMaker
 from voltool.agent.lazy.store import INDEX
 from voltool.dumpfile import format as fmt
-from voltool.dumpfile.frames import FrameDecoder, decode_records
+from voltool.dumpfile.frames import Frame, FrameDecoder, decode_payload, decode_records
 from voltool.errors import IntegrityError
 from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.owners import Owners
 from voltool.tree.manifest import ManifestTaker
-from voltool.tree.recordfile import RecordFile, RecordFileWriter
+from voltool.tree.packed import entries_in, objects_in
+from voltool.tree.recordfile import Block, RecordFile, RecordFileWriter
 
-_RECORDS = (fmt.OBJECTS, fmt.ENTRIES, fmt.CHUNKS)
 _CHUNKS = b"lazy-chunks"
 
 
@@ -38,6 +38,7 @@ class ManifestArrival:
         self._decoder = FrameDecoder("the manifest of the replica")
         self._chunks_path = os.path.join(held.staging.path, _CHUNKS)
         self._chunks = RecordFileWriter(self._chunks_path, fmt.CHUNKS)
+        self._index = IndexMaker(os.path.join(held.staging.path, INDEX))
         self._owners: List[bytes] = []
         self.state_id = ""
 
@@ -45,16 +46,29 @@ class ManifestArrival:
         """The next bytes of the stream."""
         try:
             for frame in self._decoder.feed(data):
-                kind = frame.header.type
-                if kind == fmt.OWNERS:
-                    self._owners += decode_records(frame)
-                elif kind in _RECORDS:
-                    records = decode_records(frame)
-                    if kind == fmt.CHUNKS:
-                        self._chunks.extend(records)
-                    self._taker.take(kind, records)
+                self._take(frame)
         except OSError as error:
             raise translate(error, "the manifest of a replica") from error
+
+    def _take(self, frame: Frame) -> None:
+        head = frame.header
+        if head.type == fmt.OWNERS:
+            self._owners += decode_records(frame)
+        elif head.type == fmt.CHUNKS:
+            records = decode_records(frame)
+            self._chunks.extend(records)
+            self._taker.take(fmt.CHUNKS, records)
+        elif head.type in (fmt.OBJECTS, fmt.ENTRIES) and head.records:
+            raw = decode_payload(frame)
+            block = Block(int.from_bytes(raw[4:12], "big"), head.records, raw, frame.payload, head.codec)
+            if head.type == fmt.OBJECTS:
+                objects = objects_in(raw, head.records)
+                self._taker.take_objects(block, objects)
+                self._index.objects(raw, objects)
+            else:
+                entries = entries_in(raw, head.records)
+                self._taker.take_entries(block)
+                self._index.entries(raw, entries)
 
     def finish(self, state_id: str = "") -> int:
         """All has come: the index is made. How many entries it has. IntegrityError where it is not that state (empty:
@@ -68,40 +82,33 @@ class ManifestArrival:
             self._held.learn_owners(Owners(numeric=True), self._owners)
             self._state.publish(self.state_id, self._taker.next_number)
             self._chunks.close()
-            self._build(self.state_id)
+            self._build()
         except OSError as error:
             raise translate(error, "the manifest of a replica") from error
         return self._hasher.entries
 
-    def _build(self, state_id: str) -> None:
-        state = self._held.keeper.open(state_id)
-        assert state is not None
+    def _build(self) -> None:
         chunks = RecordFile(self._chunks_path)
         try:
-            index.build(os.path.join(self._held.staging.path, INDEX), state, chunks, _check_all)
+            self._index.finish(self.state_id, self._taker.next_number, chunks, _check_all)
         finally:
             chunks.close()
-            state.close()
         os.unlink(self._chunks_path)
 
     def close(self) -> None:
         """Idempotent."""
         self._state.abandon()
         self._chunks.abandon()
+        self._index.close()
 
 
 def _check_all(found: TreeIndex) -> None:
-    for position in range(found.count):
-        _check(found, position)
-
-
-def _check(found: TreeIndex, position: int) -> None:
     """It is a tree, and the hashes of chunks are what the state's id vouches for; or nothing is mounted."""
-    if found.is_directory(position):
+    for position in found.all_directories:
         if found.links(position) > 1:
             raise fmt.damaged("a directory has more than one name")
         found.path(position)
-    elif found.size(position) > fmt.CHUNK_SIZE:
+    for position in found.all_large:
         record = found.record(position)
         unread = record.state & fmt.STATE_UNKNOWN and record.content == fmt.NO_HASH
         if not unread and fmt.content_hash(record.size, _root_runs(found, position, record.size)) != record.content:

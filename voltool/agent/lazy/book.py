@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from voltool.agent.daemon import Daemon
 from voltool.agent.host import HostState
+from voltool.frozen import dataclass
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.replicas import FetchSource
 

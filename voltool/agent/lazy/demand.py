@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from dataclasses import dataclass
 from typing import Callable, Iterator, Optional
 
 from voltool.agent.lazy.index import Chunk
@@ -21,6 +20,7 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.dumpfile.lru import Lru
 from voltool.errors import SpaceError, UnreachableError, VoltoolError
+from voltool.frozen import dataclass
 
 #: How long to wait for another who fetches the same, seconds.
 _PATIENCE = 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Callable, Iterator
 
 from voltool.agent.daemon import Daemon, list_daemons
@@ -11,6 +10,7 @@ from voltool.agent.fetching.keys import drop_identity, serving_purpose
 from voltool.agent.host import HostState
 from voltool.agent.lazy.book import KIND as LAZY_KIND
 from voltool.agent.replica.records import ReplicaBook
+from voltool.frozen import dataclass
 from voltool.model import LAZY, LAZY_HOME
 
 

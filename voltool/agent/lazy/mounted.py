@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Optional
 
+from voltool.frozen import dataclass
 from voltool.volumes.lock import mounting
 
 #: What the kernel calls such a mount, after ``fuse.``.

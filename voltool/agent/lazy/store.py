@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+from itertools import compress
 from typing import List, Tuple
 
 from voltool.agent.lazy import saved
@@ -34,6 +34,9 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ZEROS = bytes(fmt.BLOCK_SIZE)
 #: A path that is longer is walked in steps.
 _LONG_PATH = 3900
+_AT_ONCE = 1 << 16
+#: A byte of what is here of an object to whether it is not settled.
+_IS_UNSETTLED = bytes(value in (MISSING, BEGUN) for value in range(256))
 
 
 class Store:
@@ -78,12 +81,10 @@ class Store:
         """Make the flat directories: files can be put into them then. Repeatable. Raises VoltoolError."""
         attributes = Attributes(self.owners, Losses())
         try:
-            for position in range(self.index.count):
-                if self.presence.objects[position] == MISSING and self.index.size(position) < 0:
-                    record = self.index.record(position)
-                    if stat.S_ISDIR(record.mode):
-                        self._make_directory(record, attributes)
-                        self.presence.objects[position] = PRESENT
+            for position in self.index.all_directories:
+                if self.presence.objects[position] == MISSING:
+                    self._make_directory(self.index.record(position), attributes)
+                    self.presence.objects[position] = PRESENT
         except OSError as error:
             raise translate(error, "a directory") from error
         self.save()
@@ -175,18 +176,20 @@ class Store:
     def missing_size(self) -> Tuple[int, int]:
         """How many files, and bytes of them, are not here."""
         files = size = 0
-        position = self.presence.next_unsettled(0)
-        while position >= 0:
-            length = self.index.size(position)
-            if length >= 0:
-                files += 1
-                size += self._missing_of(position, length)
-            position = self.presence.next_unsettled(position + 1)
+        for start in range(0, self.index.count, _AT_ONCE):
+            unsettled = bytes(self.presence.objects[start : start + _AT_ONCE]).translate(_IS_UNSETTLED)
+            lengths = [
+                length for length in compress(self.index.sizes[start : start + _AT_ONCE], unsettled) if length >= 0
+            ]
+            files += len(lengths)
+            size += sum(lengths)
+        for position in self.index.all_large:
+            if self.presence.objects[position] in (MISSING, BEGUN):
+                length = self.index.size(position)
+                size += self._missing_of(position, length) - length
         return files, size
 
     def _missing_of(self, position: int, length: int) -> int:
-        if length <= fmt.CHUNK_SIZE:
-            return length
         begun = self.presence.objects[position] == BEGUN
         missing = 0
         for _first, count, base in self.index.runs(position):

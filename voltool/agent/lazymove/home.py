@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from voltool import durable
@@ -26,6 +25,7 @@ from voltool.agent.lazymove.folding import FoldPlace
 from voltool.agent.lazymove.overlay import Layers
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.errors import HostError, RefusedError
+from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, PUBLISHED, Hooks, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.held import HeldTree

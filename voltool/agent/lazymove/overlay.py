@@ -25,13 +25,13 @@ import errno
 import os
 import stat
 import struct
-from dataclasses import dataclass
 
 from voltool import durable
 from voltool.agent.lazymove.upper import PREFIX, copy_attributes, forget_origins
 from voltool.beneath import opened_directory
 from voltool.dumpfile import format as fmt
 from voltool.errors import HostError, RefusedError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.mounts import mount_of, read_mounts
 from voltool.volumes.removal import remove_tree

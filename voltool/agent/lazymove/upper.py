@@ -9,11 +9,11 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Iterator, List, Optional, Union
 
 from voltool import inodes
 from voltool.beneath import open_beneath, opened_directory
+from voltool.frozen import dataclass
 
 PREFIX = b"trusted.overlay."
 #: How the kernel keeps attributes that somebody has given such names through the overlay.

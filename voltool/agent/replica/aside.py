@@ -12,7 +12,6 @@ import dataclasses
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from typing import Iterator, List, Set, Tuple
 
 from voltool import durable
@@ -21,6 +20,7 @@ from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.writer import DumpWriter
+from voltool.frozen import dataclass
 from voltool.model import ROOT_OBJECT, Consistency
 from voltool.spool import SortedSpool
 from voltool.tree.apply.skeleton import is_directory

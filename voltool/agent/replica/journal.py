@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Optional
 
 from voltool import durable
@@ -21,6 +20,7 @@ from voltool.agent.replica import guard
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.agent.replica.served import ServedTree
 from voltool.errors import AgentError, HostError, RefusedError
+from voltool.frozen import dataclass
 from voltool.model import ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes.removal import remove_tree

@@ -7,10 +7,10 @@ what was made there to P. See docs/footprint.md.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from voltool import durable
 from voltool.errors import HostError
+from voltool.frozen import dataclass
 from voltool.model import ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records

@@ -12,13 +12,13 @@ import contextlib
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from typing import Optional
 
 from voltool import durable
 from voltool.agent.replica import guard
 from voltool.agent.replica.place import ReplicaPlace
 from voltool.agent.replica.stamping import compare_stamps, take_all_stamps
+from voltool.frozen import dataclass
 from voltool.tree.state import StateKeeper
 
 _FORMAT = 1

@@ -78,6 +78,7 @@ def replica_add(
     settings = settings_of(invocation, bandwidth, workers, path)(name)
     if lazy:
         settings = replace(settings, lazy=True, sources=tuple(sources or ()))
+    invocation.needed_soon = (host,)
     done = add(invocation.world, AddWish(name, host, place, forbidden), settings)
     tell_synced(invocation, done)
     if done.target.replica.phase == LAZY:

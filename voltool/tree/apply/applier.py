@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import time
-from dataclasses import dataclass
 from typing import Deque, List, Optional, Tuple
 
 from voltool.dumpfile import format as fmt
@@ -20,6 +19,7 @@ from voltool.dumpfile.format import StateHasher
 from voltool.dumpfile.frames import Frame, FrameDecoder, decode_records
 from voltool.errors import IntegrityError, VoltoolError
 from voltool.events import Notice, PhaseEnded, PhaseStarted, Progressed, Reporter
+from voltool.frozen import dataclass
 from voltool.model import FileProblem, Problem
 from voltool.showing import shown
 from voltool.tree.apply.assemble import DirectorySpool

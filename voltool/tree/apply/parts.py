@@ -12,7 +12,6 @@ import os
 import stat
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
 from itertools import chain
 from typing import Iterator, List, Optional, Set, Tuple
 
@@ -20,6 +19,7 @@ from voltool import durable
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.bitmap import Bitmap
 from voltool.dumpfile.reader import DumpReader
+from voltool.frozen import dataclass
 from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.apply.files import flat_directory, flat_path

@@ -17,11 +17,11 @@ import os
 import shutil
 import stat
 import time
-from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from voltool import durable, inodes
 from voltool.errors import BusyError, HostError, NotFoundError, RefusedError
+from voltool.frozen import dataclass
 from voltool.model import ROOT_OBJECT
 from voltool.showing import shown
 from voltool.tree.apply.attributes import SEALS

@@ -11,11 +11,11 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
 from voltool import durable
 from voltool.errors import AgentError, BusyError
+from voltool.frozen import dataclass
 from voltool.volumes.hooks import Hook
 from voltool.wire.codec import from_plain, to_plain
 

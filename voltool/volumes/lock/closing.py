@@ -23,10 +23,10 @@ from __future__ import annotations
 import contextlib
 import os
 import syslog
-from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from voltool.errors import HostError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.lock import mounting
 from voltool.volumes.lock.book import LockRecord, TreeMount

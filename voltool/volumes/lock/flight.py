@@ -17,9 +17,9 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Tuple
 
+from voltool.frozen import dataclass
 from voltool.volumes.lock.namespaces import Namespace, kept_by_descriptor
 from voltool.volumes.lock.processes import Identity, Writer, describe
 from voltool.volumes.lock.tables import process_ids, tables

@@ -14,11 +14,11 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from typing import Callable, FrozenSet, Iterator, Optional
 
 from voltool import durable
 from voltool.errors import BusyError, HostError, RefusedError, VoltoolError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.hooks import Hook, run_hook
 from voltool.volumes.lock import mounting

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import List
 
+from voltool.frozen import dataclass
 from voltool.volumes.lock.overlays import find_overlays
 from voltool.volumes.lock.processes import Writer
 from voltool.volumes.lock.views import Tree, Views

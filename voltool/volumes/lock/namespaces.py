@@ -13,10 +13,10 @@ import fcntl
 import os
 import socket
 import sys
-from dataclasses import dataclass
 from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from voltool.errors import HostError
+from voltool.frozen import dataclass
 from voltool.volumes.mounts import Mount, parse_mountinfo
 
 _CLONE_NEWNS = 0x20000

@@ -10,9 +10,9 @@ import contextlib
 import os
 import re
 import stat
-from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Optional, Tuple
 
+from voltool.frozen import dataclass
 from voltool.volumes.lock.namespaces import mount_number_in
 from voltool.volumes.lock.tables import process_ids, tables
 from voltool.volumes.lock.views import Tree, Views, join

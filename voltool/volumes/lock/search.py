@@ -10,10 +10,10 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
 
 from voltool.errors import AgentError
+from voltool.frozen import dataclass
 from voltool.inodes import ZFS_CONTROL_INODE
 from voltool.leases import lease_test
 from voltool.showing import shown

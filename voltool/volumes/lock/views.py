@@ -6,10 +6,10 @@ Knows nothing of processes' files. Sources: mount_namespaces(7), proc_pid_mounti
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from voltool.errors import HostError, NotFoundError
+from voltool.frozen import dataclass
 from voltool.showing import shown
 from voltool.volumes.lock.namespaces import (
     Namespace,
