@@ -1,8 +1,8 @@
 """The second half of a stream: DATA, CHUNKS and CONTENT frames become tasks for workers, in order.
 
 A batch ends with its CONTENT frame; then everything it is about goes to one worker as one task. Only of a file that is
-larger than that (`STREAM_BYTES` of stored data without an end) the pieces go out as they come, its chunks are checked once
-they are written, and it is finished here. Part of what is shipped to servers.
+larger than that (`STREAM_BYTES` of stored data without an end) the pieces go out as they come, and it is finished here, once its
+chunks are known to be right (`tally`) or were read back. Part of what is shipped to servers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from voltool.tree.apply.batches import PackedData, check_task, data_task, extend
 from voltool.tree.apply.files import FileMaker, check_chunks, translate
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name, NameTable
+from voltool.tree.apply.tally import ChunkTally, Hashed
 
 #: Stored data of one file above which it is streamed.
 STREAM_BYTES = 8 << 20
@@ -32,12 +33,11 @@ _CHECK_CHUNKS = 16
 
 class Task(NamedTuple):
     """Work for a worker: ``last`` is the highest object that is complete with it (0: none), ``stream`` the number of the
-    file it is a piece or check of (0: none). ``waits``: only when everything submitted before is done."""
+    file it is a piece or check of (0: none)."""
 
     data: bytes
     last: int = 0
     stream: int = 0
-    waits: bool = False
 
 
 class _Stream:
@@ -49,6 +49,7 @@ class _Stream:
         self.size = size
         self.descriptor = descriptor
         self.runs: List[Tuple[int, bytes]] = []
+        self.tally = ChunkTally()
         self.recheck = False
 
 
@@ -105,7 +106,7 @@ class ContentReader:
             if number <= self._skip:
                 continue
             if self._stream is not None and number == self._stream.number:
-                self._check(self._stream, first, record[fmt.CHUNK_RUN.size :])
+                self._expect(self._stream, first, record[fmt.CHUNK_RUN.size :])
             else:
                 self._chunks.append(record)
                 self._stored += len(record)
@@ -192,21 +193,31 @@ class ContentReader:
         self._chunks = [chunk for chunk in self._chunks if chunk[:8] != prefix]
         for chunk in early:
             _number, first, _hashes = fmt.decode_chunk_run(chunk)
-            self._check(self._stream, first, chunk[fmt.CHUNK_RUN.size :])
+            self._expect(self._stream, first, chunk[fmt.CHUNK_RUN.size :])
 
     def _piece(self, stream: _Stream, packed: PackedData) -> None:
         if stream.descriptor >= 0:
-            self._submit(Task(piece_task(stream.number, stream.names, packed), stream=stream.number))
+            self._submit(Task(piece_task(stream.number, stream.names, packed, stream.size), stream=stream.number))
 
-    def _check(self, stream: _Stream, first: int, hashes: bytes) -> None:
+    def _expect(self, stream: _Stream, first: int, hashes: bytes) -> None:
         if stream.runs and first < stream.runs[-1][0] + len(stream.runs[-1][1]) // 32:
             raise fmt.damaged("the chunks of a file are not in order")
         stream.runs.append((first, hashes))
-        if stream.descriptor >= 0:
-            for at in range(0, len(hashes), 32 * _CHECK_CHUNKS):
-                part = hashes[at : at + 32 * _CHECK_CHUNKS]
-                task = check_task(stream.names, first + at // 32, part, stream.size)
-                self._submit(Task(task, stream=stream.number, waits=True))
+
+    def _check(self, stream: _Stream) -> None:
+        """All pieces are written: read back what they did not say the hashes of, or other ones."""
+        for run in stream.runs:
+            for first, hashes in stream.tally.doubtful(*run):
+                for at in range(0, len(hashes), 32 * _CHECK_CHUNKS):
+                    part = hashes[at : at + 32 * _CHECK_CHUNKS]
+                    task = check_task(stream.names, first + at // 32, part, stream.size)
+                    self._submit(Task(task, stream=stream.number))
+        self._drain()
+
+    def hashed(self, number: int, hashed: Hashed) -> None:
+        """What the chunks in a piece of a file hash to that was written."""
+        if self._stream is not None and self._stream.number == number:
+            self._stream.tally.add(hashed)
 
     def failed_check(self, number: int) -> None:
         """A check did not hold. The last chunk may be shorter than OBJECTS said: decided when the file is complete."""
@@ -216,6 +227,7 @@ class ContentReader:
     def _end_stream(self, stream: _Stream, record: ObjectRecord) -> None:
         self._drain()
         if stream.descriptor >= 0:
+            self._check(stream)
             try:
                 if stream.recheck or record.size != stream.size:
                     self._check_again(stream, record)
