@@ -33,7 +33,7 @@ def manifest_stream(
     of users and groups, where the receiver is to set owners."""
     waiting: List[bytes] = []
     hasher = fmt.StateHasher()
-    writer = DumpWriter(waiting.append, default_codec())
+    writer = DumpWriter(lambda data: waiting.append(bytes(data)), default_codec())
     writer.begin(replace(header, level=0, base_state_id=None, base_dump_id=None))
     if owners:
         writer.owners(list(owners))

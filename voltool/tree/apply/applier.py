@@ -40,6 +40,8 @@ from voltool.tree.pool import OrderedPool
 SYNC_SECONDS = 5.0
 REPORT_SECONDS = 0.25
 PHASE = "restore"
+#: What goes to a worker in shared memory: a chunk that does not shrink, with its extents.
+_ROOM = fmt.CHUNK_SIZE + (64 << 10)
 _KEPT = b"content"
 _KEPT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -215,7 +217,7 @@ class Applier:
             self._losses,
             again=not self._staging.fresh,
         )
-        self._pool = OrderedPool(worker.work, self._settings.workers)
+        self._pool = OrderedPool(worker.work, self._settings.workers, room=_ROOM)
         fresh = self._progress.phase is Phase.DATA
         self._skeleton.build(self._make_directories if fresh else _ignore)
         self._drain()
@@ -254,8 +256,8 @@ class Applier:
         assert self._pool is not None
         while not self._pool.has_room:
             self._collect(wait=True)
-        self._in_flight.append((task, self._kept.length))
-        self._pool.submit(task.data)
+        self._in_flight.append((task._replace(data=b"", given=b""), self._kept.length))
+        self._pool.submit(task.data, task.given)
         self._collect(wait=False)
 
     def _collect(self, *, wait: bool) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import marshal
 import os
 import stat
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
@@ -20,9 +20,10 @@ from voltool.tree.apply.files import FileMaker, Piece, check_chunks, flat_path, 
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name, NameTable
 from voltool.tree.apply.tally import ChunkTally, Hashed, hash_pieces
+from voltool.tree.pool import Shared
 
 #: A DATA frame as it travels to a worker: codec, raw length, extents, payload as stored.
-PackedData = Tuple[int, int, int, bytes]
+PackedData = Tuple[int, int, int, Union[bytes, memoryview]]
 
 
 class Result(NamedTuple):
@@ -58,8 +59,8 @@ def data_task(
 
 
 def piece_task(number: int, path_names: Sequence[Name], data: PackedData, size: int) -> bytes:
-    """Write one piece of a large file that has been created with ``size`` bytes."""
-    return marshal.dumps(("piece", number, [tuple(name) for name in path_names[:1]], data, size))
+    """Write one piece of a large file that has been created with ``size`` bytes; the frame's payload is given with the task."""
+    return marshal.dumps(("piece", number, [tuple(name) for name in path_names[:1]], data[:3], size))
 
 
 def check_task(path_names: Sequence[Name], first: int, hashes: bytes, size: int) -> bytes:
@@ -99,9 +100,11 @@ class Worker:
             "directory": self._directory,
         }
 
-    def work(self, task: bytes) -> bytes:
+    def work(self, task: bytes, shared: Shared) -> bytes:
         """Carry out one task. Raises VoltoolError."""
         verb, *arguments = marshal.loads(task)  # noqa: S302 - from our own parent through a private pipe
+        if verb == "piece":
+            arguments.append(shared.given)
         try:
             files, size, held, hashed = self._verbs[verb](*arguments)
         except OSError as error:
@@ -191,12 +194,14 @@ class Worker:
                     raise fmt.damaged(f"the content of object {record.number} does not match its hash")
         self.maker.finish_large(descriptor, record, names, runs)
 
-    def _piece(self, number: int, names: List[Tuple[int, bytes]], packed: PackedData, size: int) -> _Outcome:
+    def _piece(
+        self, number: int, names: List[Tuple[int, bytes]], data: Tuple[int, int, int], size: int, payload: memoryview
+    ) -> _Outcome:
         descriptor = self.maker.open_again([Name(*name) for name in names])
         written = 0
         hashed: Hashed = []
         try:
-            for owner, pieces in _by_object(packed):
+            for owner, pieces in _by_object((*data, payload)):
                 if owner != number:
                     raise fmt.damaged("a frame holds data of a file that is not due")
                 hashed = hash_pieces(pieces, size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import os
-from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, List, NamedTuple, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
@@ -32,12 +32,13 @@ _CHECK_CHUNKS = 16
 
 
 class Task(NamedTuple):
-    """Work for a worker: ``last`` is the highest object that is complete with it (0: none), ``stream`` the number of the
-    file it is a piece or check of (0: none)."""
+    """Work for a worker, and what is ``given`` with it: ``last`` is the highest object that is complete with it (0: none),
+    ``stream`` the number of the file it is a piece or check of (0: none)."""
 
     data: bytes
     last: int = 0
     stream: int = 0
+    given: Union[bytes, memoryview] = b""
 
 
 class _Stream:
@@ -197,7 +198,8 @@ class ContentReader:
 
     def _piece(self, stream: _Stream, packed: PackedData) -> None:
         if stream.descriptor >= 0:
-            self._submit(Task(piece_task(stream.number, stream.names, packed, stream.size), stream=stream.number))
+            task = piece_task(stream.number, stream.names, packed, stream.size)
+            self._submit(Task(task, stream=stream.number, given=packed[3]))
 
     def _expect(self, stream: _Stream, first: int, hashes: bytes) -> None:
         if stream.runs and first < stream.runs[-1][0] + len(stream.runs[-1][1]) // 32:
