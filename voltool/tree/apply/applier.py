@@ -271,7 +271,7 @@ class Applier:
             if task.last:
                 self._done = (task.last, kept)
             if task.stream and self._content is not None:
-                self._content.hashed(task.stream, result.hashed)
+                self._content.written(task.stream, result.size, result.hashed)
                 if not result.held:
                     self._content.failed_check(task.stream)
 

@@ -19,6 +19,7 @@ from voltool.tree.apply.files import FileMaker, check_chunks, translate
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name, NameTable
 from voltool.tree.apply.tally import ChunkTally, Hashed
+from voltool.tree.apply.writeback import STEP, EarlyWriteback
 
 #: Stored data of one file above which it is streamed.
 STREAM_BYTES = 8 << 20
@@ -51,6 +52,7 @@ class _Stream:
         self.descriptor = descriptor
         self.runs: List[Tuple[int, bytes]] = []
         self.tally = ChunkTally()
+        self.unsent = 0
         self.recheck = False
 
 
@@ -82,6 +84,7 @@ class ContentReader:
         self._stored = 0
         self._chunks: List[bytes] = []
         self._stream: Optional[_Stream] = None
+        self._writeback = EarlyWriteback()
 
     def data(self, frame: Frame) -> None:
         """A DATA frame."""
@@ -141,7 +144,7 @@ class ContentReader:
         stream = self._stream
         if stream is not None and stream.number == number:
             self._drain()
-            self.close()
+            self._close_stream()
             if stream.descriptor >= 0:
                 self._maker.remove(self._maker.path(stream.names[0]))
 
@@ -149,9 +152,14 @@ class ContentReader:
         """No more frames come. IntegrityError where something was left unfinished."""
         if self._data or self._chunks or self._stream is not None:
             raise fmt.damaged("it has data of objects that were never completed")
+        self._writeback.finish()
 
     def close(self) -> None:
-        """Close the file that was being streamed; idempotent."""
+        """End whatever is on its way; idempotent."""
+        self._writeback.close()
+        self._close_stream()
+
+    def _close_stream(self) -> None:
         if self._stream is not None and self._stream.descriptor >= 0:
             os.close(self._stream.descriptor)
         self._stream = None
@@ -216,10 +224,15 @@ class ContentReader:
                     self._submit(Task(task, stream=stream.number))
         self._drain()
 
-    def hashed(self, number: int, hashed: Hashed) -> None:
-        """What the chunks in a piece of a file hash to that was written."""
-        if self._stream is not None and self._stream.number == number:
-            self._stream.tally.add(hashed)
+    def written(self, number: int, size: int, hashed: Hashed) -> None:
+        """A piece of a file is written: its bytes of data, and what the chunks in it hash to."""
+        stream = self._stream
+        if stream is not None and stream.number == number:
+            stream.tally.add(hashed)
+            stream.unsent += size
+            if stream.unsent >= STEP:
+                self._writeback.send(stream.descriptor)
+                stream.unsent = 0
 
     def failed_check(self, number: int) -> None:
         """A check did not hold. The last chunk may be shorter than OBJECTS said: decided when the file is complete."""
@@ -233,10 +246,11 @@ class ContentReader:
             try:
                 if stream.recheck or record.size != stream.size:
                     self._check_again(stream, record)
+                self._writeback.send(stream.descriptor)
                 self._maker.finish_large(stream.descriptor, record, stream.names, stream.runs)
             except OSError as error:
                 raise translate(error, "a file") from error
-        self.close()
+        self._close_stream()
         if stream.descriptor >= 0:
             self._maker.end_large(record, stream.names)
 
