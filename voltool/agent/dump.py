@@ -44,10 +44,12 @@ from voltool.volumes.records import VolumeHome, open_home
 from voltool.volumes.registry import driver_named
 from voltool.volumes.traits import FilesystemTraits, traits_of
 from voltool.wire import messages
-from voltool.wire.conversation import Conversation
+from voltool.wire.conversation import Buffer, Conversation
 
 #: What is gathered before it goes over the wire.
 _WIRE_BLOCK = 1 << 20
+#: What is so large goes at once, without a copy.
+_WIRE_PIECE = 128 << 10
 #: How many mounts inside a volume a notice names.
 _NAMED = 10
 
@@ -354,15 +356,18 @@ class _Dump:
         self._book.propose(Base(state_id, self._request.dump_id, label, self._ground.level))
 
     @contextlib.contextmanager
-    def _wire_sink(self) -> Iterator[Callable[[bytes], None]]:
+    def _wire_sink(self) -> Iterator[Callable[[Buffer], None]]:
         gathered = bytearray()
 
-        def sink(data: bytes) -> None:
+        def sink(data: Buffer) -> None:
             nonlocal gathered
-            gathered += data
-            if len(gathered) >= _WIRE_BLOCK:
+            if len(data) < _WIRE_PIECE:
+                gathered += data
+            if len(gathered) >= _WIRE_BLOCK or (len(data) >= _WIRE_PIECE and gathered):
                 self._pace.send(gathered)
                 gathered = bytearray()
+            if len(data) >= _WIRE_PIECE:
+                self._pace.send(data)
 
         yield sink
         if gathered:

@@ -19,6 +19,7 @@ from voltool.agent.channel import ConnectionGone, HangUpWatch, HungUp, StdioChan
 from voltool.agent.handlers import Handler, find_handler
 from voltool.agent.host import HostState, find_host_state
 from voltool.errors import AgentError, HostError, SpaceError, VoltoolError
+from voltool.memory import keep_freed_memory
 from voltool.showing import shown
 from voltool.wire import messages
 from voltool.wire.pulse import Pulse
@@ -47,6 +48,7 @@ def main() -> int:
 
 def settle_process() -> None:
     """What every handler relies on: private files, all tools on the PATH, no signal that kills by accident."""
+    keep_freed_memory()
     os.umask(0o077)
     os.chdir("/")
     # F_SETLEASE announces a broken lease by SIGIO, which would end us.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 from voltool.errors import IntegrityError
 
@@ -101,7 +101,14 @@ class FrameHeader(NamedTuple):
 
 
 def encode_frame_header(
-    kind: int, codec: int, payload: bytes, raw: int, records: int, number: int, key: int = 0, key2: int = 0
+    kind: int,
+    codec: int,
+    payload: Union[bytes, bytearray, memoryview],
+    raw: int,
+    records: int,
+    number: int,
+    key: int = 0,
+    key2: int = 0,
 ) -> bytes:
     """The 60 bytes that precede ``payload`` (as stored) as frame ``number`` of a dump."""
     body = _FRAME_BODY.pack(

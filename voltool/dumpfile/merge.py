@@ -102,7 +102,7 @@ class Merge:
 
     def _write(self, plan: MergePlan) -> Iterator[bytes]:
         pieces: List[bytes] = []
-        writer = DumpWriter(pieces.append, self._codec)
+        writer = DumpWriter(lambda data: pieces.append(bytes(data)), self._codec)
         writer.begin(self._header)
         writer.owners(self._chain.owners())
         for packed in self._frames(plan):

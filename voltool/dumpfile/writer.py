@@ -19,7 +19,8 @@ _INDEX_PER_FRAME = fmt.TARGET_RAW // (fmt.INDEX_ENTRY_SIZE + 4)
 
 
 class PackedFrame(NamedTuple):
-    """A frame's payload ready to be written: compressed elsewhere (a worker), numbered here."""
+    """A frame's payload ready to be written: compressed elsewhere (a worker), numbered here. The payload may be a view of memory
+    that is used again: who takes it writes it or copies it at once."""
 
     type: int
     codec: int
@@ -27,10 +28,10 @@ class PackedFrame(NamedTuple):
     records: int
     key: int
     key2: int
-    payload: bytes
+    payload: codecs.Buffer
 
 
-def pack_frame(kind: int, raw: bytes, records: int, codec: int, key: int = 0, key2: int = 0) -> PackedFrame:
+def pack_frame(kind: int, raw: codecs.Buffer, records: int, codec: int, key: int = 0, key2: int = 0) -> PackedFrame:
     """Compress ``raw`` for a frame of type ``kind``."""
     used, stored = codecs.compress(raw, codec)
     return PackedFrame(kind, used, len(raw), records, key, key2, stored)
@@ -43,7 +44,7 @@ class DumpWriter:
     only differences).
     """
 
-    def __init__(self, sink: Callable[[bytes], None], codec: int) -> None:
+    def __init__(self, sink: Callable[[codecs.Buffer], None], codec: int) -> None:
         self._sink = sink
         self._codec = codec
         self._digest = hashlib.sha256()
@@ -143,7 +144,7 @@ class DumpWriter:
         self._emit(fmt.encode_trailer(trailer))
         return DumpTotals(state_id, entries, objects, self.data_bytes, self.stored_bytes)
 
-    def _emit(self, data: bytes) -> None:
+    def _emit(self, data: codecs.Buffer) -> None:
         self._sink(data)
         self.stored_bytes += len(data)
 

@@ -9,6 +9,8 @@ import marshal
 
 from voltool.tree.opening import CaptureSettings, Opener
 from voltool.tree.pieces import PieceReader
+from voltool.tree.pool import Shared
+from voltool.tree.room import Room
 from voltool.tree.smallfiles import SmallFileReader
 
 
@@ -20,8 +22,8 @@ class Worker:
         self._small_files = SmallFileReader(opener)
         self._pieces = PieceReader(opener)
 
-    def work(self, task: bytes) -> bytes:
-        """Dispatch one task; the marshalled result: frames, chunk hashes, and more as the kind of task has it."""
+    def work(self, task: bytes, shared: Shared) -> bytes:
+        """Dispatch one task; the marshalled result: frames (see `room`), chunk hashes, and more as the kind of task has it."""
         kind, *arguments = marshal.loads(task)  # noqa: S302 - from our own parent through a private pipe
         read = self._small_files.read if kind == "small" else self._pieces.read
-        return marshal.dumps(read(*arguments))
+        return marshal.dumps(read(Room(shared.room), *arguments))

@@ -74,7 +74,7 @@ def state_manifest(
 
 
 def _begin(waiting: List[bytes], header: DumpHeader, owners: Sequence[bytes]) -> DumpWriter:
-    writer = DumpWriter(waiting.append, default_codec())
+    writer = DumpWriter(lambda data: waiting.append(bytes(data)), default_codec())
     writer.begin(replace(header, level=0, base_state_id=None, base_dump_id=None))
     if owners:
         writer.owners(list(owners))

@@ -11,6 +11,7 @@ from voltool.dumpfile.writer import PackedFrame, pack_frame
 from voltool.tree.blocks import BLOCK_HASH_SIZE, HOLE_HASH, BlockTable, short_hashes
 from voltool.tree.layout import data_segments, with_holes
 from voltool.tree.opening import UNREADABLE, VANISHED, Opener, reason_of
+from voltool.tree.room import Room
 from voltool.tree.stamps import encode_stamp
 
 
@@ -20,10 +21,21 @@ class PieceReader:
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
         self._settings = opener.settings
-        self._buffer = bytearray(fmt.CHUNK_SIZE)
+        #: One extent and a chunk: most chunks are a frame as they were read.
+        self._frame = memoryview(bytearray(fmt.EXTENT_SIZE + fmt.CHUNK_SIZE))
+        self._buffer = self._frame[fmt.EXTENT_SIZE :]
 
     def read(
-        self, number: int, path: bytes, name: bytes, inode: int, start: int, end: int, base_name: bytes, fresh: bool
+        self,
+        room: Room,
+        number: int,
+        path: bytes,
+        name: bytes,
+        inode: int,
+        start: int,
+        end: int,
+        base_name: bytes,
+        fresh: bool,
     ) -> Tuple[Any, ...]:
         """One piece ``[start, end)`` of a large file: frames, chunk hashes, block hashes, and how it was found."""
         try:
@@ -33,7 +45,9 @@ class PieceReader:
         except OSError as error:
             return [], [], b"", (UNREADABLE, b"", b"", False, error.strerror or str(error), 0, b""), 0
         try:
-            frames, chunks, shorts, read = self._read_piece(number, opened.descriptor, start, end, base_name, fresh)
+            frames, chunks, shorts, read = self._read_piece(
+                room, number, opened.descriptor, start, end, base_name, fresh
+            )
             beside = self._opener.attributes(opened.descriptor)
         except OSError as error:
             return [], [], b"", (UNREADABLE, b"", b"", False, error.strerror or str(error), 0, b""), 0
@@ -53,7 +67,7 @@ class PieceReader:
         return frames, chunks, shorts, found, read
 
     def _read_piece(
-        self, number: int, descriptor: int, start: int, end: int, base_name: bytes, fresh: bool
+        self, room: Room, number: int, descriptor: int, start: int, end: int, base_name: bytes, fresh: bool
     ) -> Tuple[List[Tuple[Any, ...]], List[bytes], bytes, int]:
         base = BlockTable.open(os.path.join(self._settings.blocks, base_name)) if base_name else None
         segments = list(data_segments(descriptor, start, end))
@@ -75,13 +89,13 @@ class PieceReader:
                 pieces = with_holes(inside, at, stop)
             frame = self._chunk_frame(number, view, at, pieces, fresh and at == 0)
             if frame is not None:
-                frames.append(tuple(frame))
+                frames.append(room.keep(frame))
         if base is not None:
             base.close()
         return frames, chunks, b"".join(shorts), read
 
     def _read_chunk(self, descriptor: int, segments: List[Tuple[int, int]], at: int, stop: int) -> memoryview:
-        view = memoryview(self._buffer)[: stop - at]
+        view = self._buffer[: stop - at]
         covered = sum(length for _offset, length in segments)
         if covered < stop - at:
             view[:] = bytes(stop - at)
@@ -110,6 +124,11 @@ class PieceReader:
     ) -> Optional[PackedFrame]:
         if not pieces:
             return None
+        if pieces == [(at, len(view), True)]:
+            flags = fmt.EXTENT_FRESH if first else 0
+            fmt.EXTENT.pack_into(self._frame, 0, number, at, len(view), fmt.EXTENT_DATA, flags)
+            whole = self._frame[: fmt.EXTENT_SIZE + len(view)]
+            return pack_frame(fmt.DATA, whole, 1, self._settings.codec, number, at)
         extents: List[fmt.Extent] = []
         parts: List[bytes] = []
         for offset, length, is_data in pieces:

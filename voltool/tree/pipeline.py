@@ -11,7 +11,7 @@ import os
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Tuple
 
 from voltool.dumpfile import format as fmt
-from voltool.dumpfile.writer import DumpWriter, PackedFrame
+from voltool.dumpfile.writer import DumpWriter
 from voltool.model import FileProblem, Problem
 from voltool.spool import SortedSpool
 from voltool.tree.blocks import ChunkRun, block_file_name, write_block_file
@@ -19,9 +19,13 @@ from voltool.tree.capture import Worker
 from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import layout_digest
 from voltool.tree.opening import READ, UNREADABLE, UNSTABLE, VANISHED, CaptureSettings, flags_of
-from voltool.tree.planning import ChangedRanges, Due, Large, Planner, Todo, join
+from voltool.tree.planning import PIECE, ChangedRanges, Due, Large, Planner, Todo, join
 from voltool.tree.pool import OrderedPool
+from voltool.tree.room import unpack_frame
 from voltool.tree.stamps import decode_stamp, encode_home
+
+#: What a worker may return in shared memory: a piece that does not shrink, with its extents.
+_ROOM = PIECE + (64 << 10)
 
 
 class Pipeline:
@@ -48,7 +52,7 @@ class Pipeline:
         self._large = large
         self._advance = advance
         self._planner = Planner(settings, table, changed_ranges)
-        self._pool = OrderedPool(Worker(settings).work, workers)
+        self._pool = OrderedPool(Worker(settings).work, workers, room=_ROOM)
         self._due: Deque[Due] = collections.deque()
         self._bytes = 0
         self._files = 0
@@ -77,7 +81,7 @@ class Pipeline:
             elif due.piece is not None:
                 due.piece[0].sent = due.piece[0].sent or bool(frames)
                 for frame in frames:
-                    self._writer.frame(PackedFrame(*frame))
+                    self._writer.frame(unpack_frame(frame, self._pool.shared))
                 self._take_piece(due.piece[0], due.piece[1], chunks, *rest)
             self._advance(self._bytes, self._files)
             self._flush_ready()
@@ -116,7 +120,7 @@ class Pipeline:
         self._finals.add_many(records + lost)
         for frame in frames:
             if not lost or frame[0] != fmt.CONTENT:
-                self._writer.frame(PackedFrame(*frame))
+                self._writer.frame(unpack_frame(frame, self._pool.shared))
         if lost:
             self._writer.content(sorted(records + lost))
 

@@ -1,7 +1,8 @@
 """Worker processes that return results in the order of the tasks, with bounded memory. Ships to servers.
 
 Forked, so that workers share descriptors and loaded libraries with their parent; they die with it (PR_SET_PDEATHSIG).
-Tasks and results are bytes with a length before them on pipes. With ``workers=0`` the work is done in this process.
+Tasks and results are bytes with a length before them on pipes; what is large goes through memory that all share, since a pipe
+and the copies around it cost more than the work. With ``workers=0`` the work is done in this process.
 Threads gain less: most of the time goes to small system calls that hold the interpreter lock.
 """
 
@@ -11,18 +12,21 @@ import collections
 import contextlib
 import ctypes
 import fcntl
+import mmap
 import os
 import pickle
 import select
 import signal
 import struct
 from types import TracebackType
-from typing import Callable, Deque, Dict, Iterator, List, Optional, Type
+from typing import Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, Union
 
 from voltool.errors import AgentError, VoltoolError, error_from_fields
 from voltool.leases import ignore_lease_breaks
 
 _HEAD = struct.Struct(">IB")
+#: Of a task: its length, its place in the shared memory (-1: none), how much was put there for it.
+_TASK_HEAD = struct.Struct(">IiI")
 _RESULT, _ERROR = 0, 1
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
@@ -30,38 +34,61 @@ _PR_SET_PDEATHSIG = 1
 _AHEAD = 2
 
 
+_NOTHING = memoryview(b"")
+
+
+class Shared(NamedTuple):
+    """Memory that one task has, in the parent and in the worker. ``room``: all of it, for what the worker returns; empty where
+    there is none. ``given``: what came with the task."""
+
+    room: memoryview
+    given: memoryview
+
+
+#: Carries one task out, in a worker.
+Work = Callable[[bytes, Shared], bytes]
+
+
 class OrderedPool:
     """``submit`` tasks; ``results`` yields what is ready in order; ``drain`` waits for all. Not thread-safe.
 
-    An exception in ``work`` is raised by ``results`` or ``drain`` in the parent: a VoltoolError as itself, any other as
-    AgentError. Use as a context manager: leaving it ends the workers.
+    With ``room`` each task has so many bytes of memory that the worker shares, as long as there is any left over; what a worker
+    has put there can be read in ``shared`` until the next result is taken. An exception in ``work`` is raised by ``results`` or
+    ``drain`` in the parent: a VoltoolError as itself, any other as AgentError. Use as a context manager: leaving it ends the
+    workers.
     """
 
-    def __init__(self, work: Callable[[bytes], bytes], workers: int) -> None:
+    def __init__(self, work: Work, workers: int, *, room: int = 0) -> None:
         self._work = work
         self._workers: List[_Worker] = []
         self._next_task = 0
         self._next_result = 0
         self._ready: Dict[int, bytes] = {}
+        self._arena = _Arena(room, workers * (_AHEAD + 1) + 1 if room else 0)
+        self._slots: Dict[int, int] = {}
+        self.shared = _NOTHING
         for _ in range(workers):
-            self._workers.append(_Worker(work, self._workers))
+            self._workers.append(_Worker(work, self._arena, self._workers))
 
     @property
     def in_flight(self) -> int:
         """Tasks whose results were not yielded yet."""
         return self._next_task - self._next_result
 
-    def submit(self, task: bytes) -> None:
-        """Give one task to the least busy worker. Takes results meanwhile where the pipes are full: a worker that waits
-        for its result to be read reads no task."""
+    def submit(self, task: bytes, given: Union[bytes, memoryview] = b"") -> None:
+        """Give one task, and what is ``given`` with it, to the least busy worker. Takes results meanwhile where the pipes are
+        full: a worker that waits for its result to be read reads no task."""
         number = self._next_task
         self._next_task += 1
         if not self._workers:
-            self._ready[number] = self._work(task)
+            self._ready[number] = self._work(task, Shared(_NOTHING, memoryview(given)))
             return
         worker = min(self._workers, key=lambda candidate: len(candidate.numbers))
         worker.numbers.append(number)
-        for part in (_HEAD.pack(len(task), 0), task):
+        slot = self._arena.take(given)
+        self._slots[number] = slot
+        head = _TASK_HEAD.pack(len(task), slot, len(given))
+        for part in (head + task, given) if slot < 0 and given else (head + task,):
             view = memoryview(part)
             while view:
                 written = worker.write(view)
@@ -81,8 +108,14 @@ class OrderedPool:
             while self._next_result in self._ready:
                 wait = False
                 result = self._ready.pop(self._next_result)
+                slot = self._slots.pop(self._next_result, -1)
                 self._next_result += 1
-                yield result
+                self.shared = self._arena.room(slot)
+                try:
+                    yield result
+                finally:
+                    self.shared = _NOTHING
+                    self._arena.free(slot)
             if self.in_flight == 0 or not self._collect(block=wait):
                 return
 
@@ -120,7 +153,7 @@ class OrderedPool:
 class _Worker:
     """One forked process with a pipe each way."""
 
-    def __init__(self, work: Callable[[bytes], bytes], siblings: List[_Worker]) -> None:
+    def __init__(self, work: Work, arena: _Arena, siblings: List[_Worker]) -> None:
         task_read, self.tasks = os.pipe()
         self.results, result_write = os.pipe()
         self.numbers: Deque[int] = collections.deque()
@@ -134,7 +167,7 @@ class _Worker:
                 os.close(self.results)
                 for sibling in siblings:
                     sibling.forget()
-                _serve(work, task_read, result_write, parent)
+                _serve(work, arena, task_read, result_write, parent)
             finally:
                 os._exit(0)
         os.close(task_read)
@@ -174,7 +207,34 @@ class _Worker:
             pass
 
 
-def _serve(work: Callable[[bytes], bytes], tasks: int, results: int, parent: int) -> None:
+class _Arena:
+    """Memory that is shared with the workers forked after it, in ``count`` slots of ``size`` bytes. The parent says who has
+    which."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self._size = size
+        self._free = list(range(count))
+        self._memory = memoryview(mmap.mmap(-1, size * count) if count else b"")
+
+    def take(self, given: Union[bytes, memoryview]) -> int:
+        """A slot with ``given`` in it; -1 where none is free or it does not fit."""
+        if not self._free or len(given) > self._size:
+            return -1
+        slot = self._free.pop()
+        self.room(slot)[: len(given)] = given
+        return slot
+
+    def room(self, slot: int) -> memoryview:
+        """The bytes of a slot; of -1 none."""
+        return self._memory[slot * self._size : (slot + 1) * self._size] if slot >= 0 else _NOTHING
+
+    def free(self, slot: int) -> None:
+        """Nobody reads it any more."""
+        if slot >= 0:
+            self._free.append(slot)
+
+
+def _serve(work: Work, arena: _Arena, tasks: int, results: int, parent: int) -> None:
     for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(name, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -184,11 +244,11 @@ def _serve(work: Callable[[bytes], bytes], tasks: int, results: int, parent: int
         return
     while True:
         try:
-            _kind, task = _read_message(tasks)
+            task, shared = _read_task(tasks, arena)
         except AgentError:
             return
         try:
-            result, kind = work(task), _RESULT
+            result, kind = work(task, shared), _RESULT
         except VoltoolError as error:
             result, kind = _pickled(error), _ERROR
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
@@ -223,6 +283,13 @@ def _write(descriptor: int, head: bytes, payload: bytes) -> None:
     view = memoryview(payload)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _read_task(descriptor: int, arena: _Arena) -> Tuple[bytes, Shared]:
+    length, slot, given = _TASK_HEAD.unpack(_read_exactly(descriptor, _TASK_HEAD.size))
+    task = _read_exactly(descriptor, length)
+    room = arena.room(slot)
+    return task, Shared(room, room[:given] if slot >= 0 else memoryview(_read_exactly(descriptor, given)))
 
 
 def _read_message(descriptor: int) -> tuple[int, bytes]:

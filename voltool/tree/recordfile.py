@@ -69,7 +69,7 @@ class RecordFileWriter:
         self._write(packed.codec, packed.payload, packed.raw, packed.records, key)
         self._batch, self._size = [], 0
 
-    def _write(self, codec: int, payload: bytes, raw: int, records: int, key: int) -> None:
+    def _write(self, codec: int, payload: codecs.Buffer, raw: int, records: int, key: int) -> None:
         head = fmt.encode_frame_header(self._kind, codec, payload, raw, records, len(self._keys), key)
         self._keys.append(key)
         self._offsets.append(self._offset)

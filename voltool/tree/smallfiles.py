@@ -22,6 +22,7 @@ from voltool.tree.opening import (
     flags_of,
     reason_of,
 )
+from voltool.tree.room import Room
 from voltool.tree.stamps import NO_LAYOUT, SIZE, encode_file_stamp, encode_home, encode_stamp
 from voltool.tree.walk import TICK_NS
 
@@ -84,7 +85,7 @@ class SmallFileReader:
         self._opener = opener
         self._settings = opener.settings
 
-    def read(self, runs: List[Tuple[bytes, List[Tuple[Any, ...]]]]) -> Tuple[Any, ...]:
+    def read(self, room: Room, runs: List[Tuple[bytes, List[Tuple[Any, ...]]]]) -> Tuple[Any, ...]:
         """A batch, as runs of files of one directory; what `Worker.work` returns for it."""
         batch = _Batch()
         live, leases = self._settings.live, self._settings.leases
@@ -93,7 +94,7 @@ class SmallFileReader:
                 if (live and not leases) or not self._read_at_rest(path, fields, batch):
                     self._read_restless(path, SmallFile(*fields), batch)
                 batch.position += 1
-        frames = self._small_frames(batch)
+        frames = self._small_frames(batch, room)
         return frames, b"", batch.homes, batch.records, batch.troubles, batch.read
 
     def _read_at_rest(self, path: bytes, fields: Tuple[Any, ...], batch: _Batch) -> bool:
@@ -152,7 +153,7 @@ class SmallFileReader:
         if found.segments is not None:
             _add_extents(batch, file.number, found.segments, found.data)
 
-    def _small_frames(self, batch: _Batch) -> List[Tuple[Any, ...]]:
+    def _small_frames(self, batch: _Batch, room: Room) -> List[Tuple[Any, ...]]:
         frames: List[PackedFrame] = []
         codec, extents, records = self._settings.codec, batch.extents, batch.records
         if extents:
@@ -162,7 +163,7 @@ class SmallFileReader:
         if records:
             key = int.from_bytes(records[0][:8], "big")
             frames.append(pack_frame(fmt.CONTENT, fmt.pack_records(records), len(records), codec, key))
-        return [tuple(frame) for frame in frames]
+        return [room.keep(frame) for frame in frames]
 
     def _small_file(self, path: bytes, file: SmallFile) -> Union[_Found, str]:
         """What was found, or why nothing was (empty: it vanished)."""

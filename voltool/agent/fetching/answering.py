@@ -115,7 +115,8 @@ class Packing:
     def pack(self, items: int, parts: List[_Buffer]) -> bytes:
         """One frame."""
         raw = b"".join(parts)
-        codec, stored = CODEC_NONE, raw
+        codec = CODEC_NONE
+        stored: _Buffer = raw
         if self._in_vain % _SELDOM == 0:
             codec, stored = codecs.compress(raw, self._codec)
             if len(stored) * 10 > len(raw) * 9:

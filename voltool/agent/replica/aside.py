@@ -107,7 +107,7 @@ def _capture(root: int, copy: Copy, base: BaseState, keeper: StateKeeper) -> str
     return produced.totals.state_id
 
 
-def _nowhere(data: bytes) -> None:
+def _nowhere(data: codecs.Buffer) -> None:
     del data
 
 

@@ -40,6 +40,8 @@ from voltool.tree.pool import OrderedPool
 SYNC_SECONDS = 5.0
 REPORT_SECONDS = 0.25
 PHASE = "restore"
+#: What goes to a worker in shared memory: a chunk that does not shrink, with its extents.
+_ROOM = fmt.CHUNK_SIZE + (64 << 10)
 _KEPT = b"content"
 _KEPT_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -88,8 +90,6 @@ class Applier:
         self._pool: Optional[OrderedPool] = None
         self._content: Optional[ContentReader] = None
         self._in_flight: Deque[Tuple[Task, int]] = collections.deque()
-        self._submitted = self._completed = 0
-        self._waiting: Deque[Tuple[int, Task]] = collections.deque()
         self._files, self._bytes = self._progress.files, self._progress.data_bytes
         self._done = (self._progress.resume_after, self._progress.content_bytes)
         self._synced_at = self._reported_at = time.monotonic()
@@ -217,7 +217,7 @@ class Applier:
             self._losses,
             again=not self._staging.fresh,
         )
-        self._pool = OrderedPool(worker.work, self._settings.workers)
+        self._pool = OrderedPool(worker.work, self._settings.workers, room=_ROOM)
         fresh = self._progress.phase is Phase.DATA
         self._skeleton.build(self._make_directories if fresh else _ignore)
         self._drain()
@@ -253,20 +253,11 @@ class Applier:
     # -------------------------------------------------------------------------------------------------- the workers
 
     def _submit(self, task: Task) -> None:
-        if task.waits and self._completed < self._submitted:
-            self._waiting.append((self._submitted, task))
-            return
-        self._give(task)
-        while self._waiting and self._waiting[0][0] <= self._completed:
-            self._give(self._waiting.popleft()[1])
-
-    def _give(self, task: Task) -> None:
         assert self._pool is not None
         while not self._pool.has_room:
             self._collect(wait=True)
-        self._in_flight.append((task, self._kept.length))
-        self._submitted += 1
-        self._pool.submit(task.data)
+        self._in_flight.append((task._replace(data=b"", given=b""), self._kept.length))
+        self._pool.submit(task.data, task.given)
         self._collect(wait=False)
 
     def _collect(self, *, wait: bool) -> None:
@@ -274,21 +265,19 @@ class Applier:
         for raw in self._pool.results(wait=wait):
             result = decode_result(raw)
             task, kept = self._in_flight.popleft()
-            self._completed += 1
             self._files += result.files
             self._bytes += result.size
             self._losses.merge(result.losses)
             if task.last:
                 self._done = (task.last, kept)
-            if not result.held and self._content is not None:
-                self._content.failed_check(task.stream)
+            if task.stream and self._content is not None:
+                self._content.written(task.stream, result.size, result.hashed)
+                if not result.held:
+                    self._content.failed_check(task.stream)
 
     def _drain(self) -> None:
-        while self._in_flight or self._waiting:
-            while self._waiting and self._waiting[0][0] <= self._completed:
-                self._give(self._waiting.popleft()[1])
-            if self._in_flight:
-                self._collect(wait=True)
+        while self._in_flight:
+            self._collect(wait=True)
 
     def _between_batches(self) -> None:
         now = time.monotonic()

@@ -10,7 +10,7 @@ import contextlib
 import marshal
 import os
 import stat
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile import format as fmt
@@ -19,18 +19,33 @@ from voltool.tree.apply.attributes import EARLY_DIRECTORY_FLAGS, Attributes
 from voltool.tree.apply.files import FileMaker, Piece, check_chunks, flat_path, shard_path, translate, write_at
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name, NameTable
+from voltool.tree.apply.tally import ChunkTally, Hashed, hash_pieces
+from voltool.tree.pool import Shared
 
 #: A DATA frame as it travels to a worker: codec, raw length, extents, payload as stored.
-PackedData = Tuple[int, int, int, bytes]
+PackedData = Tuple[int, int, int, Union[bytes, memoryview]]
 
 
 class Result(NamedTuple):
-    """What a task came to: files made, bytes of content written, losses (see `Losses.take`), and for a check whether it held."""
+    """What a task came to: files made, bytes of content written, losses (see `Losses.take`); for a check whether it held, for a
+    piece what its chunks hash to."""
 
     files: int
     size: int
     losses: bytes
     held: bool
+    hashed: Hashed
+
+
+#: What a verb returns: files, size, held, hashed.
+_Outcome = Tuple[int, int, bool, Hashed]
+
+
+class _Large(NamedTuple):
+    """A large file that is being made by one task; the descriptor is -1 where the target cannot hold it."""
+
+    descriptor: int
+    tally: ChunkTally
 
 
 def data_task(
@@ -43,9 +58,9 @@ def data_task(
     return marshal.dumps(("data", span, list(data), chunks, records, skip))
 
 
-def piece_task(number: int, path_names: Sequence[Name], data: PackedData) -> bytes:
-    """Write one piece of a large file that has been created."""
-    return marshal.dumps(("piece", number, [tuple(name) for name in path_names[:1]], data))
+def piece_task(number: int, path_names: Sequence[Name], data: PackedData, size: int) -> bytes:
+    """Write one piece of a large file that has been created with ``size`` bytes; the frame's payload is given with the task."""
+    return marshal.dumps(("piece", number, [tuple(name) for name in path_names[:1]], data[:3], size))
 
 
 def check_task(path_names: Sequence[Name], first: int, hashes: bytes, size: int) -> bytes:
@@ -77,7 +92,7 @@ class Worker:
         self._attributes = attributes
         self._losses = losses
         self.maker = FileMaker(staging, attributes, losses, again=again)
-        self._verbs: Dict[str, Callable[..., Tuple[int, int, bool]]] = {
+        self._verbs: Dict[str, Callable[..., _Outcome]] = {
             "data": self._data,
             "piece": self._piece,
             "check": self._check,
@@ -85,18 +100,20 @@ class Worker:
             "directory": self._directory,
         }
 
-    def work(self, task: bytes) -> bytes:
+    def work(self, task: bytes, shared: Shared) -> bytes:
         """Carry out one task. Raises VoltoolError."""
         verb, *arguments = marshal.loads(task)  # noqa: S302 - from our own parent through a private pipe
+        if verb == "piece":
+            arguments.append(shared.given)
         try:
-            files, size, held = self._verbs[verb](*arguments)
+            files, size, held, hashed = self._verbs[verb](*arguments)
         except OSError as error:
             raise translate(error, "a file") from error
-        return marshal.dumps((files, size, self._losses.take(), held))
+        return marshal.dumps((files, size, self._losses.take(), held, hashed))
 
     def _data(
         self, span: Tuple[int, int], data: List[PackedData], chunks: List[bytes], raw_records: List[bytes], skip: int
-    ) -> Tuple[int, int, bool]:
+    ) -> _Outcome:
         records = [fmt.decode_object(record) for record in raw_records]
         waiting = {record.number: record for record in records}
         names = self._names.read(span, records[0].number, records[-1].number)
@@ -105,26 +122,26 @@ class Worker:
             number, first, _hashes = fmt.decode_chunk_run(chunk)
             runs.setdefault(number, []).append((first, chunk[fmt.CHUNK_RUN.size :]))
         size = 0
-        large: Dict[int, int] = {}
+        large: Dict[int, _Large] = {}
         try:
             for packed in data:
                 size += self._frame(packed, waiting, names, large, skip)
             for record in list(waiting.values()):
                 self._rest(record, names[record.number], large, runs.get(record.number, []))
         finally:
-            for descriptor in large.values():
-                if descriptor >= 0:
-                    os.close(descriptor)
+            for made in large.values():
+                if made.descriptor >= 0:
+                    os.close(made.descriptor)
         for number in large:
             self.maker.end_large(next(r for r in records if r.number == number), names[number])
-        return len(records), size, True
+        return len(records), size, True, []
 
     def _frame(
         self,
         packed: PackedData,
         waiting: Dict[int, ObjectRecord],
         names: Dict[int, List[Name]],
-        large: Dict[int, int],
+        large: Dict[int, _Large],
         skip: int,
     ) -> int:
         """Write what one DATA frame holds; what is complete is taken out of ``waiting``."""
@@ -143,9 +160,11 @@ class Worker:
             if number not in large:
                 if not pieces[0][0].flags & fmt.EXTENT_FRESH:
                     raise fmt.damaged("a change of a file comes without the file")
-                large[number] = self._create_large(record, names[number])
-            if large[number] >= 0:
-                write_pieces(large[number], pieces)
+                large[number] = _Large(self._create_large(record, names[number]), ChunkTally())
+            made = large[number]
+            if made.descriptor >= 0:
+                made.tally.add(hash_pieces(pieces, record.size))
+                write_pieces(made.descriptor, pieces)
         return size
 
     def _create_large(self, record: ObjectRecord, names: List[Name]) -> int:
@@ -158,54 +177,59 @@ class Worker:
         return descriptor
 
     def _rest(
-        self, record: ObjectRecord, names: List[Name], large: Dict[int, int], runs: List[Tuple[int, bytes]]
+        self, record: ObjectRecord, names: List[Name], large: Dict[int, _Large], runs: List[Tuple[int, bytes]]
     ) -> None:
         """A file of which no data came, or a large one of which all came."""
         if record.size <= fmt.CHUNK_SIZE:
             self.maker.small(record, names, [])
             return
         if record.number not in large:
-            large[record.number] = self._create_large(record, names)
-        descriptor = large[record.number]
+            large[record.number] = _Large(self._create_large(record, names), ChunkTally())
+        descriptor, tally = large[record.number]
         if descriptor < 0:
             return
-        for first, hashes in runs:
-            if not check_chunks(descriptor, first, hashes, record.size):
-                raise fmt.damaged(f"the content of object {record.number} does not match its hash")
+        for run in runs:
+            for first, hashes in tally.doubtful(*run):
+                if not check_chunks(descriptor, first, hashes, record.size):
+                    raise fmt.damaged(f"the content of object {record.number} does not match its hash")
         self.maker.finish_large(descriptor, record, names, runs)
 
-    def _piece(self, number: int, names: List[Tuple[int, bytes]], packed: PackedData) -> Tuple[int, int, bool]:
+    def _piece(
+        self, number: int, names: List[Tuple[int, bytes]], data: Tuple[int, int, int], size: int, payload: memoryview
+    ) -> _Outcome:
         descriptor = self.maker.open_again([Name(*name) for name in names])
-        size = 0
+        written = 0
+        hashed: Hashed = []
         try:
-            for owner, pieces in _by_object(packed):
+            for owner, pieces in _by_object((*data, payload)):
                 if owner != number:
                     raise fmt.damaged("a frame holds data of a file that is not due")
+                hashed = hash_pieces(pieces, size)
                 write_pieces(descriptor, pieces)
-                size += sum(len(part) for _extent, part in pieces)
+                written += sum(len(part) for _extent, part in pieces)
         finally:
             os.close(descriptor)
-        return 0, size, True
+        return 0, written, True, hashed
 
-    def _check(self, names: List[Tuple[int, bytes]], first: int, hashes: bytes, size: int) -> Tuple[int, int, bool]:
+    def _check(self, names: List[Tuple[int, bytes]], first: int, hashes: bytes, size: int) -> _Outcome:
         descriptor = self.maker.open_again([Name(*name) for name in names])
         try:
-            return 0, 0, check_chunks(descriptor, first, hashes, size)
+            return 0, 0, check_chunks(descriptor, first, hashes, size), []
         finally:
             os.close(descriptor)
 
-    def _special(self, objects: List[Tuple[bytes, List[Tuple[int, bytes]]]]) -> Tuple[int, int, bool]:
+    def _special(self, objects: List[Tuple[bytes, List[Tuple[int, bytes]]]]) -> _Outcome:
         for raw, names in objects:
             self.maker.special(fmt.decode_object(raw), [Name(*name) for name in names])
-        return len(objects), 0, True
+        return len(objects), 0, True, []
 
-    def _directory(self, raw_records: List[bytes]) -> Tuple[int, int, bool]:
+    def _directory(self, raw_records: List[bytes]) -> _Outcome:
         for raw in raw_records:
             record = fmt.decode_object(raw)
             if not stat.S_ISDIR(record.mode):
                 raise fmt.damaged("a directory is not one")
             self._make_directory(record)
-        return 0, 0, True
+        return 0, 0, True, []
 
     def _make_directory(self, record: ObjectRecord) -> None:
         path = flat_path(record.number)

@@ -1,15 +1,15 @@
 """The second half of a stream: DATA, CHUNKS and CONTENT frames become tasks for workers, in order.
 
 A batch ends with its CONTENT frame; then everything it is about goes to one worker as one task. Only of a file that is
-larger than that (`STREAM_BYTES` of stored data without an end) the pieces go out as they come, its chunks are checked once
-they are written, and it is finished here. Part of what is shipped to servers.
+larger than that (`STREAM_BYTES` of stored data without an end) the pieces go out as they come, and it is finished here, once its
+chunks are known to be right (`tally`) or were read back. Part of what is shipped to servers.
 """
 
 from __future__ import annotations
 
 import collections
 import os
-from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, List, NamedTuple, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
@@ -18,6 +18,8 @@ from voltool.tree.apply.batches import PackedData, check_task, data_task, extend
 from voltool.tree.apply.files import FileMaker, check_chunks, translate
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name, NameTable
+from voltool.tree.apply.tally import ChunkTally, Hashed
+from voltool.tree.apply.writeback import STEP, EarlyWriteback
 
 #: Stored data of one file above which it is streamed.
 STREAM_BYTES = 8 << 20
@@ -31,13 +33,13 @@ _CHECK_CHUNKS = 16
 
 
 class Task(NamedTuple):
-    """Work for a worker: ``last`` is the highest object that is complete with it (0: none), ``stream`` the number of the
-    file it is a piece or check of (0: none). ``waits``: only when everything submitted before is done."""
+    """Work for a worker, and what is ``given`` with it: ``last`` is the highest object that is complete with it (0: none),
+    ``stream`` the number of the file it is a piece or check of (0: none)."""
 
     data: bytes
     last: int = 0
     stream: int = 0
-    waits: bool = False
+    given: Union[bytes, memoryview] = b""
 
 
 class _Stream:
@@ -49,6 +51,8 @@ class _Stream:
         self.size = size
         self.descriptor = descriptor
         self.runs: List[Tuple[int, bytes]] = []
+        self.tally = ChunkTally()
+        self.unsent = 0
         self.recheck = False
 
 
@@ -80,6 +84,7 @@ class ContentReader:
         self._stored = 0
         self._chunks: List[bytes] = []
         self._stream: Optional[_Stream] = None
+        self._writeback = EarlyWriteback()
 
     def data(self, frame: Frame) -> None:
         """A DATA frame."""
@@ -105,7 +110,7 @@ class ContentReader:
             if number <= self._skip:
                 continue
             if self._stream is not None and number == self._stream.number:
-                self._check(self._stream, first, record[fmt.CHUNK_RUN.size :])
+                self._expect(self._stream, first, record[fmt.CHUNK_RUN.size :])
             else:
                 self._chunks.append(record)
                 self._stored += len(record)
@@ -139,7 +144,7 @@ class ContentReader:
         stream = self._stream
         if stream is not None and stream.number == number:
             self._drain()
-            self.close()
+            self._close_stream()
             if stream.descriptor >= 0:
                 self._maker.remove(self._maker.path(stream.names[0]))
 
@@ -147,9 +152,14 @@ class ContentReader:
         """No more frames come. IntegrityError where something was left unfinished."""
         if self._data or self._chunks or self._stream is not None:
             raise fmt.damaged("it has data of objects that were never completed")
+        self._writeback.finish()
 
     def close(self) -> None:
-        """Close the file that was being streamed; idempotent."""
+        """End whatever is on its way; idempotent."""
+        self._writeback.close()
+        self._close_stream()
+
+    def _close_stream(self) -> None:
         if self._stream is not None and self._stream.descriptor >= 0:
             os.close(self._stream.descriptor)
         self._stream = None
@@ -192,21 +202,37 @@ class ContentReader:
         self._chunks = [chunk for chunk in self._chunks if chunk[:8] != prefix]
         for chunk in early:
             _number, first, _hashes = fmt.decode_chunk_run(chunk)
-            self._check(self._stream, first, chunk[fmt.CHUNK_RUN.size :])
+            self._expect(self._stream, first, chunk[fmt.CHUNK_RUN.size :])
 
     def _piece(self, stream: _Stream, packed: PackedData) -> None:
         if stream.descriptor >= 0:
-            self._submit(Task(piece_task(stream.number, stream.names, packed), stream=stream.number))
+            task = piece_task(stream.number, stream.names, packed, stream.size)
+            self._submit(Task(task, stream=stream.number, given=packed[3]))
 
-    def _check(self, stream: _Stream, first: int, hashes: bytes) -> None:
+    def _expect(self, stream: _Stream, first: int, hashes: bytes) -> None:
         if stream.runs and first < stream.runs[-1][0] + len(stream.runs[-1][1]) // 32:
             raise fmt.damaged("the chunks of a file are not in order")
         stream.runs.append((first, hashes))
-        if stream.descriptor >= 0:
-            for at in range(0, len(hashes), 32 * _CHECK_CHUNKS):
-                part = hashes[at : at + 32 * _CHECK_CHUNKS]
-                task = check_task(stream.names, first + at // 32, part, stream.size)
-                self._submit(Task(task, stream=stream.number, waits=True))
+
+    def _check(self, stream: _Stream) -> None:
+        """All pieces are written: read back what they did not say the hashes of, or other ones."""
+        for run in stream.runs:
+            for first, hashes in stream.tally.doubtful(*run):
+                for at in range(0, len(hashes), 32 * _CHECK_CHUNKS):
+                    part = hashes[at : at + 32 * _CHECK_CHUNKS]
+                    task = check_task(stream.names, first + at // 32, part, stream.size)
+                    self._submit(Task(task, stream=stream.number))
+        self._drain()
+
+    def written(self, number: int, size: int, hashed: Hashed) -> None:
+        """A piece of a file is written: its bytes of data, and what the chunks in it hash to."""
+        stream = self._stream
+        if stream is not None and stream.number == number:
+            stream.tally.add(hashed)
+            stream.unsent += size
+            if stream.unsent >= STEP:
+                self._writeback.send(stream.descriptor)
+                stream.unsent = 0
 
     def failed_check(self, number: int) -> None:
         """A check did not hold. The last chunk may be shorter than OBJECTS said: decided when the file is complete."""
@@ -216,13 +242,15 @@ class ContentReader:
     def _end_stream(self, stream: _Stream, record: ObjectRecord) -> None:
         self._drain()
         if stream.descriptor >= 0:
+            self._check(stream)
             try:
                 if stream.recheck or record.size != stream.size:
                     self._check_again(stream, record)
+                self._writeback.send(stream.descriptor)
                 self._maker.finish_large(stream.descriptor, record, stream.names, stream.runs)
             except OSError as error:
                 raise translate(error, "a file") from error
-        self.close()
+        self._close_stream()
         if stream.descriptor >= 0:
             self._maker.end_large(record, stream.names)
 

@@ -1,0 +1,82 @@
+"""Large files go to the disk while they still arrive, so that there is little left to wait for in the end.
+
+It promises nothing: what must be durable is made so by `Staging.sync`. Part of what is shipped to servers. Sources:
+sync_file_range(2), fdatasync(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import threading
+from typing import Optional
+
+from voltool.tree.apply.files import translate
+
+#: How much is written before the disk is to begin with it.
+STEP = 128 << 20
+#: SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER.
+_ALL = 1 | 2 | 4
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class EarlyWriteback:
+    """A thread, begun with the first file, that sends files to the disk one by one; always `close` it."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[int] = queue.Queue()
+        self._thread: Optional[threading.Thread] = None
+        self._error: Optional[OSError] = None
+
+    def send(self, descriptor: int) -> None:
+        """Begin with what was written to this file so far; while one waits for its turn, another is passed over. Raises what
+        went wrong with an earlier one."""
+        self._raise_error()
+        if self._waiting.qsize():
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="voltool-writeback", daemon=True)
+            self._thread.start()
+        with contextlib.suppress(OSError):
+            # A descriptor of its own, which may outlive the other one; not a writer's, since fs-verity suffers none.
+            self._waiting.put(os.open(f"/proc/self/fd/{descriptor}", _OPEN))
+
+    def finish(self) -> None:
+        """Wait until everything that was sent is on the disk. Raises what went wrong."""
+        self._end()
+        self._raise_error()
+
+    def close(self) -> None:
+        """What waits is not begun any more; idempotent."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                os.close(self._waiting.get_nowait())
+        self._end()
+
+    def _end(self) -> None:
+        if self._thread is not None:
+            self._waiting.put(-1)
+            self._thread.join()
+            self._thread = None
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise translate(self._error, "a file") from self._error
+
+    def _run(self) -> None:
+        sync_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+        sync_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+        while (descriptor := self._waiting.get()) >= 0:
+            # Waits without the inode's lock, which fdatasync may hold against those who write on.
+            sync_range(descriptor, 0, 0, _ALL)
+            self._make_durable(descriptor)
+
+    def _make_durable(self, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)  # beyond the caches of the device, which would be waited for later
+        except OSError as error:
+            self._error = error
+        finally:
+            os.close(descriptor)
