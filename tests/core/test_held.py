@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tests.core.operations import Operation, apply, operations
 from tests.core.test_unreadable import bad_disk
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
+from voltool.agent.replica.making import take_apart_for_increment
 from voltool.events import Silent
 from voltool.model import Consistency, DumpHeader, Epoch, StoredDump
 from voltool.tree.apply.applier import ApplySettings
@@ -31,7 +33,8 @@ from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import make_ready, publish_ready, take_apart
+from voltool.tree.apply.parts import forget_parts
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_all_apart, take_apart
 from voltool.tree.apply.staging import StagingKey, open_staging
 from voltool.tree.apply.waiting import IncrementFile, apply_waiting
 from voltool.tree.manifest import state_manifest
@@ -45,11 +48,13 @@ EXAMPLES = int(os.environ.get("VOLTOOL_EXAMPLES", "5"))
 @dataclass(frozen=True)
 class Step:
     """Operations, then an increment. ``crash``: applying it is cut off at that system call (0: it is not).
-    ``apart``: before it the tree was put together and taken apart again."""
+    ``apart``: before it the tree was put together and taken apart again; ``ready``: it was put together, and of it only what
+    the increment touches is taken apart."""
 
     operations: tuple[Operation, ...]
     crash: int
     apart: bool
+    ready: bool
 
 
 STEPS = st.lists(
@@ -58,6 +63,7 @@ STEPS = st.lists(
         st.lists(operations(), min_size=0, max_size=12).map(tuple),
         st.one_of(st.just(0), st.integers(1, 60)),
         st.integers(0, 3).map(lambda n: n == 3),
+        st.booleans(),
     ),
     min_size=2,
     max_size=8,
@@ -101,7 +107,7 @@ def test_a_held_tree_follows_any_history(ground: Path, steps: list[Step]) -> Non
             dump = rig.dump(level)
             if level and step.apart:
                 copy.there_and_back()
-            copy.take(dump, step.crash)
+            copy.take(dump, step.crash, ready=step.ready)
             assert copy.state_id == dump.totals.state_id
         copy.publish()
         assert compare(volume, here / "copy") == []
@@ -191,7 +197,7 @@ class _Copy:
         finally:
             source.close()
 
-    def take(self, dump: StoredDump, crash: int) -> None:
+    def take(self, dump: StoredDump, crash: int, *, ready: bool = False) -> None:
         """Let a dump arrive."""
         with self._open() as held:
             if dump.header.level == 0:
@@ -200,24 +206,84 @@ class _Copy:
                     for data in self._stream(dump):
                         arrival.feed(data)
                     arrival.arrive()
+            elif ready:
+                self._take_into_what_is_ready(held, dump, crash)
             else:
-                increment = IncrementFile(held)
-                with contextlib.closing(increment):
-                    for data in self._stream(dump):
-                        increment.feed(data)
+                with self._fed(held, dump) as increment:
                     increment.finish()
                 if crash:
                     with contextlib.suppress(_PowerCutError), _crashing(crash):
                         self._apply(held)
         with self._open() as held:
-            self._apply(held)
+            self._recover(held)
             assert held.record is not None
+            if held.record.state_id != dump.totals.state_id:  # cut off before it counted: it is sent again
+                with self._fed(held, dump) as increment:
+                    increment.finish()
+                self._apply(held)
             self.state_id = held.record.state_id
+
+    @contextlib.contextmanager
+    def _fed(self, held: HeldTree, dump: StoredDump) -> Iterator[IncrementFile]:
+        increment = IncrementFile(held)
+        with contextlib.closing(increment):
+            for data in self._stream(dump):
+                increment.feed(data)
+            assert held.record is not None
+            assert increment.changes() == (held.record.state_id != dump.totals.state_id)
+            yield increment
+
+    def _take_into_what_is_ready(self, held: HeldTree, dump: StoredDump, crash: int) -> None:
+        """As at the end of a move."""
+        self._put_together(held)
+        assert held.record is not None
+        if not held.staging.progress.sealed:
+            held.stamped = held.record.state_id
+        with self._fed(held, dump) as increment:
+            if not increment.changes():
+                return
+            with contextlib.suppress(_PowerCutError), _crashing(crash or -1):
+                take_apart_for_increment(held)
+                increment.finish()
+                self._apply(held)
+                self._put_together(held)
+        if not crash:
+            stamps = self._stamps(held)
+            take_apart(held)
+            self._put_together(held)
+            assert stamps == self._stamps(held)
+
+    @staticmethod
+    def _put_together(held: HeldTree) -> None:
+        losses = Losses()
+        make_ready(held, Attributes(Owners(numeric=True), losses), losses)
+        assert losses.attributes == {}
+
+    @staticmethod
+    def _stamps(held: HeldTree) -> dict[bytes, bytes]:
+        """Of all but directories, whose times change when they are put together: inode and number, stamp."""
+        with contextlib.closing(held.state()) as state:
+            assert state.stamps is not None
+            homes = list(state.stamps)
+        return {home[:16]: home[16:64] for home in homes if not stat.S_ISDIR(int.from_bytes(home[16:20], "big"))}
+
+    def _recover(self, held: HeldTree) -> None:
+        """As a new session does."""
+        assert held.record is not None
+        if held.record.assembled:
+            forget_parts(held.staging.path)
+            take_apart(held)
+            return
+        if not is_flat(held):
+            take_apart(held)
+        self._apply(held)
+        take_all_apart(held)
 
     def _apply(self, held: HeldTree) -> None:
         losses = Losses()
         owners = Owners(numeric=True)
-        apply_waiting(held, Attributes(owners, losses), owners, losses)
+        keep = [held.stamped] if held.stamped else []
+        apply_waiting(held, Attributes(owners, losses), owners, losses, keep)
         assert losses.attributes == {}
         assert [lost for lost in losses.objects if not lost.unread] == []
         self.unread = [lost.number for lost in losses.objects]

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,8 @@ class Ground:
             self.world, VolumeWish("vol", "a", os.fsencode(self.volume), "directory", ())
         ).volume
 
-    def move(self) -> None:
-        move_volume(self.world, MoveWish("vol", "b", os.fsencode(self.target), SETTINGS, OPTIONS))
+    def move(self, settings: SessionSettings = SETTINGS) -> None:
+        move_volume(self.world, MoveWish("vol", "b", os.fsencode(self.target), settings, OPTIONS))
 
     def resume(self) -> None:
         resume_move(self.world, Which("vol"), SETTINGS, OPTIONS)
@@ -245,11 +246,15 @@ def test_the_old_home_dies_right_after_the_commit(ground: Ground) -> None:
     assert differences(ground) == []
 
 
-@pytest.mark.parametrize("method", ["make_ready", "apply_waiting"])
-def test_the_new_home_dies_under_the_lock(ground: Ground, method: str) -> None:
+@pytest.mark.parametrize("method", ["get_ready", "make_ready", "apply_waiting"])
+def test_the_new_home_dies_under_the_lock(ground: Ground, method: str, tmp_path: Path) -> None:
+    """Also when a tree that was ready before the lock is taken apart for what the last increment brings."""
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho changed > {ground.volume}/sub/f7; mkdir -p {ground.volume}/new/below\n")
+    hook.chmod(0o755)
     ground.hosts.inject["b"] = dying_after(HostTarget, method)
     with pytest.raises(VoltoolError):
-        ground.move()
+        ground.move(replace(SETTINGS, hooks=Hooks(before_lock=(str(hook),))))
     wait_until(lambda: locked_mounts(ground) == [])
     (ground.volume / "still writable").touch()
     del ground.hosts.inject["b"]

@@ -473,6 +473,14 @@ class TargetSession:
     def manifest(self) -> Iterator[bytes]:
         yield self.held.encode()
 
+    def get_ready(self) -> None:
+        def act() -> None:
+            self._world.point(Party.TARGET)
+            self._world.target.ready = True
+            self._world.point(Party.TARGET)
+
+        _ask(self._world, Party.TARGET, act)
+
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         self.move = _ask(  # type: ignore[assignment]
             self._world, Party.TARGET, lambda: self._machine.prepare(epoch, state_id, sequence)

@@ -21,9 +21,10 @@ from voltool.durable import RENAME_EXCHANGE, rename_with_flags
 from voltool.inodes import set_flags
 from voltool.model import VolumeRecord
 from voltool.volumes import delta
-from voltool.volumes.btrfs import BtrfsDriver
+from voltool.volumes.btrfs import BtrfsDriver, is_as_cloned
 from voltool.volumes.btrfs_ioctl import create_snapshot, destroy_subvolume
 from voltool.volumes.contract import Changes, Clone
+from voltool.volumes.labels import clones_directory
 
 Make = Callable[..., LoopFilesystem]
 #: No copy on write (chattr +C), linux/fs.h.
@@ -107,6 +108,29 @@ def test_nothing_changed_is_nothing(judge: Judge) -> None:
     (judge.root / "file").write_bytes(b"x")
     base, clone = judge.clone(), judge.clone()
     assert judge.check(base, clone) == Changes(())
+
+
+def test_a_subvolume_is_as_cloned_until_anything_changes(judge: Judge) -> None:
+    """Also when it has been exchanged with a directory, as a move does; never after any one operation, and nothing is left of the
+    comparison."""
+    mutator = Mutator(judge.root, 7)
+    mutator.run(100)
+    clones, away = clones_directory(judge.volume), judge.volume.path + b"-away"
+    for turn in range(20):
+        clone = judge.clone()
+        os.mkdir(away)
+        rename_with_flags(judge.volume.path, away, RENAME_EXCHANGE)
+        assert is_as_cloned(clones, clone.label, away)
+        rename_with_flags(away, judge.volume.path, RENAME_EXCHANGE)
+        os.rmdir(away)
+        before = read_tree(judge.volume.path)
+        while read_tree(judge.volume.path) == before:
+            mutator.run(1)
+        assert not is_as_cloned(clones, clone.label, judge.volume.path), mutator.done[-1]
+        assert sorted(os.listdir(clones)) == sorted(
+            f"clone{number}{end}".encode() for number in range(1, turn + 2) for end in ("", ".json")
+        )
+    assert not is_as_cloned(clones, "another", judge.volume.path)
 
 
 def test_the_traps(judge: Judge) -> None:

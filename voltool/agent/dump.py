@@ -34,8 +34,9 @@ from voltool.tree.changes import Retimed, classify_changes
 from voltool.tree.classify import Classified, Classifier
 from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
+from voltool.tree.sharedwalk import SharedWalk
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
-from voltool.tree.walk import Walker, WalkResult
+from voltool.tree.walk import WalkResult
 from voltool.volumes.contract import Clone
 from voltool.volumes.directory import DirectoryDriver
 from voltool.volumes.hooks import between_hooks
@@ -248,7 +249,7 @@ class _Dump:
         root = self._record.path.rstrip(b"/") + b"/"
         nested = nested_mounts(self._record.path) if clone.live else []
         mounts: FrozenSet[bytes] = frozenset(point[len(root) :] for point in nested)
-        walker = Walker(
+        walker = SharedWalk(
             root_fd,
             self._spool(),
             live=clone.live,

@@ -95,9 +95,10 @@ def _catch_up(source: SourceHome, target: TargetHome, options: MoveOptions, step
 def _unlocked_round(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> str:
     """Why no further round follows; empty: one does."""
     step, to_come = steps.next_round(first=not done.lengths and not target.held, more=options.max_rounds > 1)
+    before = target.held
     with steps.round(step, to_come):
         sent = _round(source, target, done)
-    done.lengths.append(RoundResult(sent.seconds, sent.bytes, sent.entries))
+    done.lengths.append(RoundResult(sent.seconds, sent.bytes, sent.entries, unchanged=sent.state_id == before))
     done.predicted = predicted_downtime(done.lengths[-1])
     why = why_stop(done.lengths, downtime=options.downtime, most=options.max_rounds)
     steps.sent(step, sent, predicted=done.predicted, why_stop=why)
@@ -114,6 +115,7 @@ def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
 def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
     _refuse_losses(target, options)
     limit = lock_limit(done.predicted, options.max_lock)
+    target.get_ready()
     source.prepare_lock()
     began = time.monotonic()
     with steps.locked(limit):

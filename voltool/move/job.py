@@ -193,7 +193,7 @@ def _carry_out(
     world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions
 ) -> Moved:
     try:
-        done = _run(world, volume, move, settings, options)
+        done, moved = _run(world, volume, move, settings, options)
     except Interruption as interruption:
         raise Interruption(_interrupted(world, volume, move, interruption.error)) from None
     except CannotFetchError as error:
@@ -203,20 +203,23 @@ def _carry_out(
         raise _with_the_way_on(world, volume, move, error) from None
     except VoltoolError as error:
         raise _with_the_way_on(world, volume, move, error) from None
-    world.catalog.put_volume(_at_its_new_home(world, volume, move))
+    world.catalog.put_volume(moved)
     return done
 
 
-def _run(world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions) -> Moved:
-    """All of the move. Where the direct path breaks the sessions begin anew, as those of `resume_move`: a lock was undone then,
-    and what has arrived is kept."""
+def _run(
+    world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings, options: MoveOptions
+) -> tuple[Moved, KnownVolume]:
+    """All of the move, and the volume as the catalog shall know it from now on. Where the direct path breaks the sessions begin
+    anew, as those of `resume_move`: a lock was undone then, and what has arrived is kept."""
     breaks = 0
     while True:
         try:
             with _sessions(world, volume, move, settings) as (source, target):
                 if move.lazy and (source.move is None or source.move.phase not in (MOVED, RETIRED)):
                     prepare_to_fetch(world, volume, source.move or move, target, settings)
-                return driver.run(source, target, options, world.reporter, volume.name)
+                done = driver.run(source, target, options, world.reporter, volume.name)
+                return done, _at_its_new_home(volume, move, target)
         except PathBrokenError as error:
             breaks += 1
             if breaks == _MOST_BREAKS:
@@ -229,13 +232,11 @@ def _run(world: World, volume: KnownVolume, move: SourceMove, settings: SessionS
         move = _source_record(world, volume) or move
 
 
-def _at_its_new_home(world: World, volume: KnownVolume, move: SourceMove) -> KnownVolume:
-    """The volume as the catalog shall know it from now on."""
+def _at_its_new_home(volume: KnownVolume, move: SourceMove, target: TargetSession) -> KnownVolume:
     host, path = move.target.host, move.target.path
-    with world.hosts.connect(host) as agent:
-        agent.send(messages.ShowVolume(volume.uuid, path))
-        record = expect(agent, messages.VolumeReply).record
-        hostname, machine_id = (agent.agent.hostname, agent.agent.machine_id) if host == "local" else ("", "")
+    record = target.ask_for_volume(volume.uuid, path)
+    about = target.about
+    hostname, machine_id = (about.hostname, about.machine_id) if host == "local" else ("", "")
     return dataclasses.replace(
         volume, host=host, path=path, driver=record.driver, hostname=hostname, machine_id=machine_id
     )
@@ -278,8 +279,8 @@ def _sessions(
                 source.forget()
             raise
         yield source, target
-        for agent in (here, there):
-            _end(agent)
+        _end(here)
+        target.end()
 
 
 def _end(agent: Conversation) -> None:

@@ -153,6 +153,10 @@ class TargetHome(Sink, Protocol):
     def manifest(self) -> Iterator[bytes]:
         """The manifest of that state."""
 
+    def get_ready(self) -> None:
+        """Begin to do what can be done before the lock, so that `prepare` is short; it is not waited for. What goes wrong is
+        raised by whatever is asked for next."""
+
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """Make it ready, durably."""
 

@@ -18,11 +18,13 @@ READING = 50e6
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A round: seconds it took, bytes of files it sent, entries of the tree."""
+    """A round: seconds it took, bytes of files it sent, entries of the tree. ``unchanged``: it brought nothing at all, since the
+    tree was as the round before had left it."""
 
     seconds: float
     bytes: int
     entries: int
+    unchanged: bool = False
 
 
 def predicted_downtime(last: RoundResult) -> float:
@@ -38,10 +40,12 @@ def planned_downtime(*, entries: int, rescan: float, leases: float, changing: in
 
 def why_stop(rounds: list[RoundResult], *, downtime: float, most: int) -> str:
     """Why no further round comes before the lock; empty: one does. The first round is the copy of everything."""
-    if len(rounds) < 2:  # the first round took as long as everything does
+    if len(rounds) < 2 and not rounds[-1].unchanged:  # the first round took as long as everything does
         return "" if most > 1 else "--max-rounds is reached"
     if predicted_downtime(rounds[-1]) <= downtime:
         return "the predicted downtime is short enough"
+    if rounds[-1].unchanged:
+        return "nothing has changed meanwhile"
     if len(rounds) >= most:
         return "--max-rounds is reached"
     if rounds[-1].seconds > rounds[-2].seconds * SHRINKING:

@@ -158,9 +158,17 @@ class Receiving:
         self.direct = direct
         self.held = ""
         self.lost: tuple[str, ...] = ()
+        self._busy = False
+
+    def _await(self) -> None:
+        """What it was asked to do on its own is done."""
+        if self._busy:
+            self._busy = False
+            expect(self._agent, messages.Done)
 
     def open(self) -> None:
         """See `Sink`."""
+        self._await()
         self._agent.send(self._receive)
 
     def feed(self, data: bytes) -> None:
@@ -181,6 +189,7 @@ class Receiving:
 
     def manifest(self) -> Iterator[bytes]:
         """See `TargetHome`."""
+        self._await()
         self._agent.send(moving.SendManifest())
         while isinstance(received := self._agent.receive(), bytes):
             yield received
@@ -203,6 +212,8 @@ class TargetSession(Receiving):
         dump = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
         super().__init__(agent, replicas.ReceiveManifest() if move.lazy else dump, direct=direct)
         self._hooks = settings.hooks
+        self._ended = False
+        self.about = agent.agent
         self.hostname = agent.agent.hostname
         agent.send(moving.MoveIn(move, begin))
         status = expect(agent, moving.TargetStatus)
@@ -214,14 +225,21 @@ class TargetSession(Receiving):
         self._agent.send(sources)
         expect(self._agent, moving.TargetStatus)
 
+    def get_ready(self) -> None:
+        """See `TargetHome`."""
+        self._agent.send(moving.GetReady())
+        self._busy = True
+
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """See `TargetHome`."""
+        self._await()
         self._agent.send(moving.Prepare(epoch, state_id, sequence, self._hooks))
         status = expect(self._agent, moving.TargetStatus)
         self.move, self.lost = status.move, status.lost
 
     def publish(self, proof: SourceMove) -> str:
         """See `TargetHome`."""
+        self._await()
         self._agent.send(moving.Publish(proof, self._hooks))
         status = expect(self._agent, moving.TargetStatus)
         self.move = status.move
@@ -229,6 +247,21 @@ class TargetSession(Receiving):
 
     def abort(self) -> None:
         """See `TargetHome`."""
+        self._await()
         self._agent.send(moving.AbortMove())
         expect(self._agent, messages.Done)
         self.move = None
+
+    def end(self) -> None:
+        """End the session. Idempotent."""
+        if not self._ended:
+            self._await()
+            self._agent.send(moving.EndMove())
+            expect(self._agent, messages.Done)
+            self._ended = True
+
+    def ask_for_volume(self, uuid: str, path: bytes) -> VolumeRecord:
+        """The volume as it is there now; ends the session."""
+        self.end()
+        self._agent.send(messages.ShowVolume(uuid, path))
+        return expect(self._agent, messages.VolumeReply).record

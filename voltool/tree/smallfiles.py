@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
 
 from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import PackedFrame, pack_frame
@@ -29,6 +32,8 @@ from voltool.tree.walk import TICK_NS
 #: How often a file that is being written to is read again in the hope that it settles, and the pause between (s).
 ATTEMPTS = 3
 PAUSE = 0.03
+#: How many files of a frozen image are open before it is their turn.
+AHEAD = 32
 
 
 class SmallFile(NamedTuple):
@@ -78,6 +83,44 @@ class _Batch:
     position: int = 0
 
 
+class _Ahead:
+    """Opens the files of a frozen image some places ahead of who reads them, and has them read from the disk meanwhile: nobody
+    has read that image before, so each would be waited for otherwise. Not of a live tree, where each is judged at its open."""
+
+    def __init__(self, opener: Opener, runs: List[Tuple[bytes, List[Tuple[Any, ...]]]]) -> None:
+        self._opener = opener
+        self._due = ((path, fields[1]) for path, files in runs for fields in files)
+        self._opened: Deque[Union[int, OSError]] = collections.deque()
+        for path, name in itertools.islice(self._due, AHEAD):
+            self._open(path, name)
+
+    def _open(self, path: bytes, name: bytes) -> None:
+        try:
+            descriptor = os.open(name, OPEN_QUIET, dir_fd=self._opener.directory(path))
+        except OSError as error:
+            self._opened.append(error)
+            return
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        self._opened.append(descriptor)
+
+    def next(self) -> int:
+        """The descriptor of the next file, the caller's from now on. Raises what opening it has."""
+        for path, name in itertools.islice(self._due, 1):
+            self._open(path, name)
+        opened = self._opened.popleft()
+        if isinstance(opened, OSError):
+            raise opened
+        return opened
+
+    def close(self) -> None:
+        """Close what was not asked for."""
+        while self._opened:
+            opened = self._opened.popleft()
+            if isinstance(opened, int):
+                os.close(opened)
+
+
 class SmallFileReader:
     """Reads batches of small files through ``opener``."""
 
@@ -89,15 +132,19 @@ class SmallFileReader:
         """A batch, as runs of files of one directory; what `Worker.work` returns for it."""
         batch = _Batch()
         live, leases = self._settings.live, self._settings.leases
-        for path, files in runs:
-            for fields in files:
-                if (live and not leases) or not self._read_at_rest(path, fields, batch):
-                    self._read_restless(path, SmallFile(*fields), batch)
-                batch.position += 1
+        ahead = _Ahead(self._opener, [] if live else runs)
+        try:
+            for path, files in runs:
+                for fields in files:
+                    if (live and not leases) or not self._read_at_rest(path, fields, batch, ahead):
+                        self._read_restless(path, SmallFile(*fields), batch)
+                    batch.position += 1
+        finally:
+            ahead.close()
         frames = self._small_frames(batch, room)
         return frames, b"", batch.homes, batch.records, batch.troubles, batch.read
 
-    def _read_at_rest(self, path: bytes, fields: Tuple[Any, ...], batch: _Batch) -> bool:
+    def _read_at_rest(self, path: bytes, fields: Tuple[Any, ...], batch: _Batch, ahead: _Ahead) -> bool:
         """The short way, for a file that is as the scan saw it and that nobody writes to: nine system calls.
 
         False (and nothing done) when it is not, or is not certain: then `_read_restless` looks closely.
@@ -105,7 +152,7 @@ class SmallFileReader:
         number, name, stamp, inode, base, base_layout, old = fields
         settings, opener = self._settings, self._opener
         try:
-            descriptor = os.open(name, OPEN_QUIET, dir_fd=opener.directory(path))
+            descriptor = ahead.next() if not settings.live else os.open(name, OPEN_QUIET, dir_fd=opener.directory(path))
         except OSError:
             return False
         try:

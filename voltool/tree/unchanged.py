@@ -15,9 +15,10 @@ from typing import Iterator, Optional
 from voltool.model import ROOT_OBJECT
 from voltool.spool import SortedSpool
 from voltool.tree.classify import Group, inode_groups
+from voltool.tree.sharedwalk import SharedWalk
 from voltool.tree.stamps import STAMP_SIZE, encode_stamp
 from voltool.tree.state import BaseState
-from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, Walker, WalkResult
+from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, WalkResult
 
 #: Where the times are in a stamp: renaming sets a ctime, and on XFS a directory's mtime.
 _TIMES = slice(20, 44)
@@ -35,7 +36,7 @@ def first_difference(
     """
     if state.stamps is None:
         return b""
-    walk = Walker(root_fd, spool, live=True, excludes=(), mounts=frozenset(), tick=lambda _entries, _size: None).walk()
+    walk = SharedWalk(root_fd, spool, live=True, tick=lambda _entries, _size: None).walk()
     if walk.problems or walk.skipped_mounts or walk.fuzzy:
         return walk.problems[0].path if walk.problems else b""
     if by_entries:

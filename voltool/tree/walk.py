@@ -52,7 +52,7 @@ ROUNDS = 5
 #: Inode numbers of what is mounted inside the volume belong to another file system; these stand for them.
 FOREIGN_INODE = 1 << 63
 #: Names of one directory that are held in memory before they go to the spool.
-_NAMES_AT_ONCE = 8192
+NAMES_AT_ONCE = 8192
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FS_ENCODING = sys.getfilesystemencoding()
 _NEVER_QUIET = "names came and went in this directory all the time while it was listed: some may be missing"
@@ -93,11 +93,17 @@ class WalkResult:
         self.restless = True
 
     def add_file(self, status: os.stat_result) -> None:
-        """Count the bytes that reading a regular file will give: of a large one no holes."""
-        size = status.st_size
-        if size > CHUNK_SIZE and status.st_blocks * 512 < size:
-            size = self.sparse[status.st_ino] = status.st_blocks * 512
+        """Count what reading a regular file will give."""
+        size = readable_bytes(status)
+        if size != status.st_size:
+            self.sparse[status.st_ino] = size
         self.file_bytes += size
+
+
+def readable_bytes(status: os.stat_result) -> int:
+    """The bytes that reading a regular file will give: of a large one no holes."""
+    size = status.st_size
+    return status.st_blocks * 512 if size > CHUNK_SIZE and status.st_blocks * 512 < size else size
 
 
 class DirAttributes(NamedTuple):
@@ -190,7 +196,7 @@ class Walker:
                     0  # replaced since its parent was listed; the parent has changed, and will be listed again
                 )
                 return
-            table.stamps[index] = _quiet_stamp(status)
+            table.stamps[index] = quiet_stamp(status)
             if self._origins is not None and self._origins.fuzzy(status.st_ino):
                 self._result.never_quiet(index)
             self._emit_self(index, status, descriptor)
@@ -242,7 +248,7 @@ class Walker:
                 elif kind == stat.S_IFDIR:
                     self._found_directory(index, name, inode)
                 records.append(pack(inode, NAME, encode_stamp(status), index) + name)
-                if len(records) >= _NAMES_AT_ONCE:
+                if len(records) >= NAMES_AT_ONCE:
                     result.entries += len(records)
                     result.spool.add_many(records)
                     records = []
@@ -357,7 +363,7 @@ class Walker:
             except OSError:
                 changed.append(index)
                 continue
-            if _quiet_stamp(status) != table.stamps[index] or status.st_ino != table.inodes[index]:
+            if quiet_stamp(status) != table.stamps[index] or status.st_ino != table.inodes[index]:
                 changed.append(index)
         return changed
 
@@ -371,7 +377,7 @@ class Walker:
             os.close(descriptor)
 
 
-def _quiet_stamp(status: os.stat_result) -> int:
+def quiet_stamp(status: os.stat_result) -> int:
     """The directory's ctime, or -2 when it is so young that another change could share it."""
     if time.time_ns() - status.st_ctime_ns < TICK_NS:
         return -2 - (time.monotonic_ns() & 0xFFFFFF)

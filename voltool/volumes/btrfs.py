@@ -22,13 +22,15 @@ from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl as btrfs
-from voltool.volumes.btrfs_changes import SnapshotDelta, compare_snapshots
+from voltool.volumes.btrfs_changes import SnapshotDelta, are_same, compare_snapshots
 from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.traits import synchronize
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: The clone that is made for a comparison and gone after it.
+_COMPARED = "compared"
 
 
 @dataclass(frozen=True)
@@ -76,43 +78,14 @@ class BtrfsDriver:
             if os.path.lexists(clone_path(directory, label)):
                 raise RefusedError("the clone exists already", where=shown(clone_path(directory, label)))
             synchronize(volume.path)
-            intent = _CloneRecord(time.time_ns(), _boot_id())
-            _write_record(directory, label, intent)
-            try:
-                self._snapshot(volume.path, directory, label)
-            except BaseException:
-                durable.remove_file(clone_path(directory, label + ".json"))
-                raise
-        clone = self.find(volume, label)
+            clone = _make(directory, label, volume.path)
         if clone is None:
             raise HostError("the snapshot that was just made is not there", where=shown(clone_path(directory, label)))
         return clone
 
     def find(self, volume: VolumeRecord, label: str) -> Optional[Clone]:
         """The snapshot, if it is the one its record speaks of and nobody has changed it."""
-        directory = clones_directory(volume)
-        path = clone_path(directory, label)
-        record = _read_record(directory, label)
-        if record is None:
-            return None
-        try:
-            if not btrfs.is_subvolume(path):
-                return None
-            info = _info(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _translate(error, path) from error
-        if not info.read_only:
-            return None
-        if not record.uuid:
-            # made by a process that died before it could note whom it made, or that is about to
-            record = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
-            with _translated(path):
-                _note(directory, label, record)
-        if (record.uuid, record.generation) != (info.uuid, info.generation):
-            return None
-        return Clone(label, path, record.time_ns, live=False, consistency=Consistency.SNAPSHOT, uuid=info.uuid)
+        return _find(clones_directory(volume), label)
 
     def clones(self, volume: VolumeRecord) -> List[Clone]:
         """All snapshots that are ours, by label. Also takes away records whose snapshot is gone."""
@@ -191,24 +164,79 @@ class BtrfsDriver:
                 remedy="add each as a volume of its own and move it outside, or turn it into a directory",
             )
 
-    def _snapshot(self, source: bytes, directory: bytes, label: str) -> None:
-        with opened_directory(source) as volume, opened_directory(directory) as clones:
-            try:
-                btrfs.create_snapshot(clones, label.encode(), volume)
-            except OSError as error:
-                if error.errno == errno.ETXTBSY:
-                    raise RefusedError(
-                        "the volume has an active swap file",
-                        where=shown(source),
-                        why="btrfs cannot snapshot a subvolume while it swaps to a file in it",
-                        remedy="swapoff the file, or move it to a subvolume of its own outside the volume",
-                    ) from error
-                raise
-        record = _read_record(directory, label)
-        info = _info(clone_path(directory, label))
-        if record is not None:
-            done = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
-            _note(directory, label, done)
+
+def _make(directory: bytes, label: str, source: bytes) -> Optional[Clone]:
+    """The record of its intent first: a snapshot always has one."""
+    _write_record(directory, label, _CloneRecord(time.time_ns(), _boot_id()))
+    try:
+        _snapshot(source, directory, label)
+    except BaseException:
+        durable.remove_file(clone_path(directory, label + ".json"))
+        raise
+    return _find(directory, label)
+
+
+def _snapshot(source: bytes, directory: bytes, label: str) -> None:
+    with opened_directory(source) as volume, opened_directory(directory) as clones:
+        try:
+            btrfs.create_snapshot(clones, label.encode(), volume)
+        except OSError as error:
+            if error.errno == errno.ETXTBSY:
+                raise RefusedError(
+                    "the volume has an active swap file",
+                    where=shown(source),
+                    why="btrfs cannot snapshot a subvolume while it swaps to a file in it",
+                    remedy="swapoff the file, or move it to a subvolume of its own outside the volume",
+                ) from error
+            raise
+    record = _read_record(directory, label)
+    info = _info(clone_path(directory, label))
+    if record is not None:
+        done = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
+        _note(directory, label, done)
+
+
+def _find(directory: bytes, label: str) -> Optional[Clone]:
+    path = clone_path(directory, label)
+    record = _read_record(directory, label)
+    if record is None:
+        return None
+    try:
+        if not btrfs.is_subvolume(path):
+            return None
+        info = _info(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _translate(error, path) from error
+    if not info.read_only:
+        return None
+    if not record.uuid:
+        # made by a process that died before it could note whom it made, or that is about to
+        record = _CloneRecord(record.time_ns, record.boot_id, info.uuid, info.generation)
+        with _translated(path):
+            _note(directory, label, record)
+    if (record.uuid, record.generation) != (info.uuid, info.generation):
+        return None
+    return Clone(label, path, record.time_ns, live=False, consistency=Consistency.SNAPSHOT, uuid=info.uuid)
+
+
+def is_as_cloned(directory: bytes, label: str, place: bytes) -> bool:
+    """Whether the subvolume that stands at ``place`` now is, for certain, what the clone ``label`` of it in a directory of clones
+    shows. False where it is not, or where that cannot be told."""
+    try:
+        base = _find(directory, label)
+        if base is None or not btrfs.is_subvolume(place):
+            return False
+        destroy_clone(directory, _COMPARED)
+        synchronize(place)
+        try:
+            clone = _make(directory, _COMPARED, place)
+            return clone is not None and are_same(base, clone)
+        finally:
+            destroy_clone(directory, _COMPARED)
+    except (OSError, VoltoolError):
+        return False
 
 
 def destroy_clone(directory: bytes, label: str) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple, TypeVar
 
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.contract import ByteRange, Clone
 from voltool.volumes.delta import Delta, Node, ranges_of
-from voltool.volumes.send_stream import SendStreamParser, UnexpectedStream
+from voltool.volumes.send_stream import Command, Kind, SendStreamParser, UnexpectedStream
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = 1 << 18
+_Answer = TypeVar("_Answer")
 
 
 class SnapshotDelta:
@@ -53,6 +54,15 @@ class SnapshotDelta:
 
 def compare_snapshots(base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
     """The delta from ``base`` to ``clone``, None where it cannot be had for certain."""
+    return _compared(base, clone, lambda comparison: comparison.run())
+
+
+def are_same(base: Clone, clone: Clone) -> bool:
+    """Whether nothing at all differs, for certain: the kernel has nothing to send, not even a time."""
+    return bool(_compared(base, clone, lambda comparison: comparison.is_empty()))
+
+
+def _compared(base: Clone, clone: Clone, ask: Callable[[_Comparison], _Answer]) -> Optional[_Answer]:
     try:
         base_root = os.open(base.path, _OPEN)
     except OSError:
@@ -63,7 +73,7 @@ def compare_snapshots(base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
         os.close(base_root)
         return None
     try:
-        return _Comparison(base, clone, base_root, clone_root).run()
+        return ask(_Comparison(base, clone, base_root, clone_root))
     except (OSError, UnexpectedStream):
         return None
     finally:
@@ -92,17 +102,25 @@ class _Comparison:
         self._clone_root = clone_root
 
     def run(self) -> SnapshotDelta:
+        """What differs."""
+        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE)
+        for command in self._commands():
+            delta.play(command)
+        return self._resolve(delta)
+
+    def is_empty(self) -> bool:
+        """Whether the stream says nothing but whose it is."""
+        return all(command.kind in (Kind.SNAPSHOT, Kind.END) for command in self._commands())
+
+    def _commands(self) -> Iterator[Command]:
         old, new = btrfs.subvolume_info(self._base_root), btrfs.subvolume_info(self._clone_root)
         # The kernel takes any parent silently; ours are snapshots of one and the same subvolume.
         if (old.uuid, new.uuid) != (self._base.uuid, self._clone.uuid) or old.parent_uuid != new.parent_uuid:
             raise UnexpectedStream("the parent is not ours")
-        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE)
         parser = SendStreamParser()
         for data in _stream(self._clone_root, old.tree):
-            for command in parser.feed(data):
-                delta.play(command)
+            yield from parser.feed(data)
         parser.finish()
-        return self._resolve(delta)
 
     def _resolve(self, delta: Delta) -> SnapshotDelta:
         inodes: Dict[int, bytes] = {}

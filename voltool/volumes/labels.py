@@ -11,7 +11,12 @@ from voltool.volumes.records import area_of
 
 def clones_directory(volume: VolumeRecord) -> bytes:
     """The directory of the volume's clones; it need not be there."""
-    return os.path.join(area_of(volume.path, volume.uuid), b"clones")
+    return clones_in(area_of(volume.path, volume.uuid))
+
+
+def clones_in(area: bytes) -> bytes:
+    """The same, of the volume whose area this is."""
+    return os.path.join(area, b"clones")
 
 
 def clone_path(directory: bytes, label: str) -> bytes:

@@ -86,8 +86,8 @@ class EndMove:
 @dataclass(frozen=True)
 class MoveIn:
     """Open a session with the new home. Answered by `TargetStatus`. ``begin`` as in `MoveOut`; without, only `AbortMove` comes.
-    Steps: `SendManifest`, `ReceiveDump`, `Prepare`, `Publish`, `AbortMove`; of a lazy move `ReceiveManifest` (of `wire.replicas`)
-    and `FetchFrom` instead of the first two."""
+    Steps: `SendManifest`, `ReceiveDump`, `GetReady`, `Prepare`, `Publish`, `AbortMove`; of a lazy move `ReceiveManifest` (of
+    `wire.replicas`) and `FetchFrom` instead of the first two."""
 
     move: TargetMove
     begin: bool
@@ -128,6 +128,11 @@ class Arrived:
     entries: int
     bytes: int
     lost: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GetReady:
+    """Do before the lock what would make `Prepare` slow. Another increment may still come. Answered by `Done`."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from voltool.volumes.lock.closing import Closer
 from voltool.volumes.lock.hold import exchange_under_lock, is_in_force
 
 Off = tuple[object, str, object]
-NO_LEASES: Off = (search, "_test_leases", lambda _tree, files: ([], len(list(files)) * 0))
+NO_LEASES: Off = (search, "find_busy", lambda _root, files: ([], len(list(files)) * 0))
 NO_TABLES: Off = (processes.ProcessFinder, "_held", lambda _self, _pid: ())
 NO_MAPS: Off = (processes.ProcessFinder, "_mapped", lambda _self, _pid: ())
 NO_FLIGHT: Off = (search, "find_in_flight", lambda *_words: [])

@@ -20,7 +20,7 @@ from voltool.showing import shown
 from voltool.tree.apply.applier import ApplySettings
 from voltool.tree.apply.arrival import Arrival
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.ready import is_flat, rehearse
+from voltool.tree.apply.ready import rehearse
 from voltool.tree.apply.staging import StagingKey
 from voltool.tree.apply.waiting import IncrementFile
 from voltool.volumes.fstab import advice_when_come
@@ -102,6 +102,9 @@ class _Session:
             return self._receive(step)
         if isinstance(self._ground, LazyTarget) and isinstance(step, (moving.FetchFrom, replicas.ReceiveManifest)):
             return self._lazy_step(self._ground, step)
+        if isinstance(step, moving.GetReady):
+            self._ground.get_ready()
+            return messages.Done()
         if isinstance(step, moving.Prepare):
             prepared = self._target.prepare(step.epoch, step.state_id, step.sequence)
             run_hook(hook_of(step.hooks, "before_online"), "before_online", prepared.name, prepared.path)
@@ -137,7 +140,7 @@ class _Session:
         size = receive(held, step)
         assert held.record is not None
         with contextlib.closing(held.state()) as state:
-            entries = sum(1 for _entry in state.entries)
+            entries = state.entries.count()
         return moving.Arrived(held.record.state_id, entries, size, self._lost())
 
     def _receive_all(self, held: HeldTree, step: moving.ReceiveDump) -> int:
@@ -155,13 +158,10 @@ class _Session:
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:
-        if held.record is not None and not is_flat(held):
-            self._ground.apply_waiting()  # takes it apart
         with contextlib.closing(IncrementFile(held)) as increment:
             with data_way(self._conversation, over_path=step.over_path) as way:
                 receive_dump(way, increment.feed, step.bandwidth)
-            increment.finish()
-        return self._ground.apply_waiting()
+            return self._ground.take(increment)
 
     def _lost(self) -> Tuple[str, ...]:
         """What the target cannot hold. What the old home could not read is not among it: files that go while they are

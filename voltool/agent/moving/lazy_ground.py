@@ -153,6 +153,9 @@ class LazyTarget(HostTarget):
         """There is nothing to apply."""
         return 0
 
+    def get_ready(self) -> None:
+        """There is nothing to put together."""
+
     def held_state(self) -> str:
         """See `TargetGround`."""
         return self._lazy_state

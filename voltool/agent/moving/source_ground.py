@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Iterator, Optional, Tuple
 
 from voltool import durable
+from voltool.agent.bases import BaseBook
 from voltool.agent.guardian import LockLease
 from voltool.agent.host import HostState
 from voltool.errors import HostError, RefusedError
@@ -17,7 +18,9 @@ from voltool.spool import SortedSpool
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.tree.unchanged import first_difference, is_root_alike, is_root_unchanged
 from voltool.volumes import records
+from voltool.volumes.btrfs import is_as_cloned
 from voltool.volumes.hooks import hook_of, run_hook
+from voltool.volumes.labels import clones_in
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import end_lock, leave_read_only
 from voltool.volumes.moving.departure import Departure, departure_of
@@ -96,6 +99,8 @@ class HostSource:
         durable.make_directory(tmp)
         away = self.is_away(move)
         place = move.retired_path if away else move.path
+        if not (away and move.by_entries) and self._is_as_cloned(place, state_id):
+            return
         with self._compared(move, place, state_id) as (root, state), SortedSpool(tmp) as spool:
             difference = first_difference(root, state, spool, by_entries=away and move.by_entries)
         with contextlib.suppress(OSError):
@@ -106,6 +111,11 @@ class HostSource:
             with self._compared(move, move.path, state_id) as (root, state):
                 if not is_root_alike(root, state):
                     raise _changed(move, b"")
+
+    def _is_as_cloned(self, place: bytes, state_id: str) -> bool:
+        """Whether the file system itself says that the tree is what was read last. Then no entry needs to be looked at."""
+        base = BaseBook(self._area).find(state_id)
+        return base is not None and bool(base.label) and is_as_cloned(clones_in(self._area), base.label, place)
 
     @contextlib.contextmanager
     def _compared(self, move: SourceMove, place: bytes, state_id: str) -> Iterator[Tuple[int, BaseState]]:

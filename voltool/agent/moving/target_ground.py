@@ -15,7 +15,9 @@ from voltool.agent.bases import MOVE_LEVEL, Base, BaseBook
 from voltool.agent.host import HostState
 from voltool.agent.moving import container
 from voltool.agent.moving.way_back import is_as_left, take_retired
+from voltool.agent.replica.making import take_apart_for_increment
 from voltool.agent.replica.records import ReplicaBook
+from voltool.dumpfile import format as fmt
 from voltool.errors import IntegrityError, RefusedError
 from voltool.model import PREPARED, SourceMove, TargetMove, VolumeRecord
 from voltool.showing import shown
@@ -25,9 +27,10 @@ from voltool.tree.apply.files import translate
 from voltool.tree.apply.held import HeldTree
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
-from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_apart
+from voltool.tree.apply.parts import forget_parts
+from voltool.tree.apply.ready import is_flat, make_ready, publish_ready, take_all_apart, take_apart
 from voltool.tree.apply.staging import Staging, StagingKey, Way, open_staging
-from voltool.tree.apply.waiting import apply_waiting
+from voltool.tree.apply.waiting import IncrementFile, apply_waiting, open_increment
 from voltool.volumes import records
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import LockWish, read_only_meanwhile, unlock_tree
@@ -89,7 +92,10 @@ class HostTarget:
             return
         held.learn_owners(self.owners, [])
         if held.record is not None and not held.record.assembled:
-            self.apply_waiting()
+            self._apply_waiting()
+            take_all_apart(held)
+        elif held.record is not None:
+            forget_parts(staging.path)  # all of them were put back
 
     def _make_container(self, move: TargetMove) -> TargetMove:
         """Where the file system has subvolumes the volume gets one; it is written down before it is made."""
@@ -168,15 +174,47 @@ class HostTarget:
             )
 
     def apply_waiting(self) -> int:
-        """Apply the increment that has come, if one has, also one that a crash interrupted; the bytes of content written.
-        The tree is in its flat form afterwards."""
+        """Apply the increment that has come, if one has; the bytes of content written."""
+        return self._apply_waiting()
+
+    def _apply_waiting(self) -> int:
+        """Also one that a crash interrupted. The tree, or the parts of it that were taken out, is in its flat form afterwards."""
         held = self._open()
         if held.record is None:
             return 0
         if not is_flat(held):
             take_apart(held)
-        brought = apply_waiting(held, self.attributes, self.owners, self.losses)
+        keep = [held.stamped] if held.stamped else []
+        brought = apply_waiting(held, self.attributes, self.owners, self.losses, keep)
         return brought.bytes if brought is not None else 0
+
+    def take(self, increment: IncrementFile) -> int:
+        """Apply an increment that has come to its end; the bytes of content written. One that leads to what is held leaves the
+        tree as it is: what it says of owners is remembered."""
+        held = self._open()
+        if not increment.changes():
+            with open_increment(held) as reader:
+                held.learn_owners(self.owners, reader.records(fmt.OWNERS))
+            os.unlink(held.increment_path)
+            return 0
+        try:
+            take_apart_for_increment(held)
+        except OSError as error:
+            raise translate(error, "the staged tree") from error
+        increment.finish()
+        return self.apply_waiting()
+
+    def get_ready(self) -> None:
+        """Before the lock: put together what is held and take its stamps, so that under the lock that is to be done for what the
+        last increment touches alone. Where top entries are made immutable, or renamed one by one, their turn is at the end, and
+        everything is done then."""
+        held = self._open()
+        record = held.record
+        if record is None or record.applying or record.assembled or held.staging.way is not Way.RENAME:
+            return
+        make_ready(held, self.attributes, self.losses)
+        if not held.staging.progress.sealed:
+            held.stamped = record.state_id
 
     def held_state(self) -> str:
         """See `TargetGround`."""
@@ -186,7 +224,12 @@ class HostTarget:
     def make_ready(self, move: TargetMove) -> TargetMove:
         """See `TargetGround`."""
         self._free_path(move)
-        make_ready(self._open(), self.attributes, self.losses)
+        held = self._open()
+        assert held.record is not None
+        if held.record.assembled and held.stamped == held.record.state_id:
+            held.staging.sync()  # nothing has come since `get_ready`
+        else:
+            make_ready(held, self.attributes, self.losses)
         if not os.path.lexists(move.path):
             os.mkdir(move.path, _KEPT_MODE)
             durable.fsync_directory(os.path.dirname(move.path))

@@ -25,6 +25,7 @@ from voltool.showing import shown
 from voltool.tree.apply.assemble import DirectorySpool
 from voltool.tree.apply.attributes import Attributes
 from voltool.tree.apply.batches import Worker, data_task, decode_result, directory_task, special_task
+from voltool.tree.apply.checkpoint import Checkpoint
 from voltool.tree.apply.content import ContentReader, Task
 from voltool.tree.apply.files import translate
 from voltool.tree.apply.finish import Finisher
@@ -92,6 +93,7 @@ class Applier:
         self._in_flight: Deque[Tuple[Task, int]] = collections.deque()
         self._files, self._bytes = self._progress.files, self._progress.data_bytes
         self._done = (self._progress.resume_after, self._progress.content_bytes)
+        self._checkpoint = Checkpoint(staging)
         self._synced_at = self._reported_at = time.monotonic()
         self._finished = False
         self._umask = os.umask(0)  # modes are set as they are dumped
@@ -118,6 +120,7 @@ class Applier:
     def _complete(self) -> Progress:
         """Everything has come and was written: check it as a whole."""
         trailer = self._decoder.finish()
+        self._end_checkpoint()
         try:
             self._begin_content().finish()
             self._finals.finish()
@@ -143,9 +146,11 @@ class Applier:
     def close(self) -> None:
         """End the workers, free temporary files, remember how far it came; idempotent. Staging stays."""
         if self._pool is not None:
-            if not self._finished:
-                with contextlib.suppress(VoltoolError, OSError):
-                    self._checkpoint()
+            with contextlib.suppress(VoltoolError, OSError):
+                self._end_checkpoint()  # in any case: it uses staging's descriptor
+                if not self._finished:
+                    self._begin_checkpoint()
+                    self._end_checkpoint()
             self._pool.close()
             self._pool = None
         if self._content is not None:
@@ -284,17 +289,18 @@ class Applier:
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
             self._reporter.report(Progressed(self._settings.subject, PHASE, self._bytes, self._files))
-        if now - self._synced_at >= SYNC_SECONDS:
-            self._checkpoint()
-            self._synced_at = time.monotonic()
+        if self._checkpoint.running:
+            self._end_checkpoint(wait=False)
+            self._synced_at = now  # a disk that is slow to sync is not asked without a pause
+        elif now - self._synced_at >= SYNC_SECONDS:
+            self._begin_checkpoint()
 
-    def _checkpoint(self) -> None:
-        """Make durable what is complete, then say so."""
+    def _begin_checkpoint(self) -> None:
+        """Begin to make durable what is complete."""
         if self._progress.phase is not Phase.DATA or self._done[0] <= self._progress.resume_after:
             return
         resume_after, content_bytes = self._done
-        self._staging.sync()
-        self._staging.save(
+        self._checkpoint.begin(
             dataclasses.replace(
                 self._progress,
                 resume_after=resume_after,
@@ -303,6 +309,15 @@ class Applier:
                 data_bytes=self._bytes,
             )
         )
+
+    def _end_checkpoint(self, *, wait: bool = True) -> None:
+        """Say durably what is durable now."""
+        progress = self._checkpoint.collect(wait=wait)
+        if progress is not None:
+            self._promise(progress)
+
+    def _promise(self, progress: Progress) -> None:
+        self._staging.save(progress)
 
     # ------------------------------------------------------------------------------------------------------- the end
 

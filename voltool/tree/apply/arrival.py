@@ -26,7 +26,7 @@ from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.owners import Owners
 from voltool.tree.apply.records import is_omitted
 from voltool.tree.apply.skeleton import is_directory
-from voltool.tree.apply.staging import Staging
+from voltool.tree.apply.staging import Progress, Staging
 from voltool.tree.manifest import ManifestTaker
 from voltool.tree.state import StateWriter
 
@@ -64,9 +64,9 @@ class Arrival(Applier):
         _remove_front(self._staging.path)
         return self._applied()
 
-    def _checkpoint(self) -> None:
+    def _promise(self, progress: Progress) -> None:
         self._held.keep_losses(self._losses)
-        super()._checkpoint()
+        super()._promise(progress)
 
     def lost(self) -> bytes:
         """What could not be held here, for `Losses.merge`."""

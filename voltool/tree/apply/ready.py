@@ -138,6 +138,18 @@ def take_apart(held: HeldTree) -> None:
     staging.save(Progress(Phase.DATA, kept.resume_after, kept.content_bytes, kept.files, kept.data_bytes, kept.way))
 
 
+def take_all_apart(held: HeldTree) -> None:
+    """Back to the flat form, also of a tree of which parts alone were taken out, by a run that was cut off: the stamps of the
+    rest count no more. Repeatable after a crash, as `take_apart`."""
+    if load_parts(held.staging.path) is not None:
+        held.staging.save(
+            dataclasses.replace(held.staging.progress, phase=Phase.ASSEMBLE)
+        )  # it is not flat, whatever happens
+        forget_parts(held.staging.path)
+    if not is_flat(held):
+        take_apart(held)
+
+
 def take_stamps(held: HeldTree, state: BaseState, parts: Optional[Parts] = None) -> None:
     """Write the state's home stamps from what stands in the flat tree now (of ``parts`` alone); directories count as
     unsettled."""

@@ -71,8 +71,13 @@ class IncrementFile(IncrementReception):
         super().__init__(held.increment_path)
         self._held = held
 
+    def changes(self) -> bool:
+        """It has come whole, as of `complete`; whether it leads to another state than the one that is held."""
+        assert self._held.record is not None
+        return self.complete(self._held.record.state_id) != self._held.record.state_id
+
     def finish(self) -> None:
-        """From now on it is applied, whatever happens."""
+        """From now on it is applied, whatever happens. The tree must be in the form that it can be applied to."""
         assert self._held.record is not None
         self.complete(self._held.record.state_id)
         self._held.save(replace(self._held.record, applying=True))

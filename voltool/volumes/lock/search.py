@@ -7,26 +7,19 @@ another one from below the lock. Ships to servers.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 from typing import Callable, FrozenSet, Iterable, Iterator, List, Tuple
 
-from voltool.errors import AgentError
 from voltool.frozen import dataclass
 from voltool.inodes import ZFS_CONTROL_INODE
-from voltool.leases import lease_test
 from voltool.showing import shown
 from voltool.volumes.lock.flight import find_in_flight, find_registered, read_descriptors
 from voltool.volumes.lock.kernel import find_kernel_writers
-from voltool.volumes.lock.processes import Identity, ProcessFinder, Writer, describe
+from voltool.volumes.lock.leasetest import find_busy
+from voltool.volumes.lock.processes import ProcessFinder, Writer, describe
 from voltool.volumes.lock.views import Tree, add_views, read_views, writable_mounts
 from voltool.volumes.records import AREA_NAME
 
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Removed or replaced since the list was made.
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 #: How many writers a message names.
 _NAMED = 10
 
@@ -50,7 +43,7 @@ def find_writers(tree: Tree, files: Iterable[bytes], ignored: FrozenSet[int] = f
 
     Call it when the read-only mount stands: what is found clean then stays so. ``ignored``: processes of our own.
     """
-    busy, leaseless = _test_leases(tree, files)
+    busy, leaseless = find_busy(tree.path, files)
     views = read_views()
     descriptors = read_descriptors(views, ignored)
     views = add_views(views, descriptors.namespaces)
@@ -106,52 +99,3 @@ def _text(writer: Writer) -> str:
     if writer.pid:
         who += f" (pid {writer.pid}" + (f", container {writer.container})" if writer.container else ")")
     return f"{who}: {shown(writer.path)}, {writer.how}"
-
-
-def _test_leases(tree: Tree, files: Iterable[bytes]) -> Tuple[List[Tuple[Identity, bytes]], int]:
-    """The files that somebody has open for writing, and how many could not be tested."""
-    busy: List[Tuple[Identity, bytes]] = []
-    leaseless = 0
-    root = os.open(tree.path, _OPEN_DIRECTORY)
-    directory, directory_path = os.dup(root), b""
-    try:
-        for path in files:
-            parent, name = os.path.split(path)
-            try:
-                if parent != directory_path:
-                    os.close(directory)
-                    directory = -1
-                    directory, directory_path = _open_below(root, parent), parent
-                descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
-            except OSError as error:
-                if directory < 0:
-                    directory, directory_path = os.dup(root), b""
-                leaseless += error.errno not in _GONE
-                continue
-            try:
-                free = lease_test(descriptor)
-                if not free:  # None, too, of what is no regular file any more
-                    status = os.fstat(descriptor)
-                    if stat.S_ISREG(status.st_mode):
-                        busy += [((status.st_dev, status.st_ino), path)] if free is False else []
-                        leaseless += free is None
-            finally:
-                os.close(descriptor)
-    finally:
-        os.close(directory)
-        os.close(root)
-    return busy, leaseless
-
-
-def _open_below(root: int, path: bytes) -> int:
-    """A directory below ``root``, never through a symlink."""
-    current = os.dup(root)
-    for name in path.split(b"/") if path else []:
-        if name in (b"", b".", b".."):
-            raise AgentError("a list of files has a path that no walk gives", where=shown(path))
-        try:
-            below = os.open(name, _OPEN_DIRECTORY, dir_fd=current)
-        finally:
-            os.close(current)
-        current = below
-    return current
