@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Sequence, Tuple
 
+from voltool.agent.door.ringing import take_link
 from voltool.agent.fetching.asking import FetchLink
 from voltool.agent.fetching.keys import kept_identity
 from voltool.agent.fetching.pool import Pool, Source
@@ -29,7 +30,8 @@ def make_pool(host: HostState, replica_id: str, sources: Sequence[FetchSource], 
     """A pool for one process, after its last fork; nothing is connected yet. ``timeout``: see `StartLazy`. HostError where this
     host's key cannot be read or made."""
     identity = kept_identity(host, replica_id)
-    return Pool([Source(source.host, functools.partial(_connect, identity, source)) for source in sources], timeout)
+    connect = functools.partial(link_with, host, replica_id, identity)
+    return Pool([Source(source.host, functools.partial(connect, source)) for source in sources], timeout)
 
 
 def unreachable_sources(pool: Pool, patience: float) -> Dict[str, str]:
@@ -70,7 +72,10 @@ def _probe(source: Source, patience: float) -> str:
     return ""
 
 
-def _connect(identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
+def link_with(host: HostState, replica_id: str, identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
+    """A connection with a host that serves, made by this one or, where that cannot be, by that one. VoltoolError."""
+    if source.comes:
+        return take_link(host.directory, replica_id, identity, source.certificate, timeout)
     return join(identity, source.certificate, source.addresses, source.port, _TOKEN, timeout)
 
 

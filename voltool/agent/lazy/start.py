@@ -13,6 +13,7 @@ import time
 from typing import List, Protocol
 
 from voltool import durable
+from voltool.agent.door.book import DoorBook, end_door
 from voltool.agent.fetching.keys import drop_identity
 from voltool.agent.fetching.reaching import first_reached, make_pool
 from voltool.agent.host import HostState
@@ -83,6 +84,8 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
         elif wishes != book.wishes():
             book.save(wishes)
         _await_status(book)
+    if replicas.way_of(step.sources) != replicas.WAY_REVERSE:
+        end_door(host, record.replica_id)
     return session.status()
 
 
@@ -108,12 +111,17 @@ def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatu
         faults.append("its disk is full: what is read is fetched each time, and filling waits for room")
     if said.fault:
         faults.append(said.fault)
+    wishes = book.wishes()
+    way = replicas.way_of(wishes.sources) if wishes is not None else ""
+    if way == replicas.WAY_REVERSE and DoorBook(host.directory, record.replica_id).daemon.running() is None:
+        faults.append("what lets the hosts come that serve its files does not run; the next sync starts it")
     return replicas.ReplicaStatus(
         record,
         missing_bytes=said.missing_bytes,
         missing_files=said.missing_files,
         running=lives and is_answering(record.path),
         faults=tuple(faults),
+        way=way,
     )
 
 
@@ -121,6 +129,7 @@ def end_lazy(host: HostState, record: ReplicaRecord) -> None:
     """Its process and mount end, its key goes; what has come of it stays in the replica's place. Idempotent. HostError where the
     process cannot be ended."""
     book = LazyBook(host, record.replica_id)
+    end_door(host, record.replica_id)
     with book.daemon.controlled():
         book.daemon.remove()
         clear_mounts(record.path)
