@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.serving.oneway import OneWay, oneway
-from tests.serving.rig import await_true
 
 __all__ = ["oneway"]
 

@@ -12,7 +12,6 @@ from voltool.showing import shown
 if TYPE_CHECKING:
     from voltool.cli.invocation import Invocation
     from voltool.move.lazy import Fill
-    from voltool.move.sessions import SessionSettings
 
 #: So many of what is missing are named.
 NAMED = 10
@@ -79,13 +78,13 @@ def is_filling(invocation: Invocation, name: str) -> bool:
     return fill is not None and fill.is_in_service
 
 
-def go_on_filling(invocation: Invocation, name: str, settings: SessionSettings, given: str | None) -> int:
+def go_on_filling(invocation: Invocation, name: str, given: str | None) -> int:
     """Start again what does not run; ``given``: a directory on the new home with files that may be missing. The exit code."""
     import os
 
     from voltool.move.lazy import go_on
 
-    fill = go_on(invocation.world, name, settings, os.fsencode(os.path.abspath(given)) if given else b"")
+    fill = go_on(invocation.world, name, os.fsencode(os.path.abspath(given)) if given else b"")
     if fill.source_fault:
         invocation.output.notice("warning", f"{name}: the old home does not serve: {fill.source_fault}")
     invocation.output.summary(f"{name}: {in_words(fill)}")

@@ -16,10 +16,12 @@ from voltool.agent.host import HostState
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
 from voltool.errors import UnreachableError, VoltoolError
-from voltool.wire.replicas import FetchSource
+from voltool.wire.replicas import FetchSource, SourcesReached
 
 #: The certificates alone say who may come: what is served outlives every session, so there is no token of one.
 _TOKEN = b""
+#: A host that is asked whether it can be reached directly has so long, seconds.
+_PROBE = 8.0
 #: How long one source may take, seconds.
 _PATIENCE = 10.0
 #: What it may take besides.
@@ -62,6 +64,12 @@ def first_reached(pool: Pool, patience: float) -> Tuple[str, Dict[str, str]]:
             return name, {}
         faults[name] = why
     return "", faults
+
+
+def sources_reached(host: HostState, replica_id: str, sources: Sequence[FetchSource]) -> SourcesReached:
+    """Answers `ReachSources`."""
+    reached, faults = first_reached(make_pool(host, replica_id, sources, _PROBE), _PROBE)
+    return SourcesReached(reached, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
 
 
 def _probe(source: Source, patience: float) -> str:

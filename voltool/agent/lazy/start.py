@@ -15,7 +15,7 @@ from typing import List, Protocol
 from voltool import durable
 from voltool.agent.door.book import DoorBook, end_door
 from voltool.agent.fetching.keys import drop_identity
-from voltool.agent.fetching.reaching import first_reached, make_pool
+from voltool.agent.fetching.reaching import sources_reached
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
@@ -28,8 +28,6 @@ from voltool.showing import shown
 from voltool.wire import moving, replicas
 from voltool.wire.conversation import Conversation
 
-#: A host that is asked whether it can be reached directly has so long, seconds.
-_PROBE = 8.0
 #: The process says how far it is within so many seconds.
 _PATIENCE = 3.0
 _POLL = 0.02
@@ -91,9 +89,7 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
 
 def reach_sources(step: replicas.ReachSources, session: Session) -> replicas.SourcesReached:
     """The step `ReachSources`."""
-    pool = make_pool(session.host, session.replica.record.replica_id, step.sources, _PROBE)
-    host, faults = first_reached(pool, _PROBE)
-    return replicas.SourcesReached(host, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
+    return sources_reached(session.host, session.replica.record.replica_id, step.sources)
 
 
 def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatus:
