@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,8 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.hosts import Host, Site
 from tests.jobs.apart import DISK, VOLUME
@@ -26,6 +25,7 @@ class OneWay:
     """``hosta`` with the volume ``vol``, and ``hostb``: no connection from ``hostb`` to ports of voltool at ``hosta`` passes."""
 
     def __init__(self, directory: Path, network: Network) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
         self.site = Site(directory / "site", network)
         self.a, self.b = (self.site.add_host(name) for name in ("hosta", "hostb"))
         for host in (self.a, self.b):
@@ -40,7 +40,7 @@ class OneWay:
         config = self.site.home / ".config/voltool/config.toml"
         config.parent.mkdir(parents=True, exist_ok=True)
         hosts = "".join(f'[hosts.{name}]\nports = "{PORTS}"\n' for name in self.site.hosts)
-        config.write_text(f"fetch_timeout = 8\n{hosts}")
+        config.write_text(f"fetch_timeout = 30\n{hosts}")
         self.site.voltool("volume", "add", "vol", f"hosta:{VOLUME}")
 
     def close(self, host: Host, to: Host) -> None:
@@ -71,22 +71,33 @@ class OneWay:
         await_true(lambda: not Path(f"/proc/{said['pid']}").exists())
         return command
 
-    def start(self, host: Host, command: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, host: Host, command: list[str]) -> None:
         """As its unit would."""
-        environment = {"VOLTOOL_STATE_DIR": str(host.state)}
-        return subprocess.Popen([*host.machine.enter, *command], env={**os.environ, **environment})
+        environment = {**os.environ, "VOLTOOL_STATE_DIR": str(host.state)}
+        self._started.append(subprocess.Popen([*host.machine.enter, *command], env=environment))
+
+    def await_ended(self) -> None:
+        """What was started has ended."""
+        for process in self._started:
+            process.wait(30)
+
+    @contextlib.contextmanager
+    def taken(self, host: Host, port: int) -> Iterator[None]:
+        """Somebody else has that port."""
+        script = f"import socket; s = socket.create_server(('', {port})); print(flush=True); input()"
+        command = [*host.machine.enter, "python3", "-c", script]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            try:
+                assert holder.stdout.readline()
+                yield
+            finally:
+                holder.kill()
+
+    def is_mounted(self) -> bool:
+        return any("voltool-lazy" in line for line in self.b.machine.mounts())
 
     def left_over(self) -> list[str]:
         """What of processes and keys is on the hosts."""
         parts = [host.state / part for host in (self.a, self.b) for part in ("daemons", "keys")]
         return sorted(path.name for part in parts for path in part.glob("*"))
-
-
-@pytest.fixture
-def oneway(tmp_path: Path) -> Iterator[OneWay]:
-    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
-        pytest.skip("needs root and FUSE")
-    with Network() as network:
-        made = OneWay(tmp_path, network)
-        with made.site:
-            yield made

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from voltool.cli import display
 from voltool.cli.json_lines import name_value
 from voltool.showing import shown
+from voltool.wire.replicas import WAY_REVERSE
 
 if TYPE_CHECKING:
     from voltool.cli.invocation import Invocation
@@ -36,6 +37,8 @@ def in_lines(fill: Fill) -> Iterator[str]:
     """What a person is told of it."""
     name = fill.volume.name
     yield f"{name}: {in_words(fill)}"
+    if fill.status.way == WAY_REVERSE and fill.status.missing_files:
+        yield "  its files come by connections that the old home makes"
     for fault in fill.status.faults:
         yield f"  {fault}"
     command = command_of(fill)
@@ -61,6 +64,7 @@ def as_object(fill: Fill) -> dict[str, object]:
         "missing_files": status.missing_files,
         "missing_bytes": status.missing_bytes,
         "running": status.running,
+        "way": status.way or None,
         "faults": list(status.faults),
         "missing": [name_value(path) for path in status.paths],
     }

@@ -14,7 +14,7 @@ from voltool.wire.replicas import FetchSource
 
 #: How long is waited for the first that comes, seconds, one step after the other; after each but the last is asked whether all
 #: have failed.
-_STEPS = (1.0, 2.0, 6.0)
+_STEPS = (0.5, 0.5, 2.0, 6.0)
 #: That nobody is to come (any more).
 NO_DOOR = Door()
 

@@ -200,15 +200,32 @@ class RemoveReplica:
 
 @dataclass(frozen=True)
 class ListReplicas:
-    """The replicas on this host, and what it keeps for replicas elsewhere. Answered by `ReplicasReply`. Touches nothing."""
+    """The replicas on this host, what it keeps for replicas elsewhere, and homes that are being filled. Answered by
+    `ReplicasReply`. Touches nothing."""
+
+
+@dataclass(frozen=True)
+class FillingHome:
+    """The volume ``uuid`` lives on this host, at ``path``, and not all of it is here: its lazy move ``move_id`` is being filled.
+    The rest as of `ReplicaStatus`."""
+
+    uuid: str
+    move_id: str
+    path: bytes
+    missing_bytes: int
+    missing_files: int
+    running: bool
+    faults: Tuple[str, ...]
+    way: str
 
 
 @dataclass(frozen=True)
 class ReplicasReply:
-    """``replicas`` on this host, ``bases`` kept here for others."""
+    """``replicas`` on this host, ``bases`` kept here for others, and ``filling`` homes."""
 
     replicas: Tuple[ReplicaStatus, ...]
     bases: Tuple[ReplicaBase, ...]
+    filling: Tuple[FillingHome, ...] = ()
 
 
 # ------------------------------------------------------------------------------------- who serves files to a lazy one

@@ -6,6 +6,7 @@ reboot it has another one of its range, which is looked for: only the door has t
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Callable, Iterator
@@ -22,8 +23,9 @@ from voltool.wire.doors import ComeIn, Door, encode_preamble
 _SOON, _LATE = 0.2, 4.0
 #: How long all addresses of the door are tried, seconds; at other ports of its range shorter.
 _PATIENCE, _ELSEWHERE = 5.0, 1.0
-#: A range with more ports is not searched.
+#: A range with more ports is not searched; so many of it at a time where the host says nothing.
 _MOST_PORTS = 512
+_A_FEW = 4
 #: How long it may take to come in with a ticket, seconds: nobody waits longer for it.
 _TICKET = 6.0
 #: See `agent.door.keeping.SILENCE`.
@@ -41,6 +43,7 @@ class Visitor:
         self._begin = begin
         self._ended = threading.Event()
         self._port = door.port
+        self._others = self._elsewhere()
         self._addresses = door.addresses
         self.fault = ""
         self.is_there = False
@@ -81,9 +84,9 @@ class Visitor:
         try:
             return self._join(self._port, _PATIENCE)
         except VoltoolError:
-            if time.monotonic() - began > _PATIENCE / 2:
-                raise  # the host does not answer at any port
-            for port in self._others():
+            # Where the host is quick to refuse all of the range is looked through; else some of it, so that it takes not long.
+            most = _MOST_PORTS if time.monotonic() - began < _PATIENCE / 2 else _A_FEW
+            for port in itertools.takewhile(bool, itertools.islice(self._others, most)):
                 try:
                     link = self._join(port, _ELSEWHERE)
                 except VoltoolError:
@@ -92,15 +95,19 @@ class Visitor:
                 return link
             raise
 
-    def _others(self) -> Iterator[int]:
+    def _elsewhere(self) -> Iterator[int]:
+        """The other ports of the range; then 0, and from the beginning."""
         try:
             first, last = parse_ports(self._door.ports)
         except UsageError:
             return
-        if 0 < last - first < _MOST_PORTS:
+        while 0 < last - first < _MOST_PORTS:
             for port in range(first, last + 1):
-                if port != self._port and not self._ended.is_set():
+                if self._ended.is_set():
+                    return
+                if port != self._port:
                     yield port
+            yield 0
 
     def _join(self, port: int, timeout: float, preamble: bytes = b"") -> Link:
         return join(

@@ -79,7 +79,8 @@ def _is_over(listener: Listener, server: FileServer, life: Life, visitor: Option
         if facts != said:
             said = facts
             life.tell(**facts)
-        if life.ending.wait(_TICK) or server.released.is_set():
+        seeking = visitor is not None and not visitor.is_there
+        if life.ending.wait(_TICK / 5 if seeking else _TICK) or server.released.is_set():
             return server.released.is_set()
         if time.monotonic() - looked < _LOOK:
             continue
