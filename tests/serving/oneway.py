@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,21 @@ class OneWay:
         os.kill(said["pid"], 9)
         await_true(lambda: not Path(f"/proc/{said['pid']}").exists())
         return command
+
+    def move_paused(self) -> str:
+        """A lazy move to ``hostb`` that has got hardly any files when it returns, for ``hosta`` has stopped; what it has said."""
+        words = ("--json", "move", "--lazy", "vol", "hostb", "--yes", "--bandwidth", "4M")
+        said = ""
+        with subprocess.Popen(
+            self.site.command(*words), env=self.site.environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said += line
+                if json.loads(line).get("step") == "switch":
+                    os.kill(self.daemon(self.a, "serve")[0]["pid"], signal.SIGSTOP)
+        assert process.returncode == 0
+        return said
 
     def start(self, host: Host, command: list[str]) -> None:
         """As its unit would."""
