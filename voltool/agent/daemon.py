@@ -154,6 +154,7 @@ class Daemon:
             b".status.new",
             b".lock",
             b".relay",
+            b".sock",
         ):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._base + suffix)

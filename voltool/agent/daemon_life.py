@@ -23,6 +23,7 @@ from voltool.errors import BusyError, VoltoolError
 
 #: ``run(identity, host, life)``, which returns when its work is over or `Life.ending` is set.
 _KINDS: Dict[str, Tuple[str, str]] = {
+    "door": ("voltool.agent.door.keeping", "run"),
     "serve": ("voltool.agent.fetching.serving", "run"),
     "home": ("voltool.agent.lazymove.homing", "run"),
     "lazy": ("voltool.agent.lazy.running", "run"),

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import messages, moving, paths, replicas, tunnel
+from voltool.wire import doors, messages, moving, paths, replicas, tunnel
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -53,6 +53,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     replicas.MakeIdentity: ("voltool.agent.fetching.keys", "answer_identity"),
     replicas.ServeFiles: ("voltool.agent.fetching.served", "serve_files"),
     replicas.StopServing: ("voltool.agent.fetching.served", "stop_serving"),
+    doors.OpenDoor: ("voltool.agent.door.book", "open_door"),
+    doors.AwaitGuests: ("voltool.agent.door.book", "await_guests"),
+    doors.CloseDoor: ("voltool.agent.door.book", "close_door"),
     tunnel.EnterTunnel: ("voltool.agent.fetching.relaying", "enter_tunnel"),
     tunnel.LeaveTunnel: ("voltool.agent.fetching.relaying", "leave_tunnel"),
     paths.PreparePath: ("voltool.agent.path.negotiation", "prepare_path"),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from voltool.cli import display
 from voltool.cli.json_lines import name_value
 from voltool.showing import shown
+from voltool.wire.replicas import WAY_REVERSE
 
 if TYPE_CHECKING:
     from voltool.cli.invocation import Invocation
     from voltool.move.lazy import Fill
-    from voltool.move.sessions import SessionSettings
 
 #: So many of what is missing are named.
 NAMED = 10
@@ -37,6 +37,8 @@ def in_lines(fill: Fill) -> Iterator[str]:
     """What a person is told of it."""
     name = fill.volume.name
     yield f"{name}: {in_words(fill)}"
+    if fill.status.way == WAY_REVERSE and fill.status.missing_files:
+        yield "  its files come by connections that the old home makes"
     for fault in fill.status.faults:
         yield f"  {fault}"
     command = command_of(fill)
@@ -62,6 +64,7 @@ def as_object(fill: Fill) -> dict[str, object]:
         "missing_files": status.missing_files,
         "missing_bytes": status.missing_bytes,
         "running": status.running,
+        "way": status.way or None,
         "faults": list(status.faults),
         "missing": [name_value(path) for path in status.paths],
     }
@@ -79,13 +82,13 @@ def is_filling(invocation: Invocation, name: str) -> bool:
     return fill is not None and fill.is_in_service
 
 
-def go_on_filling(invocation: Invocation, name: str, settings: SessionSettings, given: str | None) -> int:
+def go_on_filling(invocation: Invocation, name: str, given: str | None) -> int:
     """Start again what does not run; ``given``: a directory on the new home with files that may be missing. The exit code."""
     import os
 
     from voltool.move.lazy import go_on
 
-    fill = go_on(invocation.world, name, settings, os.fsencode(os.path.abspath(given)) if given else b"")
+    fill = go_on(invocation.world, name, os.fsencode(os.path.abspath(given)) if given else b"")
     if fill.source_fault:
         invocation.output.notice("warning", f"{name}: the old home does not serve: {fill.source_fault}")
     invocation.output.summary(f"{name}: {in_words(fill)}")

@@ -26,6 +26,7 @@ def replica_object(each: ReplicaStanding) -> JsonObject:
         "stale": each.is_stale,
         "time": time_value(known.clone_time_ns) if known.clone_time_ns else None,
         "missing_bytes": known.missing_bytes,
+        "way": each.way or None,
         "seen": time_value(known.checked_ns) if known.checked_ns else None,
         "fault": known.fault or None,
         "faults": list(each.faults),

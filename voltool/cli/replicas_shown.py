@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from voltool.cli.output import Output
     from voltool.policy.replicas import ReplicaStanding
 
-_HEADS = ("VOLUME", "REPLICA", "LAG", "CLONES", "MISSING", "SEEN", "STATE")
+_HEADS = ("VOLUME", "REPLICA", "LAG", "CLONES", "MISSING", "WAY", "SEEN", "STATE")
 _STYLES = {
     "ok": "green", "stale": "red", "failing": "red", "faulty": "red", "unreachable": "red", "former": "magenta",
     "filling": "cyan", "lazy": "cyan", "lazy home": "cyan",
@@ -33,6 +33,7 @@ def _row(each: ReplicaStanding, now_ns: int) -> tuple[str, ...]:
         lag_text(each),
         "-" if each.lag is None else f"{each.lag.clones:,}",
         display.amount(known.missing_bytes) if known.missing_bytes else "-",
+        each.way or "-",
         display.age(known.checked_ns, now_ns) if known.checked_ns else "never",
         each.state,
     )

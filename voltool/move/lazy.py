@@ -5,14 +5,19 @@ The new home ends the fill by itself (`agent.lazymove.homing`); nobody here has 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from voltool.errors import NotFoundError, UnreachableError, VoltoolError
+from voltool.errors import NotFoundError, UnreachableError, UsageError, VoltoolError
+from voltool.events import Notice
 from voltool.model import PUBLISHED, KnownVolume, SourceMove, TargetMove
 from voltool.move.ports import World
 from voltool.move.sessions import SessionSettings, TargetSession
+from voltool.remote.doors import NO_DOOR, Coming, Served, let_come
+from voltool.remote.paths import RELAY, check_mode
 from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import expect
+from voltool.wire.doors import Door
 
 #: What is served: the copy that the volume leaves, also before it leaves it.
 _COPY = "retired"
@@ -37,30 +42,66 @@ class Fill:
         return self.status.move is not None and self.status.move.phase == PUBLISHED
 
 
+def refuse_relay(path: str) -> None:
+    """UsageError where ``path`` (of `remote.paths`) says that no direct path is to be used: what fetches the files of a lazy move
+    outlives the command."""
+    if check_mode(path) == RELAY:
+        raise UsageError(
+            "a lazy move needs a direct path between the hosts",
+            why="its files come when the command has ended, so they cannot go through this machine (path: relay)",
+            remedy="--path auto with --lazy (one open port at either host is enough); or --path relay without --lazy",
+        )
+
+
 def prepare_to_fetch(
     world: World, volume: KnownVolume, move: SourceMove, target: TargetSession, settings: SessionSettings
 ) -> None:
-    """Let the old home serve, and the new one know. CannotFetchError where it cannot be reached directly: nothing is moved."""
+    """Let the old home serve, and the new one know how its files come: it connects to the old home or, where it cannot, the old
+    home to it. CannotFetchError where neither can: nothing is moved."""
+    refuse_relay(settings.path)
+    step = moving.FetchFrom((), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks)
     try:
-        source = serve(world, volume, move, settings)
-        target.fetch_from(
-            moving.FetchFrom(
-                (source,), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks
-            )
-        )
+        (source,) = _serve(world, volume, move, NO_DOOR).sources
+        reached = target.reach(source)
+        if reached.host:
+            target.fetch_from(dataclasses.replace(step, sources=(source,)))
+            return
+        coming = _let_come(world, volume, move, source)
+        if not coming.sources:
+            raise UnreachableError(
+                "the new home cannot fetch from the old one", where=f"{volume.host}, {move.target.host}",
+                why=f"{reached.why}; the other way round: {coming.why}",
+                remedy="let a port through on either host and name it in the configuration ([hosts.NAME] ports = ...);"
+                " or without --lazy",
+            )  # fmt: skip
+        target.fetch_from(dataclasses.replace(step, sources=coming.sources))
+        text = f"{volume.name}: {move.target.host} cannot connect to {volume.host}, which connects to it: {reached.why}"
+        world.reporter.report(Notice("info", text))
     except VoltoolError as error:
         raise CannotFetchError(error.what, where=error.where, why=error.why, remedy=error.remedy) from None
 
 
-def serve(world: World, volume: KnownVolume, move: SourceMove, settings: SessionSettings) -> replicas.FetchSource:
-    """Let the old home serve what it leaves, to the new home alone, by a process that outlives all connections. Repeatable."""
+def _serve(world: World, volume: KnownVolume, move: SourceMove, door: Door | None) -> Served:
+    """Let the old home serve what it leaves, to the new home alone, by a process that outlives all connections, and let that go
+    to the ``door``: see `remote.doors.Serve`."""
     with world.hosts.connect(move.target.host) as there:
         there.send(replicas.MakeIdentity(move.move_id))
         peer = expect(there, replicas.IdentityReply).certificate
     with world.hosts.connect(volume.host) as here:
-        here.send(replicas.ServeFiles(volume.uuid, move.move_id, _COPY, peer, settings.ports))
+        here.send(replicas.ServeFiles(volume.uuid, move.move_id, _COPY, peer, here.ports, door))
         served = expect(here, replicas.FilesServed)
-    return replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
+    source = replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
+    return Served((source,), {volume.host: served.fault} if served.fault else {})
+
+
+def _let_come(
+    world: World, volume: KnownVolume, move: SourceMove, source: replicas.FetchSource, *, stay: bool = False
+) -> Coming:
+    """Let the old home connect to the new one."""
+    with world.hosts.connect(move.target.host) as there:
+        return let_come(
+            there, move.move_id, (source,), lambda door: _serve(world, volume, move, door), stay=stay
+        )  # fmt: skip
 
 
 def stop_serving(world: World, host: str, move_id: str) -> None:
@@ -79,7 +120,7 @@ def fill_of(world: World, name: str, *, paths: int = 0) -> Fill | None:
     return Fill(volume, status) if status.move is not None else None
 
 
-def go_on(world: World, name: str, settings: SessionSettings, given: bytes = b"") -> Fill:
+def go_on(world: World, name: str, given: bytes = b"") -> Fill:
     """Start again what serves and what fetches, where it does not run; ``given``: a directory on the new home whose files may be
     what is missing. NotFoundError where nothing is being filled."""
     fill = fill_of(world, name)
@@ -93,7 +134,8 @@ def go_on(world: World, name: str, settings: SessionSettings, given: bytes = b""
     fault = ""
     sources: tuple[replicas.FetchSource, ...] = ()
     try:
-        sources = (_served_again(world, move.source.host, fill, settings),)
+        served = _served_again(world, move.source.host, fill)
+        sources, fault = served.sources, "; ".join(served.faults.values())
     except VoltoolError as error:
         fault = error.why or error.what
     with world.hosts.connect(fill.volume.host) as there:
@@ -112,7 +154,8 @@ def _end(world: World, fill: Fill, move: TargetMove) -> Fill:
         return Fill(fill.volume, expect(there, moving.FillStatus))
 
 
-def _served_again(world: World, host: str, fill: Fill, settings: SessionSettings) -> replicas.FetchSource:
+def _served_again(world: World, host: str, fill: Fill) -> Served:
+    """By the way by which files came before."""
     move = fill.status.move
     assert move is not None
     with world.hosts.connect(host) as here:
@@ -122,4 +165,9 @@ def _served_again(world: World, host: str, fill: Fill, settings: SessionSettings
     if left is None:
         raise UnreachableError("the old home does not know the move any more", where=host)
     old = KnownVolume(move.uuid, move.name, host, left.path, "")
-    return serve(world, old, left, settings)
+    served = _serve(world, old, left, None)
+    if fill.status.way != replicas.WAY_REVERSE:
+        return Served(served.sources, {})
+    coming = _let_come(world, old, left, served.sources[0], stay=True)
+    sources = tuple(dataclasses.replace(source, comes=True) for source in served.sources)
+    return Served(sources, {host: coming.why} if coming.why else {})

@@ -16,8 +16,8 @@ from voltool.wire.conversation import IntroducedConversation, expect
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each. ``path``: of `remote.paths`. ``ports`` (of the
-    old home) and ``fetch_timeout`` of a lazy move: `replicas.ServeFiles`, `moving.FetchFrom`."""
+    """How the homes work: see `messages.StartDump` and `moving.HoldLock` for each. ``path``: of `remote.paths`.
+    ``fetch_timeout``: of a lazy move, see `moving.FetchFrom`."""
 
     owner: str
     codec: str = "lz4"
@@ -27,7 +27,6 @@ class SessionSettings:
     hooks: Hooks = NO_HOOKS
     only_hooks: bool = False
     path: str = AUTO
-    ports: str = ""
     fetch_timeout: int = 30
 
 
@@ -219,6 +218,11 @@ class TargetSession(Receiving):
         status = expect(agent, moving.TargetStatus)
         self.move = status.move
         self.held = status.held
+
+    def reach(self, source: replicas.FetchSource) -> replicas.SourcesReached:
+        """Of a lazy move: whether the new home can connect to the old one."""
+        self._agent.send(replicas.ReachSources((source,)))
+        return expect(self._agent, replicas.SourcesReached)
 
     def fetch_from(self, sources: moving.FetchFrom) -> None:
         """Of a lazy move: where the files will come from."""

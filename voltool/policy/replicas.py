@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from voltool.model import FILLING, SERVING, KnownReplica
+from voltool.model import FILLING, LAZY_HOME, SERVING, KnownReplica
 
 _SECOND = 1_000_000_000
-#: Roles of `KnownReplica`.
-REPLICA, FORMER = "replica", "former"
+#: Roles of `KnownReplica`. A home that a lazy move is still filling is none, and is shown with them; no catalog remembers it.
+REPLICA, FORMER, HOME = "replica", "former", "home"
 #: States in a word that are no phase of `model`.
 OK, STALE, FAILING, FAULTY, UNREACHABLE = "ok", "stale", "failing", "faulty", "unreachable"
 
@@ -37,7 +38,7 @@ def is_stale(lag: Lag, max_lag: int | None) -> bool:
 class ReplicaStanding:
     """A replica of ``volume`` (its name). ``lag``: None where it serves nothing yet, or is none (a former home); ``max_lag``: its
     limit in seconds. ``faults``: what its host says is not as it should be; ``silent``: why its host could not be asked, where
-    that was tried."""
+    that was tried. ``way``: of one whose files are still to come, see `wire.replicas.way_of`."""
 
     volume: str
     known: KnownReplica
@@ -45,6 +46,7 @@ class ReplicaStanding:
     max_lag: int | None = None
     faults: tuple[str, ...] = ()
     silent: str = ""
+    way: str = ""
 
     @property
     def is_stale(self) -> bool:
@@ -76,3 +78,8 @@ def standing_of(volume: str, known: KnownReplica, now_ns: int, max_lag: int | No
     serves = known.role == REPLICA and bool(known.clone_time_ns) and known.phase != FILLING
     lag = lag_of(now_ns, known.clone_time_ns, known.sequence, known.home_sequence) if serves else None
     return ReplicaStanding(volume, known, lag, max_lag)
+
+
+def filling_home(volume: str, known: KnownReplica, faults: tuple[str, ...], way: str) -> ReplicaStanding:
+    """How the home of a volume stands that a lazy move is still filling."""
+    return ReplicaStanding(volume, dataclasses.replace(known, role=HOME, phase=LAZY_HOME), None, faults=faults, way=way)

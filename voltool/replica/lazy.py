@@ -7,16 +7,16 @@ and ports of now. Once a lazy replica is full it is one like any other, and who 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from voltool.errors import RefusedError, UnreachableError, VoltoolError
+from voltool.errors import RefusedError, VoltoolError
 from voltool.events import Notice
 from voltool.model import LAZY, SERVING, Epoch, KnownReplica, Peer, ReplicaRecord
 from voltool.replica.ports import Brought, World
 from voltool.replica.relay import find_way, relay
 from voltool.replica.retrying import when_free
+from voltool.replica.serving import Servers
 from voltool.replica.sessions import ReplicaSession, ReplicaSettings, SourceSession
 from voltool.replica.target import Target
 from voltool.showing import shown
@@ -24,17 +24,13 @@ from voltool.wire import messages
 from voltool.wire.conversation import IntroducedConversation, expect
 from voltool.wire.replicas import (
     FetchSource,
-    FilesServed,
     IdentityReply,
     MakeIdentity,
     ReplicaStatus,
-    ServeFiles,
     StartLazy,
     StopServing,
 )
 
-#: What a host may serve: see `ServeFiles`.
-_CLONE, _REPLICA = "clone", "replica"
 _WITHOUT_CLONES = "directory"
 _NOBODY = Epoch(0, "", "")
 
@@ -78,7 +74,7 @@ def mount(
     ``begun`` is called when the replica's host has a record of it.
     """
     target = wish.target
-    _from(world, target, wish.settings)  # before anything is done
+    others = _from(world, target, wish.settings)  # before anything is done
     _refuse_without_clones(here, target)
     there.send(MakeIdentity(target.replica.replica_id))
     certificate = expect(there, IdentityReply).certificate
@@ -91,7 +87,8 @@ def mount(
             stop_serving(world, target)
             return None
         brought = _send_manifest(here, wish, session)
-    way = find_way(world, session, target, _sources(world, wish, here, certificate), wish.settings.path)
+    servers = Servers(world, target, here, certificate, others)
+    way = find_way(world, session, target, servers, wish.settings.path)
     session.start_lazy(_step(wish.settings, way.sources, brought))
     session.end()
     served, status = session.record, session.status
@@ -161,38 +158,6 @@ def _step(settings: ReplicaSettings, sources: tuple[FetchSource, ...], brought: 
 
 
 # -------------------------------------------------------------------------------------------------- who serves to it
-
-
-def _sources(world: World, wish: LazyWish, here: IntroducedConversation, certificate: bytes) -> tuple[FetchSource, ...]:
-    """The volume's home, then the hosts of full replicas; those that do not serve are named in notices. UnreachableError where
-    none does."""
-    target, found, faults = wish.target, list[FetchSource](), list[str]()
-    volume, replica = target.volume, target.replica
-    for host, what in [(volume.host, _CLONE), *((host, _REPLICA) for host in _from(world, target, wish.settings))]:
-        try:
-            with _agent(world, host, here if what == _CLONE else None) as agent:
-                agent.send(ServeFiles(volume.uuid, replica.replica_id, what, certificate, agent.ports))
-                served = expect(agent, FilesServed)
-        except VoltoolError as error:
-            faults.append(f"{host}: {error.why or error.what}")
-            world.reporter.report(Notice("warning", f"{host} does not serve files to {replica.host}: {error}"))
-        else:
-            found.append(FetchSource(host, served.addresses, served.port, served.certificate))
-    if not found:
-        raise UnreachableError(
-            "no host serves the files of the replica", where=target.subject, why="; ".join(faults),
-            remedy=f"voltool replica sync {volume.name} {replica.host}, when they can be reached",
-        )  # fmt: skip
-    return tuple(found)
-
-
-@contextlib.contextmanager
-def _agent(world: World, host: str, known: IntroducedConversation | None) -> Iterator[IntroducedConversation]:
-    if known is not None:
-        yield known
-        return
-    with world.hosts.connect(host) as agent:
-        yield agent
 
 
 def _from(world: World, target: Target, settings: ReplicaSettings) -> list[str]:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from voltool.errors import HostError, UnreachableError
 from voltool.events import Notice
 from voltool.model import LAZY
+from voltool.remote.doors import NO_DOOR, let_come
 from voltool.remote.paths import DIRECT, RELAY
 from voltool.remote.tunnel import carry
 from voltool.replica.ports import World
+from voltool.replica.serving import Servers
 from voltool.replica.sessions import ReplicaSession
 from voltool.replica.target import Target
 from voltool.wire.conversation import IntroducedConversation
-from voltool.wire.replicas import FetchSource
+from voltool.wire.replicas import WAY_REVERSE, FetchSource
 from voltool.wire.tunnel import EnterTunnel, LeaveTunnel
 
 _LOOPBACK = "127.0.0.1"
@@ -34,20 +36,19 @@ class Way:
     why: str = ""
 
 
-def find_way(world: World, session: ReplicaSession, target: Target, sources: tuple[FetchSource, ...], mode: str) -> Way:
-    """``mode``: of `remote.paths`. In the tunnel's case its beginning waits there from now on. UnreachableError for a new replica
+def find_way(world: World, session: ReplicaSession, target: Target, servers: Servers, mode: str) -> Way:
+    """Let the ``servers`` serve, and see how their files come to the replica's host: it connects to them, they connect to it, or
+    through a tunnel, whose beginning waits there from now on. ``mode``: of `remote.paths`. UnreachableError for a new replica
     that only a tunnel would reach, where that is not wanted."""
+    sources = servers.begin()
     why = ""
     if mode != RELAY:
-        reached = session.reach(sources)
-        if reached.host:
-            return Way(sources)
-        why = reached.why
+        stay = mode == DIRECT and session.record.phase == LAZY
+        way = _without_tunnel(world, session, target, servers, sources, stay=stay)
+        if way.sources:
+            return way
+        why = way.why
     if mode == DIRECT:
-        if session.record.phase == LAZY:
-            text = f"{target.volume.name}: {target.replica.host} reaches no host that has what is missing: {why}"
-            world.reporter.report(Notice("warning", text))
-            return Way(sources)  # it is there, and goes on when they can be reached again
         raise UnreachableError(
             "no host that has the files can be reached directly", where=target.replica.host, why=why,
             remedy="let a port through and name it in the configuration ([hosts.NAME] ports = ...); or --path relay: through"
@@ -59,6 +60,38 @@ def find_way(world: World, session: ReplicaSession, target: Target, sources: tup
     )
     # Before the others: to wait for one that does not answer takes seconds each time.
     return Way((tunnel, *(() if mode == RELAY else sources)), first.host, why)
+
+
+def _without_tunnel(
+    world: World,
+    session: ReplicaSession,
+    target: Target,
+    servers: Servers,
+    sources: tuple[FetchSource, ...],
+    *,
+    stay: bool,
+) -> Way:
+    """Without sources, and ``why``, where neither side reaches the other; with ``stay`` the replica, which is there already, goes
+    on as soon as they can be reached again."""
+    reached = session.reach(sources)
+    was_reverse = session.status.way == WAY_REVERSE
+    if reached.host:
+        if was_reverse:
+            servers.go_to(NO_DOOR)
+        return Way(sources)
+    with world.hosts.connect(target.replica.host) as there:  # the session is one of steps alone
+        coming = let_come(there, target.replica.replica_id, sources, servers.go_to, stay=stay and was_reverse)
+    host = target.replica.host
+    if coming.sources:
+        text = f"{target.volume.name}: {host} cannot connect to a host that has its files, so they connect to it: {reached.why}"
+        world.reporter.report(Notice("info", text))
+        return Way(coming.sources)
+    why = f"{reached.why}; the other way round: {coming.why}"
+    if not stay:
+        return Way((), why=why)
+    text = f"{target.volume.name}: {host} reaches no host that has what is missing: {why}"
+    world.reporter.report(Notice("warning", text))
+    return Way(tuple(dataclasses.replace(source, comes=was_reverse) for source in sources))
 
 
 def relay(world: World, target: Target, way: Way, here: IntroducedConversation, there: IntroducedConversation) -> None:

@@ -7,13 +7,13 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from voltool.errors import UnreachableError, VoltoolError
 from voltool.events import Silent
 from voltool.model import LAZY, SERVING, KnownReplica, KnownVolume
-from voltool.policy.replicas import REPLICA, ReplicaStanding, standing_of
+from voltool.policy.replicas import REPLICA, ReplicaStanding, filling_home, standing_of
 from voltool.replica.contact import settle_homes
 from voltool.replica.ports import Hosts, World
 from voltool.replica.ways import Ways
@@ -79,11 +79,13 @@ def survey(
     volumes: Sequence[KnownVolume],
     max_lag: Callable[[str], int | None],
     now_ns: Callable[[], int] = time.time_ns,
+    *,
+    moved: Collection[str] = (),
 ) -> list[ReplicaStanding]:
     """How the replicas of ``volumes`` stand, as their hosts say; the catalog learns it. Of a host that cannot be asked: what was
-    seen last."""
+    seen last. And their homes that lazy moves are still filling: of those with replicas, and of those ``moved`` (uuids)."""
     known = {volume.uuid: world.catalog.replicas(volume.uuid) for volume in volumes}
-    wanted = [volume.host for volume in volumes if known[volume.uuid]]
+    wanted = [volume.host for volume in volumes if known[volume.uuid] or volume.uuid in moved]
     wanted += [replica.host for replicas in known.values() for replica in replicas]
     answers = ask(world.hosts, wanted)
     for volume in volumes:
@@ -93,8 +95,9 @@ def survey(
             settle_homes(world, volume, [row.host for row in promoted])
             known[volume.uuid] = [row for row in rows if row not in promoted]
     now = now_ns()
-    found = []
+    found = list[ReplicaStanding]()
     for volume in volumes:
+        found += _filling(volume, answers.get(volume.host, Answer()), now)
         for replica in known[volume.uuid]:
             standing = _standing(volume, replica, answers, now, max_lag(volume.name))
             if standing.known != replica:
@@ -102,6 +105,21 @@ def survey(
                     world.catalog.put_replica(_to_remember(replica, standing.known))
             found.append(standing)
     return found
+
+
+def _filling(volume: KnownVolume, home: Answer, now_ns: int) -> Iterator[ReplicaStanding]:
+    for each in home.reply.filling:
+        if each.uuid == volume.uuid:
+            row = KnownReplica(
+                each.move_id,
+                each.uuid,
+                volume.host,
+                each.path,
+                missing_bytes=each.missing_bytes,
+                checked_ns=now_ns,
+            )
+            dead = () if each.running else ("the process that fetches does not run",)
+            yield filling_home(volume.name, row, each.faults or dead, each.way)
 
 
 def _to_remember(before: KnownReplica, now: KnownReplica) -> KnownReplica:
@@ -126,7 +144,7 @@ def _standing(
         return dataclasses.replace(standing_of(volume.name, replica, now_ns, max_lag), faults=(_strange(status),))
     seen = seen_now(replica, status, now_ns)
     faults = status.faults or (() if status.running else ("what must run for it there does not",))
-    return dataclasses.replace(standing_of(volume.name, seen, now_ns, max_lag), faults=faults)
+    return dataclasses.replace(standing_of(volume.name, seen, now_ns, max_lag), faults=faults, way=status.way)
 
 
 def _strange(status: ReplicaStatus | None) -> str:

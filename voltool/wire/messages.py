@@ -13,6 +13,7 @@ from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
 from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, CloneInfo, DumpHeader, DumpResult, FileProblem, Hooks, Split, VolumeRecord
 from voltool.wire import codec
+from voltool.wire.doors import AwaitGuests, CloseDoor, ComeIn, DoorOpened, Guests, OpenDoor
 from voltool.wire.moving import (
     AbortMove,
     Arrived,
@@ -650,6 +651,7 @@ Message = Union[
     ChooseHome, SendBeginning, ShowStanding, Standing,
     PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
     ReachSources, SourcesReached, ListenTunnel, TunnelListening, EnterTunnel, LeaveTunnel, TunnelOver, EndTunnel,
+    OpenDoor, DoorOpened, AwaitGuests, Guests, CloseDoor, ComeIn,
 ]  # fmt: skip
 
 KNOWN: Dict[str, type] = {cls.__name__: cls for cls in Message.__args__}  # type: ignore[attr-defined]

@@ -188,7 +188,8 @@ class AskFill:
 @dataclass(frozen=True)
 class FillStatus:
     """``move``: the record; None where no lazy move has brought the volume here. ``missing_files``, ``missing_bytes``: what is
-    not here yet; ``paths`` of it. ``running``: whether the process that fetches does; ``faults``: what goes wrong, for people."""
+    not here yet; ``paths`` of it. ``running``: whether the process that fetches does; ``faults``: what goes wrong, for people.
+    ``way``: see `replicas.way_of`."""
 
     move: Optional[TargetMove]
     missing_files: int = 0
@@ -196,6 +197,7 @@ class FillStatus:
     running: bool = True
     faults: Tuple[str, ...] = ()
     paths: Tuple[bytes, ...] = ()
+    way: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Optional, Tuple
 
 from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
+from voltool.wire.doors import Door
 
 # ------------------------------------------------------------------------------------------------- the volume's home
 
@@ -95,7 +96,7 @@ class ReplicaStatus:
     """``replica``: the record, as it is now. ``held``: the state that lies there completely and can be swapped in, or is
     served; an increment is made against it; empty: none. ``missing_bytes``, ``missing_files``: of a lazy one, what is not
     there yet; ``running``: whether what must run for it does (the lazy mount; the read-only mount of a full one). ``faults``:
-    what is not as it should be, for people."""
+    what is not as it should be, for people. ``way``: of a lazy one, see `way_of`."""
 
     replica: ReplicaRecord
     held: str = ""
@@ -103,6 +104,7 @@ class ReplicaStatus:
     missing_files: int = 0
     running: bool = True
     faults: Tuple[str, ...] = ()
+    way: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,29 @@ class ReceiveManifest:
 @dataclass(frozen=True)
 class FetchSource:
     """A host that serves the files of a lazy replica (`ServeFiles`): the addresses to try, in this order, the port, and the
-    certificate (DER) that it will show. ``host`` for people."""
+    certificate (DER) that it will show. ``host`` for people. ``comes``: it comes to the replica's door instead, and cannot be
+    connected to (`wire.doors`)."""
 
     host: str
     addresses: Tuple[str, ...]
     port: int
     certificate: bytes
+    comes: bool = False
+
+
+#: The ways by which files come to a lazy replica: its host connects to those that serve; they connect to it; through the command
+#: line.
+WAY_DIRECT, WAY_REVERSE, WAY_RELAY = "direct", "reverse", "relay"
+_LOOPBACK = "127.0.0.1"
+
+
+def way_of(sources: Tuple[FetchSource, ...]) -> str:
+    """By which way files come from ``sources``; empty: from nowhere. Only a tunnel is at the loopback alone."""
+    if any(source.comes for source in sources):
+        return WAY_REVERSE
+    if any(source.addresses == (_LOOPBACK,) for source in sources):
+        return WAY_RELAY
+    return WAY_DIRECT if sources else ""
 
 
 @dataclass(frozen=True)
@@ -181,15 +200,32 @@ class RemoveReplica:
 
 @dataclass(frozen=True)
 class ListReplicas:
-    """The replicas on this host, and what it keeps for replicas elsewhere. Answered by `ReplicasReply`. Touches nothing."""
+    """The replicas on this host, what it keeps for replicas elsewhere, and homes that are being filled. Answered by
+    `ReplicasReply`. Touches nothing."""
+
+
+@dataclass(frozen=True)
+class FillingHome:
+    """The volume ``uuid`` lives on this host, at ``path``, and not all of it is here: its lazy move ``move_id`` is being filled.
+    The rest as of `ReplicaStatus`."""
+
+    uuid: str
+    move_id: str
+    path: bytes
+    missing_bytes: int
+    missing_files: int
+    running: bool
+    faults: Tuple[str, ...]
+    way: str
 
 
 @dataclass(frozen=True)
 class ReplicasReply:
-    """``replicas`` on this host, ``bases`` kept here for others."""
+    """``replicas`` on this host, ``bases`` kept here for others, and ``filling`` homes."""
 
     replicas: Tuple[ReplicaStatus, ...]
     bases: Tuple[ReplicaBase, ...]
+    filling: Tuple[FillingHome, ...] = ()
 
 
 # ------------------------------------------------------------------------------------- who serves files to a lazy one
@@ -215,22 +251,25 @@ class ServeFiles:
     """Serve the files of one tree to a lazy replica, by a process that outlives this connection: of the clone that is kept for
     ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy
     that the volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``:
-    ``from-to`` or empty. Answered by `FilesServed`. Repeatable."""
+    ``from-to`` or empty. ``door``: connect to that one of the replica's host too, again whenever that breaks; None: as before.
+    Answered by `FilesServed`. Repeatable."""
 
     uuid: str
     replica_id: str
     what: str
     peer: bytes
     ports: str = ""
+    door: Optional[Door] = None
 
 
 @dataclass(frozen=True)
 class FilesServed:
-    """Where, and the certificate (DER) that is shown."""
+    """Where, and the certificate (DER) that is shown. ``fault``: why the host is not at the door where it should be."""
 
     addresses: Tuple[str, ...]
     port: int
     certificate: bytes
+    fault: str = ""
 
 
 @dataclass(frozen=True)

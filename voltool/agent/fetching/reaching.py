@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Sequence, Tuple
 
+from voltool.agent.door.ringing import take_link
 from voltool.agent.fetching.asking import FetchLink
 from voltool.agent.fetching.keys import kept_identity
 from voltool.agent.fetching.pool import Pool, Source
@@ -15,10 +16,12 @@ from voltool.agent.host import HostState
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
 from voltool.errors import UnreachableError, VoltoolError
-from voltool.wire.replicas import FetchSource
+from voltool.wire.replicas import FetchSource, SourcesReached
 
 #: The certificates alone say who may come: what is served outlives every session, so there is no token of one.
 _TOKEN = b""
+#: A host that is asked whether it can be reached directly has so long, seconds.
+_PROBE = 8.0
 #: How long one source may take, seconds.
 _PATIENCE = 10.0
 #: What it may take besides.
@@ -29,7 +32,8 @@ def make_pool(host: HostState, replica_id: str, sources: Sequence[FetchSource], 
     """A pool for one process, after its last fork; nothing is connected yet. ``timeout``: see `StartLazy`. HostError where this
     host's key cannot be read or made."""
     identity = kept_identity(host, replica_id)
-    return Pool([Source(source.host, functools.partial(_connect, identity, source)) for source in sources], timeout)
+    connect = functools.partial(link_with, host, replica_id, identity)
+    return Pool([Source(source.host, functools.partial(connect, source)) for source in sources], timeout)
 
 
 def unreachable_sources(pool: Pool, patience: float) -> Dict[str, str]:
@@ -62,6 +66,12 @@ def first_reached(pool: Pool, patience: float) -> Tuple[str, Dict[str, str]]:
     return "", faults
 
 
+def sources_reached(host: HostState, replica_id: str, sources: Sequence[FetchSource]) -> SourcesReached:
+    """Answers `ReachSources`."""
+    reached, faults = first_reached(make_pool(host, replica_id, sources, _PROBE), _PROBE)
+    return SourcesReached(reached, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
+
+
 def _probe(source: Source, patience: float) -> str:
     try:
         source.connect(patience).close()
@@ -70,7 +80,10 @@ def _probe(source: Source, patience: float) -> str:
     return ""
 
 
-def _connect(identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
+def link_with(host: HostState, replica_id: str, identity: Identity, source: FetchSource, timeout: float) -> FetchLink:
+    """A connection with a host that serves, made by this one or, where that cannot be, by that one. VoltoolError."""
+    if source.comes:
+        return take_link(host.directory, replica_id, identity, source.certificate, timeout)
     return join(identity, source.certificate, source.addresses, source.port, _TOKEN, timeout)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Optional
 
 from voltool.agent.daemon import Daemon
 from voltool.agent.fetching.keys import drop_identity, has_identity, kept_identity, serving_purpose
@@ -26,6 +27,7 @@ from voltool.volumes.records import VolumeHome, list_entries, open_home
 from voltool.volumes.registry import driver_named
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.conversation import Conversation
+from voltool.wire.doors import Door
 from voltool.wire.messages import Done
 from voltool.wire.moving import ReleaseRetired
 from voltool.wire.replicas import FilesServed, ServeFiles, StopServing
@@ -37,7 +39,7 @@ CLONE, REPLICA, COPY = "clone", "replica", "retired"
 @dataclass(frozen=True)
 class ServeWishes:
     """What the process shall do: ``label`` names the clone (`CLONE`), ``peer`` is the certificate (DER) of whoever may come,
-    ``port`` the one it had last time."""
+    ``port`` the one it had last time; ``door``: see `ServeFiles`."""
 
     uuid: str
     what: str
@@ -45,6 +47,7 @@ class ServeWishes:
     ports: str
     label: str = ""
     port: int = 0
+    door: Optional[Door] = None
 
 
 class ServeBook:
@@ -107,13 +110,16 @@ def serve_files(request: ServeFiles, conversation: Conversation, host: HostState
         known = from_plain(ServeWishes, before) if before is not None else None
         if known is not None:
             wishes = dataclasses.replace(wishes, port=known.port)
+            if request.door is None:
+                wishes = dataclasses.replace(wishes, door=known.door)
+        fault = running.facts.get("door", "") if running is not None else ""
         if running is None or not running.ready or known != wishes or not book.daemon.is_current():
             book.save(wishes)
             running = book.daemon.start(f"voltool: serves files to the replica {request.replica_id}")
             wishes = dataclasses.replace(wishes, port=int(running.facts["port"]))
             book.save(wishes)
     addresses = own_addresses(os.environ, loopback=True)
-    return FilesServed(tuple(addresses), wishes.port, certificate)
+    return FilesServed(tuple(addresses), wishes.port, certificate, fault)
 
 
 def stop_serving(request: StopServing, conversation: Conversation, host: HostState) -> Done:
@@ -175,7 +181,8 @@ def _wishes(request: ServeFiles, host: HostState) -> ServeWishes:
     if request.what == CLONE:
         home = open_home(host.directory, request.uuid, b"", moving=True)
         label = _kept_label(home, request.replica_id)
-    return ServeWishes(request.uuid, request.what, request.peer, request.ports, label)
+    door = request.door if request.door is not None and request.door.port else None
+    return ServeWishes(request.uuid, request.what, request.peer, request.ports, label, door=door)
 
 
 def _kept_label(home: VolumeHome, replica_id: str) -> str:

@@ -13,9 +13,10 @@ import syslog
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator
+from typing import Callable, Dict, Iterator, Optional
 
 from voltool.agent.daemon_life import Life
+from voltool.agent.door.visiting import Visitor
 from voltool.agent.fetching.answering import Answerer
 from voltool.agent.fetching.asking import FetchLink
 from voltool.agent.fetching.served import ServeBook, open_tree
@@ -47,8 +48,11 @@ def run(identity: str, host: HostState, life: Life) -> None:
     listener = _listen(book)
     try:
         server = FileServer(lambda: open_tree(host, wishes), lambda message: book.hear(host, message))
-        life.tell(port=str(listener.port))
-        if _is_over(listener, server, life):
+        visitor = None
+        if wishes.door is not None:
+            visitor = Visitor(book.identity(), wishes.peer, wishes.door, server.begin)
+            visitor.start()
+        if _is_over(listener, server, life, visitor):
             book.retire()
     finally:
         listener.close()
@@ -63,20 +67,28 @@ def _listen(book: ServeBook) -> Listener:
     return Listener(identity, [wishes.peer], wishes.ports, links=0)
 
 
-def _is_over(listener: Listener, server: FileServer, life: Life) -> bool:
-    """Serve until that is over for ever (True: the tree is gone, or nobody comes), or the process shall end (False)."""
+def _is_over(listener: Listener, server: FileServer, life: Life, visitor: Optional[Visitor]) -> bool:
+    """Serve until that is over for ever (True: the tree is gone, or nobody comes), or the process shall end (False). What there
+    is to be said of it is said meanwhile."""
+    said: Dict[str, str] = {}
     threading.Thread(target=_accept, args=(listener, server), name="voltool-accept", daemon=True).start()
     used = time.monotonic()
     looked = used
-    while not life.ending.wait(_TICK) and not server.released.is_set():
+    while True:
+        facts = {"port": str(listener.port), "door": visitor.fault if visitor is not None else ""}
+        if facts != said:
+            said = facts
+            life.tell(**facts)
+        seeking = visitor is not None and not visitor.is_there
+        if life.ending.wait(_TICK / 5 if seeking else _TICK) or server.released.is_set():
+            return server.released.is_set()
         if time.monotonic() - looked < _LOOK:
             continue
         looked = time.monotonic()
-        if server.links:
+        if server.links or (visitor is not None and visitor.is_there):
             used = time.monotonic()
         if time.monotonic() - used > _UNUSED or not server.has_tree():
             return True
-    return server.released.is_set()
 
 
 def _accept(listener: Listener, server: FileServer) -> None:

@@ -6,12 +6,23 @@ import functools
 from typing import Callable, Iterator
 
 from voltool.agent.daemon import Daemon, list_daemons
+from voltool.agent.door.book import KIND as DOOR_KIND
+from voltool.agent.door.book import is_wanted
 from voltool.agent.fetching.keys import drop_identity, serving_purpose
+from voltool.agent.fetching.served import KIND as SERVE_KIND
 from voltool.agent.host import HostState
 from voltool.agent.lazy.book import KIND as LAZY_KIND
 from voltool.agent.replica.records import ReplicaBook
 from voltool.frozen import dataclass
 from voltool.model import LAZY, LAZY_HOME
+
+#: What each kind of process does, for people.
+_DOING = {
+    DOOR_KIND: "lets hosts come that serve files to a lazy replica",
+    LAZY_KIND: "fills the lazy replica",
+    SERVE_KIND: "serves files to a lazy replica",
+}
+_ELSE = "brings a volume to its new home"
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,10 @@ def troubles(host: HostState) -> Iterator[Trouble]:
             yield Trouble(
                 name, "what is kept of a process that filled a lazy replica", functools.partial(_remove, host, daemon)
             )
+        elif daemon.kind == DOOR_KIND and daemon.running() is None and not is_wanted(host, daemon.identity):
+            yield Trouble(name, "what is kept of a door that nobody needs", functools.partial(_remove, host, daemon))
         elif daemon.running() is None:
-            doing = "fills the lazy replica" if daemon.kind == LAZY_KIND else "serves files to a lazy replica"
+            doing = _DOING.get(daemon.kind, _ELSE)
             last = daemon.last()
             why = f" ({last.fault})" if last is not None and last.fault else ""
             yield Trouble(name, f"the process that {doing} does not run{why}", functools.partial(_start, daemon))
@@ -49,7 +62,7 @@ def remove_daemons(host: HostState) -> None:
 def _remove(host: HostState, daemon: Daemon) -> None:
     with daemon.controlled():
         daemon.remove()
-        drop_identity(host, daemon.identity if daemon.kind == LAZY_KIND else serving_purpose(daemon.identity))
+        drop_identity(host, serving_purpose(daemon.identity) if daemon.kind == SERVE_KIND else daemon.identity)
 
 
 def _start(daemon: Daemon) -> None:

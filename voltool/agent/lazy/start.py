@@ -13,8 +13,9 @@ import time
 from typing import List, Protocol
 
 from voltool import durable
+from voltool.agent.door.book import DoorBook, end_door
 from voltool.agent.fetching.keys import drop_identity
-from voltool.agent.fetching.reaching import first_reached, make_pool
+from voltool.agent.fetching.reaching import sources_reached
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival, open_index
 from voltool.agent.lazy.book import LazyBook, LazyWishes
@@ -27,8 +28,6 @@ from voltool.showing import shown
 from voltool.wire import moving, replicas
 from voltool.wire.conversation import Conversation
 
-#: A host that is asked whether it can be reached directly has so long, seconds.
-_PROBE = 8.0
 #: The process says how far it is within so many seconds.
 _PATIENCE = 3.0
 _POLL = 0.02
@@ -83,14 +82,14 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
         elif wishes != book.wishes():
             book.save(wishes)
         _await_status(book)
+    if replicas.way_of(step.sources) != replicas.WAY_REVERSE:
+        end_door(host, record.replica_id)
     return session.status()
 
 
 def reach_sources(step: replicas.ReachSources, session: Session) -> replicas.SourcesReached:
     """The step `ReachSources`."""
-    pool = make_pool(session.host, session.replica.record.replica_id, step.sources, _PROBE)
-    host, faults = first_reached(pool, _PROBE)
-    return replicas.SourcesReached(host, "; ".join(f"{name}: {why}" for name, why in sorted(faults.items())))
+    return sources_reached(session.host, session.replica.record.replica_id, step.sources)
 
 
 def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatus:
@@ -108,12 +107,17 @@ def lazy_status(host: HostState, record: ReplicaRecord) -> replicas.ReplicaStatu
         faults.append("its disk is full: what is read is fetched each time, and filling waits for room")
     if said.fault:
         faults.append(said.fault)
+    wishes = book.wishes()
+    way = replicas.way_of(wishes.sources) if wishes is not None else ""
+    if way == replicas.WAY_REVERSE and DoorBook(host.directory, record.replica_id).daemon.running() is None:
+        faults.append("what lets the hosts come that serve its files does not run; the next sync starts it")
     return replicas.ReplicaStatus(
         record,
         missing_bytes=said.missing_bytes,
         missing_files=said.missing_files,
         running=lives and is_answering(record.path),
         faults=tuple(faults),
+        way=way,
     )
 
 
@@ -121,6 +125,7 @@ def end_lazy(host: HostState, record: ReplicaRecord) -> None:
     """Its process and mount end, its key goes; what has come of it stays in the replica's place. Idempotent. HostError where the
     process cannot be ended."""
     book = LazyBook(host, record.replica_id)
+    end_door(host, record.replica_id)
     with book.daemon.controlled():
         book.daemon.remove()
         clear_mounts(record.path)

@@ -8,6 +8,7 @@ import os
 from typing import Iterator, List, Tuple
 
 from voltool.agent.daemon import Running
+from voltool.agent.door.book import DoorBook
 from voltool.agent.host import HostState
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.mounted import read_status
@@ -22,6 +23,7 @@ from voltool.showing import shown
 from voltool.volumes.moving.records import MoveBook
 from voltool.wire.conversation import Conversation
 from voltool.wire.moving import AskFill, FillStatus
+from voltool.wire.replicas import WAY_REVERSE, way_of
 
 
 def ask_fill(request: AskFill, conversation: Conversation, host: HostState) -> FillStatus:
@@ -58,7 +60,8 @@ def status_of(home: LazyHome, most: int) -> FillStatus:
         files = len(missing)
         paths = tuple(missing[:most] if most >= 0 else missing)
     alive = running is not None and running.ready
-    return FillStatus(move, files, size, alive, tuple(_faults(home, running)), paths)
+    way = way_of(home.wishes().sources)
+    return FillStatus(move, files, size, alive, tuple(_faults(home, running)), paths, way)
 
 
 def _faults(home: LazyHome, running: object) -> Iterator[str]:
@@ -69,6 +72,9 @@ def _faults(home: LazyHome, running: object) -> Iterator[str]:
         yield f"all has come; it cannot end yet: {running.facts['waiting']}"
     if home.move.phase == PUBLISHED and not overlay.is_mounted(home.layers.path) and not home.is_whole():
         yield f"nothing is mounted at {shown(home.layers.path)}"
+    door = DoorBook(home.host.directory, home.move.move_id)
+    if way_of(home.wishes().sources) == WAY_REVERSE and door.daemon.running() is None:
+        yield "the process that lets the old home come does not run"
     status = read_status(home.status_file)
     if status is not None and status.full:
         yield "the file system is full: what comes cannot be kept"

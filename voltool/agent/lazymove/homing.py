@@ -14,7 +14,7 @@ from typing import Callable, Optional
 
 from voltool.agent.daemon_life import Life
 from voltool.agent.fetching.keys import drop_identity, kept_identity
-from voltool.agent.fetching.reaching import make_pool
+from voltool.agent.fetching.reaching import link_with, make_pool
 from voltool.agent.host import HostState
 from voltool.agent.lazy.mounted import clear_mounts
 from voltool.agent.lazy.service import LazyService, LazySettings
@@ -23,7 +23,6 @@ from voltool.agent.lazymove import overlay
 from voltool.agent.lazymove.ending import Ending
 from voltool.agent.lazymove.given import GivenFirst, Nobody, Renewed
 from voltool.agent.lazymove.home import LazyHome, let_go
-from voltool.agent.path.joining import join
 from voltool.errors import VoltoolError
 from voltool.model import PUBLISHED, ROOT_OBJECT
 from voltool.tree.apply.attributes import Attributes
@@ -220,7 +219,7 @@ class _Homing:
 def _tell(home: LazyHome, source: FetchSource, log: Callable[[str], None]) -> bool:
     try:
         identity = kept_identity(home.host, home.move.move_id)
-        link = join(identity, source.certificate, source.addresses, source.port, b"", _CONNECT)
+        link = link_with(home.host, home.move.move_id, identity, source, _CONNECT)
         try:
             link.send(ReleaseRetired(home.move.uuid, home.move.move_id))
             link.receive(_CONNECT)

@@ -30,6 +30,9 @@ from voltool.volumes.moving.target import MovingTarget
 from voltool.wire import messages, moving, replicas
 from voltool.wire.conversation import Conversation
 
+#: Steps of a lazy move alone.
+_LAZY_STEPS = (moving.FetchFrom, replicas.ReachSources, replicas.ReceiveManifest)
+
 
 def move_in(request: moving.MoveIn, conversation: Conversation, host: HostState) -> messages.Message:
     """Handle `MoveIn` and the steps of its session. Raises BusyError, RefusedError, SpaceError, IntegrityError."""
@@ -100,7 +103,7 @@ class _Session:
             return messages.EndOfData()
         if isinstance(step, moving.ReceiveDump):
             return self._receive(step)
-        if isinstance(self._ground, LazyTarget) and isinstance(step, (moving.FetchFrom, replicas.ReceiveManifest)):
+        if isinstance(self._ground, LazyTarget) and isinstance(step, _LAZY_STEPS):
             return self._lazy_step(self._ground, step)
         if isinstance(step, moving.GetReady):
             self._ground.get_ready()
@@ -123,8 +126,10 @@ class _Session:
         raise AgentError("that is no step of a move", why=type(step).__name__)
 
     def _lazy_step(
-        self, ground: LazyTarget, step: Union[moving.FetchFrom, replicas.ReceiveManifest]
+        self, ground: LazyTarget, step: Union[moving.FetchFrom, replicas.ReachSources, replicas.ReceiveManifest]
     ) -> messages.Message:
+        if isinstance(step, replicas.ReachSources):
+            return ground.reach(step)
         if isinstance(step, moving.FetchFrom):
             ground.fetch_from(step)
             return moving.TargetStatus(self._target.status(), ground.held_state())

@@ -11,7 +11,7 @@ from typing import Iterator
 
 from voltool import durable
 from voltool.agent.fetching.keys import drop_identity
-from voltool.agent.fetching.reaching import reach_one
+from voltool.agent.fetching.reaching import reach_one, sources_reached
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import ManifestArrival
 from voltool.agent.lazy.index import TreeIndex
@@ -130,6 +130,12 @@ class LazyTarget(HostTarget):
                     why=why,
                     remedy="voltool move without --lazy",
                 )
+
+    def reach(self, step: replicas.ReachSources) -> replicas.SourcesReached:
+        """The step `ReachSources`."""
+        move = self.load()
+        assert move is not None
+        return sources_reached(self._host, move.move_id, step.sources)
 
     def fetch_from(self, step: FetchFrom) -> None:
         """The step `FetchFrom`."""

@@ -34,11 +34,13 @@ def join(
     timeout: float,
     *,
     silence: float = SILENCE,
+    preamble: bytes = b"",
 ) -> Link:
-    """A link to the `Listener` at one of the ``addresses`` that holds the key of the certificate ``peer`` (DER).
+    """A link to the `Listener` at one of the ``addresses`` that holds the key of the certificate ``peer`` (DER). ``preamble`` is
+    sent before TLS begins, in clear.
 
     UnreachableError, with what happened at each address, where none is made within ``timeout`` seconds."""
-    attempts = _Attempts(identity, peer, port, time.monotonic() + timeout)
+    attempts = _Attempts(identity, peer, port, time.monotonic() + timeout, preamble)
     try:
         return Link(attempts.first(addresses[:_MOST_ADDRESSES], token), peer, silence)
     finally:
@@ -48,7 +50,8 @@ def join(
 class _Attempts:
     """One thread an address, up to the certificates; then one at a time, in the order in which they got there."""
 
-    def __init__(self, identity: Identity, peer: bytes, port: int, deadline: float) -> None:
+    def __init__(self, identity: Identity, peer: bytes, port: int, deadline: float, preamble: bytes) -> None:
+        self._preamble = preamble
         self._context = client_context(identity, peer)
         self._peer = peer
         self._port = port
@@ -106,6 +109,8 @@ class _Attempts:
         left = max(0.01, self._deadline - time.monotonic())
         raw = socket.create_connection((address, self._port), timeout=left)
         try:
+            if self._preamble:
+                raw.sendall(self._preamble)
             connection = self._context.wrap_socket(raw, do_handshake_on_connect=False)
         except BaseException:
             raw.close()

@@ -46,6 +46,10 @@ class Link:
         """Whether it is closed, by us or because it broke."""
         return self._closed
 
+    def fileno(self) -> int:
+        """For select(2): readable where something has come, or it has ended; -1: closed."""
+        return self._connection.fileno()
+
     def send(self, message: messages.Message) -> None:
         """Send one message."""
         payload = messages.encode(message)

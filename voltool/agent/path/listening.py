@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from voltool.agent.path.addresses import own_addresses
 from voltool.agent.path.contexts import server_context
@@ -31,13 +31,17 @@ _BACKLOG = 1024
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _MOST_PORT = 65_535
 
+#: Given a connection before TLS begins, and until when (time.monotonic()): whether it has taken it. Raises what is wrong with it.
+Claim = Callable[[ssl.SSLSocket, float], bool]
+
 
 class Listener:
     """Listens from its making to `close`, at one port on all addresses, IPv4 and IPv6.
 
     ``peers``: the certificates (DER) of those who are let in, if they know ``token``. ``ports``: ``from-to``, empty: any.
     ``links``: after so many the port is closed (0: it stays open for more). ``patience``: seconds for each handshake;
-    ``silence`` as of `Link`. HostError where no port can be had, UsageError where ``ports`` is no range.
+    ``silence`` as of `Link`; ``claim`` may take connections. HostError where no port can be had, UsageError where
+    ``ports`` is no range.
     """
 
     def __init__(
@@ -50,7 +54,9 @@ class Listener:
         links: int = 1,
         patience: float = PATIENCE,
         silence: float = SILENCE,
+        claim: Claim = lambda _connection, _deadline: False,
     ) -> None:
+        self._claim = claim
         self._context = server_context(identity, peers)
         self._peers = tuple(peers)
         self._token = token
@@ -135,8 +141,11 @@ class Listener:
             self._pending.pop(number, None)
 
     def _greet(self, number: int, connection: ssl.SSLSocket) -> None:
+        deadline = time.monotonic() + self._patience
         try:
-            peer = welcome(connection, self._peers, self._token, time.monotonic() + self._patience)
+            if self._claim(connection, deadline):
+                return
+            peer = welcome(connection, self._peers, self._token, deadline)
             link = Link(connection, peer, self._silence)
         except (OSError, VoltoolError, ValueError):  # a stranger
             connection.close()

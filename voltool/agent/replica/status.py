@@ -1,4 +1,5 @@
-"""What a host tells of its replicas, and of what it keeps for replicas elsewhere; and the verb ListReplicas. Ships to servers.
+"""What a host tells of its replicas, of what it keeps for replicas elsewhere, and of homes that are being filled; the verb
+ListReplicas. Ships to servers.
 
 Touches nothing.
 """
@@ -15,9 +16,10 @@ from voltool.agent.replica.out_place import list_bases
 from voltool.agent.replica.place import place_of
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.served import ServedTree
-from voltool.model import LAZY, SERVING, ReplicaBase, ReplicaRecord
+from voltool.model import LAZY, PUBLISHED, SERVING, ReplicaBase, ReplicaRecord
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.registry import driver_named
 from voltool.wire import messages, replicas
 from voltool.wire.conversation import Conversation
@@ -33,7 +35,27 @@ def list_replicas(
     bases: List[ReplicaBase] = []
     for home in records.list_homes(host.directory):
         bases += list_bases(home, driver_named(home.record.driver))
-    return replicas.ReplicasReply(here, tuple(bases))
+    return replicas.ReplicasReply(here, tuple(bases), tuple(_filling(host)))
+
+
+def _filling(host: HostState) -> Iterator[replicas.FillingHome]:
+    """Homes of volumes that have come here by a lazy move, as long as not all has come."""
+    for move in MoveBook(host.directory).targets():
+        if move.lazy and move.phase == PUBLISHED:
+            from voltool.agent.lazymove.fill import status_of as fill_of
+            from voltool.agent.lazymove.home import LazyHome
+
+            fill = fill_of(LazyHome(host, move), 0)
+            yield replicas.FillingHome(
+                move.uuid,
+                move.move_id,
+                move.path,
+                fill.missing_bytes,
+                fill.missing_files,
+                fill.running,
+                fill.faults,
+                fill.way,
+            )
 
 
 def status_of(replica: HostReplica) -> replicas.ReplicaStatus:

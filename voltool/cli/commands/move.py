@@ -101,7 +101,9 @@ def move(  # noqa: PLR0917 - typer gives them by name
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Lock also for longer than --downtime.")] = False,
 ) -> int:
     """Move a volume in use to another host, with a short lock at the end."""
+    from voltool.cli.move_asked import Given, refuse_stray
     from voltool.move.driver import MoveOptions
+    from voltool.move.lazy import refuse_relay
 
     invocation = begin(context, "move")
     wanted = [bool(target), resume is not None, abort is not None, status]
@@ -112,17 +114,19 @@ def move(  # noqa: PLR0917 - typer gives them by name
         )
     if forget_target and abort is None:
         raise UsageError("--forget-target goes with --abort", remedy="voltool move --abort NAME --forget-target")
+    refuse_stray(
+        begun=target is not None and not status, resumed=resume is not None, given=Given(lazy, dry_run, fill_from)
+    )
     if status:
         return _status(invocation, name, target)
     if abort is not None:
         return _abort(invocation, _which(invocation, abort, name), forget_target=forget_target)
 
-    if fill_from is not None and resume is None:
-        raise UsageError("--fill-from goes with --resume", remedy="voltool move --resume NAME --fill-from /directory")
-
     def confirm(predicted: float) -> None:
         _confirm(invocation, predicted, downtime, yes=yes)
 
+    if lazy:
+        refuse_relay(path or invocation.settings.path)
     if dry_run:
         return _plan(invocation, name, target, only_hooks=lock == "none", lazy=lazy)
 
@@ -196,21 +200,16 @@ def _resume(
     from voltool.move.job import resume_move
 
     if given is not None or lazy_shown.is_filling(invocation, which.name):
-        return lazy_shown.go_on_filling(invocation, which.name, settings, given)
+        return lazy_shown.go_on_filling(invocation, which.name, given)
     began = time.monotonic()
     done, ends = resume_move(invocation.world, which, settings, options)
     return _finish(invocation, which.name, done, ends, time.monotonic() - began)
-
-
-def _home_of(invocation: Invocation, name: str) -> str:
-    return invocation.world.catalog.volume(name).host
 
 
 def _move(
     invocation: Invocation, name: str, target: str, settings: SessionSettings, options: MoveOptions, *, lazy: bool
 ) -> int:
     import time
-    from dataclasses import replace
 
     from voltool.cli.location import parse_host, parse_location
     from voltool.move.job import MoveWish, move_volume
@@ -219,10 +218,6 @@ def _move(
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
     wish = MoveWish(name, host, place.path if place else None, settings, options, lazy)
-    if lazy:
-        wish = replace(
-            wish, settings=replace(settings, ports=invocation.settings.host(_home_of(invocation, name)).ports)
-        )
     done, ends = move_volume(invocation.world, wish)
     return _finish(invocation, name, done, ends, time.monotonic() - began)
 
@@ -243,8 +238,8 @@ def _plan(invocation: Invocation, name: str | None, target: str | None, *, only_
     from voltool.errors import EXIT_DONE, EXIT_FAILED
     from voltool.move.plan import plan_move
 
-    if not name or not target:
-        raise UsageError("--dry-run plans a move that begins", remedy="voltool move NAME HOST[:/path] --dry-run")
+    assert name
+    assert target
     place = parse_location(target) if ":/" in target else None
     host = place.host if place else parse_host(target)
     plan = plan_move(invocation.world, name, host, place.path if place else None, only_hooks=only_hooks, lazy=lazy)

@@ -24,7 +24,10 @@ def replica_list(
 ) -> int:
     """The replicas: where they are, how far behind in time and in clones, what a lazy one still lacks. All hosts are asked at
     once; of one that does not answer within some seconds stands there what was seen last, and when. Exit code 3 when a replica
-    is older than its limit (max_lag), or is not as it should be on its host."""
+    is older than its limit (max_lag), or is not as it should be on its host.
+
+    A volume that has moved with --lazy is there too (lazy home), until all of it has come to its new home. WAY is how the
+    files come that are missing: direct, reverse (the hosts that have them connect), or relay (through a command line)."""
     import time
 
     from voltool.backup.replicas import max_lag_of, place_of, wrongs
@@ -40,7 +43,8 @@ def replica_list(
     volumes = [world.catalog.volume(name)] if name else world.catalog.volumes()
     tell_former(invocation, volumes)
     volumes = [world.catalog.volume(volume.name) for volume in volumes]
-    found = survey(world, volumes, lambda volume: max_lag_of(settings, volume))
+    moved = {move.volume_uuid for move in world.catalog.moves()} | {volume.uuid for volume in volumes if name}
+    found = survey(world, volumes, lambda volume: max_lag_of(settings, volume), moved=moved)
     show_replicas(invocation.output, found, time.time_ns())
     for each in found:
         for text in wrongs(each):
