@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.catalog.samples import make_dump
-from voltool.model import StoredDump
+from voltool.model import Epoch, StoredDump
 from voltool.policy.suspicion import in_words, suspicious
 
 MIB = 1 << 20
@@ -98,3 +98,24 @@ def test_the_factor_is_the_users() -> None:
     busy = month(dump(22, 1, 15 * MIB, 1022))
     assert suspicious(busy, 10) == []
     assert len(suspicious(busy, 5)) == 1
+
+
+def at_home(dump: StoredDump, number: int, token: str, hours: float) -> StoredDump:
+    epoch = Epoch(number, token, f"host {token}")
+    return replace(dump, header=replace(dump.header, epoch=epoch, clone_time_ns=int(hours * 3600 * 1_000_000_000)))
+
+
+def test_a_dump_of_a_home_that_has_been_replaced() -> None:
+    before, after = at_home(dump(1, 0, MIB), 1, "old", 0), at_home(dump(101, 0, MIB), 2, "new", 24)
+    late = at_home(dump(2, 0, MIB), 1, "old", 48)
+    (found,) = suspicious([before, late, after], 10, judged=101)
+    assert found.dump is late
+    assert found.why == "it is of a home that has been replaced: epoch 1, where the volume had 2, at host new"
+    assert suspicious([before, late, after], 10, accepted={late.header.dump_id}) == []
+    skewed = at_home(dump(2, 0, MIB), 1, "old", 24.5)
+    assert suspicious([before, skewed, after], 10) == [], "clocks differ: it may be from just before a move"
+    other = at_home(dump(102, 0, MIB), 2, "another", 48)
+    (found,) = suspicious([before, after, other], 10)
+    assert found.why == "it is of one of two homes with the same epoch (2); host new is the other one"
+    again = [at_home(dump(1, 0, MIB), 1, "first", 0), at_home(dump(2, 0, MIB), 1, "adopted anew", 48)]
+    assert suspicious(again, 10) == []

@@ -34,6 +34,7 @@ class Ground:
     def __init__(self, site: Site, filesystem: LoopFilesystem, hosts: tuple[str, ...]) -> None:
         self.site = site
         self.path = filesystem.path
+        self.said: list[str] = []
         self.volume = filesystem.path / "vol"
         for host in hosts:
             site.add_host(host)
@@ -56,14 +57,15 @@ class Ground:
         return self.path / f"of-{host}" / "vol"
 
     def voltool(self, *arguments: str, expect: tuple[int, ...] = (0,), **environment: str) -> dict[str, Any]:
-        """The result of a call of voltool, in this process: that is much faster than one of its own."""
+        """The result of a call of voltool, in this process: that is much faster than one of its own. Events are in ``said``."""
         said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
             for name, value in {**self.site.environment, **environment}.items():
                 patch.setenv(name, value)
             code = main(["--json", *arguments])
         said.seek(0)
-        result: dict[str, Any] = json.loads(said.read().splitlines()[-1])
+        *self.said, last = said.read().splitlines()
+        result: dict[str, Any] = json.loads(last)
         assert code in expect, json.dumps(result.get("errors", result.get("error")))
         return result
 

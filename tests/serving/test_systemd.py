@@ -49,9 +49,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         pytest.skip("needs root, systemd and dbus-daemon")
     directory = tmp_path / "machine"
     directory.mkdir()
-    made = Machine(directory)
-    for name in TARGETS:
-        (directory / "units" / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
+    made = Machine(directory, TARGETS)
     subprocess.run(["mount", "--bind", str(directory / "units"), "/etc/systemd/system"], check=True)
     try:
         made.wait()

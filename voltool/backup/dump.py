@@ -34,6 +34,7 @@ from voltool.errors import (
 from voltool.events import Notice
 from voltool.model import NO_HOOKS, DumpResult, DumpTotals, FileProblem, Hooks, KnownVolume, Problem, StoredDump
 from voltool.policy.chain import Lineage, recency
+from voltool.policy.superseded import in_words, later_home
 from voltool.stores.contract import Store, StoreWriter
 from voltool.stores.naming import format_name
 from voltool.wire import messages
@@ -65,7 +66,8 @@ class DumpOptions:
 
 @dataclass(frozen=True)
 class DumpOutcome:
-    """``dump`` is None after a dry run; ``exit_code`` 3 when files could not be read or never settled."""
+    """``dump`` is None after a dry run; ``exit_code`` 3 when files could not be read or never settled, and when the dump is of a
+    home that has been replaced."""
 
     dump: StoredDump | None
     totals: messages.ScanTotals | None
@@ -161,7 +163,24 @@ class _Job:
         )
         self._world.catalog.add_dump(dump)
         self._confirm(result)
-        return DumpOutcome(dump, totals, self._exit_code(result.problems))
+        code = EXIT_PARTIAL if self._tell_superseded(dump) else self._exit_code(result.problems)
+        return DumpOutcome(dump, totals, code)
+
+    def _tell_superseded(self, dump: StoredDump) -> bool:
+        """Whether the home was not the volume's any more, as far as store and catalog can tell; then it is said. The dump stays:
+        what it has may be nowhere else."""
+        try:
+            others = volume_dumps(self._world, [self._store.url], self._volume)
+        except VoltoolError as error:
+            self._world.reporter.report(Notice("warning", f"{self._volume.name}: dumped, but: {error}"))
+            others = self._world.catalog.dumps(self._volume.uuid)
+        later = later_home(dump, (other for other in others if other.header.dump_id != dump.header.dump_id))
+        if later is None:
+            return False
+        text = f"{self._volume.name}: dump {dump.header.dump_id[:12]} is kept, but {in_words(dump, later)}"
+        remedy = f"voltool volume set {self._volume.name} --host HOST, with the host that is {later.host}; then voltool doctor"
+        self._world.reporter.report(Notice("warning", f"{text}. Try: {remedy}"))
+        return True
 
     def _request(self) -> messages.StartDump:
         base, options = self._base, self._options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from voltool.cli.invocation import Invocation
@@ -11,7 +10,6 @@ from voltool.errors import VoltoolError
 
 if TYPE_CHECKING:
     from voltool.model import KnownVolume
-    from voltool.move.doctor import HostFinding
     from voltool.replica.contact import Told
 
 
@@ -28,22 +26,3 @@ def tell_former(invocation: Invocation, volumes: Iterable[KnownVolume]) -> list[
             text = f"{volume.name}: its former homes were not told: {error.what}"
             invocation.output.notice("warning", f"{text}: {error.why}" if error.why else text)
     return told
-
-
-def settle_claims(invocation: Invocation, found: Iterable[HostFinding]) -> list[HostFinding]:
-    """For `doctor --fix`: where two hosts claim a volume, the one with the lower epoch is told of the other; of equal ones the
-    user has to choose. The findings, with those put right marked."""
-    from voltool.move.hosts import all_hosts
-    from voltool.replica.contact import UNREACHED, settle_homes
-    from voltool.wire.replicas import SPLIT
-
-    world = invocation.world
-    settled = []
-    for each in found:
-        if each.finding.kind == "claims":
-            volume = next((known for known in world.catalog.volumes() if known.name == each.finding.volume), None)
-            told = [] if volume is None else settle_homes(world, volume, all_hosts(world))
-            right = bool(told) and all(one.outcome not in (UNREACHED, SPLIT) for one in told)
-            each = replace(each, finding=replace(each.finding, fixed=right, fixable=right))  # noqa: PLW2901
-        settled.append(each)
-    return settled

@@ -62,7 +62,8 @@ def _with_host(finding: messages.Finding, host: str) -> messages.Finding:
 
 
 def _several_claims(claims: list[_Claim]) -> list[HostFinding]:
-    """A volume that lives on two machines: the higher epoch wins, and at equal epochs the user has to choose."""
+    """A volume that lives on two machines: the higher epoch wins, and at equal numbers the user has to choose. One epoch, token
+    and all, on both is no promotion's doing: then a host was copied."""
     found = []
     for uuid in dict.fromkeys(claim.record.uuid for claim in claims):
         mine = {
@@ -72,11 +73,16 @@ def _several_claims(claims: list[_Claim]) -> list[HostFinding]:
             continue
         ranked = sorted(mine.values(), key=lambda claim: claim.record.epoch.number, reverse=True)
         places = [f"{claim.host}:{shown(claim.record.path)} (epoch {claim.record.epoch.number})" for claim in ranked]
-        tie = ranked[0].record.epoch.number == ranked[1].record.epoch.number
-        remedy = "compare them, and voltool volume remove on the host whose copy is wrong"
-        if not tie:
-            remedy = f"{places[0]} is the later home; voltool doctor --fix lets the other one retire its copy"
+        first, second = (claim.record.epoch for claim in ranked[:2])
         name = ranked[0].record.name
+        if first.number != second.number:
+            remedy = f"{places[0]} is the later home; voltool doctor --fix lets the other one retire its copy"
+        elif first.token != second.token:
+            remedy = (
+                f"compare them, and choose: voltool replica promote {name} HOST --force; the other keeps its copy aside"
+            )
+        else:
+            remedy = "compare them, and voltool volume remove on the host whose copy is wrong"
         finding = messages.Finding("claims", name, ", ".join(places), "two hosts claim to be the volume's home", remedy)
         found.append(HostFinding("", finding))
     return found

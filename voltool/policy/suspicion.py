@@ -13,7 +13,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from voltool.model import StoredDump
+from voltool.policy import superseded
 from voltool.policy.chain import point_of, recency
+from voltool.policy.superseded import first_of_each_home, later_home_by_the_clock
 
 #: So many dumps must show what is usual; of more, the latest so many do.
 _LEAST_HISTORY = 3
@@ -44,17 +46,21 @@ def suspicious(
 
     ``factor``: so many times what is usual. ``accepted``: ids that somebody has looked at; they are part of what is usual.
     ``judged``: dumps up to this sequence have been judged before: retention thins out what lies between old dumps, so that
-    comparing them anew would see jumps that never were.
+    comparing them anew would see jumps that never were. A dump of a home that had been replaced is suspicious in any case, and
+    never part of what is usual.
     """
     found: list[Suspicion] = []
     usual: list[StoredDump] = []
+    firsts = first_of_each_home(dumps)
     for dump in _as_taken(dumps):
-        if dump.header.sequence > judged and dump.header.dump_id not in accepted:
+        later = later_home_by_the_clock(dump, firsts)
+        why = superseded.in_words(dump, later) if later is not None else ""
+        if not why and dump.header.sequence > judged:
             why = _why(dump, usual, factor)
-            if why:
-                found.append(Suspicion(dump, why))
-                continue
-        usual.append(dump)
+        if why and dump.header.dump_id not in accepted:
+            found.append(Suspicion(dump, why))
+        elif later is None:
+            usual.append(dump)
     return found
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from voltool.model import KnownReplica, KnownVolume, ReplicaBase
 from voltool.move.doctor import HostFinding
+from voltool.move.hosts import all_hosts
 from voltool.policy.replicas import FORMER, REPLICA
+from voltool.replica.contact import UNREACHED, settle_homes
 from voltool.replica.ports import World
 from voltool.replica.survey import Answer, ask, seen_now
 from voltool.showing import shown
 from voltool.wire.messages import Finding
-from voltool.wire.replicas import ReplicaStatus
+from voltool.wire.replicas import SPLIT, ReplicaStatus
 
 _KIND = "replica"
 #: As long (seconds) as a host may take to answer that is busy: nobody is in a hurry here.
@@ -37,6 +40,20 @@ def examine_replicas(world: World, *, fix: bool) -> list[HostFinding]:
             if not _is_accounted_for(base, known, answers):
                 found += _kept_for_nobody(host, base, volumes)
     return found
+
+
+def settle_claims(world: World, found: Iterable[HostFinding]) -> list[HostFinding]:
+    """Where two hosts claim a volume, the one with the lower epoch is told of the other, and retires; of equal ones the user has
+    to choose. The findings, with those put right marked."""
+    settled = []
+    for each in found:
+        if each.finding.kind == "claims":
+            volume = next((known for known in world.catalog.volumes() if known.name == each.finding.volume), None)
+            told = [] if volume is None else settle_homes(world, volume, all_hosts(world))
+            right = bool(told) and all(one.outcome not in (UNREACHED, SPLIT) for one in told)
+            each = replace(each, finding=replace(each.finding, fixed=right, fixable=right))  # noqa: PLW2901
+        settled.append(each)
+    return settled
 
 
 def _of_known(volume: KnownVolume, known: KnownReplica, answers: Mapping[str, Answer]) -> Iterator[HostFinding]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from voltool.volumes.lock.book import LOCKED, LockBook
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 ROOT = Path(__file__).parents[3]
 UNITS = {
-    "test.target": "[Unit]\nDefaultDependencies=no\nWants=dbus.service\n",
+    "test.target": "[Unit]\nDefaultDependencies=no\nWants=dbus.service {wanted}\n",
     "dbus.socket": "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
     "dbus.service": (
         "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\nType=simple\n"
@@ -65,13 +65,17 @@ SCOPE = f"{' '.join(CALL)} StartTransientUnit 'ssa(sv)a(sa(sv))' session-1.scope
 
 
 class Machine:
-    """A systemd of its own, as process 1 of its pid namespace."""
+    """A systemd of its own, as process 1 of its pid namespace. Another one on the same ``directory`` is the machine after it was
+    started anew: units that were enabled are still. ``targets``: what others' units stand on; multi-user is booted into."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, targets: Sequence[str] = ()) -> None:
         units = directory / "units"
-        units.mkdir()
+        units.mkdir(exist_ok=True)
+        wanted = "multi-user.target" if "multi-user" in targets else ""
         for name, text in UNITS.items():
-            (units / name).write_text(text)
+            (units / name).write_text(text.format(wanted=wanted))
+        for name in targets:
+            (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         self._groups = [Path(base, f"voltool-test-{os.getpid()}") for base in _hierarchies()]
         for group in self._groups:
             group.mkdir()

@@ -16,6 +16,7 @@ from voltool import durable
 from voltool.agent.daemon import Daemon
 from voltool.agent.fetching.keys import drop_identity
 from voltool.agent.host import HostState
+from voltool.agent.lazy import saved
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.index import TreeIndex
 from voltool.agent.lazy.mounted import clear_mounts
@@ -29,8 +30,9 @@ from voltool.frozen import dataclass
 from voltool.model import NO_HOOKS, PUBLISHED, Hooks, TargetMove
 from voltool.showing import shown
 from voltool.tree.apply.held import HeldTree
-from voltool.tree.apply.staging import Staging, StagingKey, open_staging
+from voltool.tree.apply.staging import Staging, StagingKey, open_staging, staging_path
 from voltool.volumes.moving.records import MoveBook
+from voltool.volumes.records import AREA_NAME
 from voltool.volumes.removal import remove_tree
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.replicas import FetchSource
@@ -106,8 +108,21 @@ class LazyHome:
 
     def has_staging(self) -> bool:
         """Whether there is one."""
-        area = os.path.join(os.path.dirname(self.place.next), b".voltool")
-        return os.path.isdir(os.path.join(area, b"staging-" + self.key().digest()))
+        return os.path.isdir(self._staging)
+
+    @property
+    def _staging(self) -> bytes:
+        return staging_path(self.key(), os.path.join(os.path.dirname(self.place.next), AREA_NAME))
+
+    def has_files(self) -> bool:
+        """Whether any of the volume's files may have come."""
+        return os.path.lexists(self.place.next) or os.path.lexists(os.path.join(self._staging, saved.NAME))
+
+    def begin_anew(self) -> None:
+        """What has come goes: another manifest comes, and what it does not name must not be left among the files. While nothing
+        runs or is mounted. Idempotent."""
+        for path in (self._staging, self.place.next, self.place.states):
+            remove_tree(path)
 
     def open_staging(self) -> Staging:
         """Make or find it. BusyError where the process uses it."""

@@ -20,7 +20,7 @@ from voltool.agent.lazymove.home import HomeWishes, LazyHome
 from voltool.agent.moving.target_ground import HostTarget
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import AgentError, HostError, RefusedError
-from voltool.model import PUBLISHED, TargetMove, VolumeRecord
+from voltool.model import PREPARED, PUBLISHED, TargetMove, VolumeRecord
 from voltool.showing import shown
 from voltool.tree.apply.held import HeldTree
 from voltool.volumes import records
@@ -84,11 +84,21 @@ class LazyTarget(HostTarget):
 
     def open_staging(self, move: TargetMove) -> None:
         """See `TargetGround`. What is prepared is left to the process that has it, until something is received again."""
+        if move.phase == PREPARED and self._lives(move):
+            return  # publishing was cut off
         self.refuse_overlap(move)
         check_place_unless_ours(self._host, move)
         home = LazyHome(self._host, move)
         if self.held is None and home.daemon.running() is None:
             self._open_held(home)
+
+    def _lives(self, move: TargetMove) -> bool:
+        """Whether this host takes itself for the volume's home already, by this move."""
+        entries = records.list_entries(self._host.directory)
+        if not any(entry.lives and (entry.uuid, entry.path) == (move.uuid, move.path) for entry in entries):
+            return False
+        record = records.read_record(records.area_of(move.path, move.uuid))
+        return record is None or record.epoch == move.epoch  # None: it was cut off in between
 
     def _open_held(self, home: LazyHome) -> None:
         staging = home.open_staging()
@@ -98,12 +108,16 @@ class LazyTarget(HostTarget):
     def receive(self, step: replicas.ReceiveManifest, conversation: Conversation) -> Arrived:
         """The step `ReceiveManifest`. RefusedError where an overlay cannot show what is in it."""
         move = self.load()
-        assert move is not None
+        if move is None or move.phase == PUBLISHED:
+            raise RefusedError("nothing is being received", remedy="voltool move --status")
         home = LazyHome(self._host, move)
-        if self.held is None:
+        if self.held is None or home.has_files():
+            self.close()
             with home.daemon.controlled():
                 home.daemon.stop()
             home.clear()
+            if home.has_files():
+                home.begin_anew()
             self._open_held(home)
         assert self.held is not None
         arrival = ManifestArrival(self.held)
@@ -174,9 +188,7 @@ class LazyTarget(HostTarget):
         with home.daemon.controlled():
             fill.start(home, home.wishes())
         if not os.path.lexists(move.path):
-            os.mkdir(move.path, _KEPT_MODE)
-            durable.fsync_directory(os.path.dirname(move.path))
-            move = dataclasses.replace(move, reserved=True)
+            move = self._reserved(move)
         placeholder.keep(move)
         return move
 

@@ -231,13 +231,19 @@ class HostTarget:
         else:
             make_ready(held, self.attributes, self.losses)
         if not os.path.lexists(move.path):
-            os.mkdir(move.path, _KEPT_MODE)
-            durable.fsync_directory(os.path.dirname(move.path))
-            move = dataclasses.replace(move, reserved=True)
+            move = self._reserved(move)
         if self._is_left(move.path):
             placeholder.seal(move.path)
         else:
             placeholder.keep(move)
+        return move
+
+    def _reserved(self, move: TargetMove) -> TargetMove:
+        """Keep the path by an empty directory; it is written down first, so that an abort takes it away whenever we die."""
+        move = dataclasses.replace(move, reserved=True)
+        self.save(move)
+        os.mkdir(move.path, _KEPT_MODE)
+        durable.fsync_directory(os.path.dirname(move.path))
         return move
 
     def _is_left(self, path: bytes) -> bool:

@@ -23,15 +23,15 @@ def doctor(
 ) -> int:
     """Look on all hosts for stale locks, clones, staging, unfinished moves, two claims to one volume, replicas that are not as
     they should be. Exit code 1: something is wrong still."""
-    from voltool.cli.contact_told import settle_claims, tell_former
+    from voltool.cli.contact_told import tell_former
     from voltool.move.doctor import examine
-    from voltool.replica.doctor import examine_replicas
+    from voltool.replica.doctor import examine_replicas, settle_claims
 
     invocation = begin(context, "doctor")
     tell_former(invocation, invocation.world.catalog.volumes())
     found = examine(invocation.world, fix=fix)
     if fix:
-        found = settle_claims(invocation, found)
+        found = settle_claims(invocation.world, found)
     found += examine_replicas(invocation.world, fix=fix)
     for each in found:
         finding = each.finding

@@ -46,7 +46,8 @@ def dump(
     ] = None,
     workers: Workers = None,
 ) -> int:
-    """Dump volumes: in full (level 0) or what changed since the last dump of a lower level."""
+    """Dump volumes: in full (level 0) or what changed since the last dump of a lower level. Exit code 3: done, but some files
+    could not be read or never settled, or the store has dumps of a later home of the volume (then it says so)."""
     invocation = begin(context, "dump")
     given: dict[str, object] = {
         "level": level,
