@@ -14,7 +14,7 @@ import stat
 from typing import List, Optional, Tuple
 
 from voltool.beneath import open_beneath
-from voltool.tree.pool import OrderedPool
+from voltool.tree.pool import OrderedPool, Shared
 from voltool.tree.stamps import encode_stamp
 from voltool.tree.walk import (
     NAME,
@@ -82,7 +82,7 @@ class SharedWalk(Walker):
 
     # --------------------------------------------------------------------------------------------------- in the workers
 
-    def _list_batch(self, task: bytes) -> bytes:
+    def _list_batch(self, task: bytes, _shared: Shared) -> bytes:
         batch = marshal.loads(task)  # noqa: S302 - from our own parent through a private pipe
         return marshal.dumps([(index, self._list_plain(index, path, inode)) for index, path, inode in batch])
 
