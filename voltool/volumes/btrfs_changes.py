@@ -20,8 +20,8 @@ _READ = 1 << 18
 
 
 class SnapshotDelta:
-    """The difference of two clones. ``inodes``, ``timed``, ``more_timed`` are what `Changes` wants; ranges are known for files
-    that were in both."""
+    """The difference of two clones. ``inodes`` and ``timed`` are what `Changes` wants; ranges are known for files that were
+    in both."""
 
     def __init__(
         self,
@@ -30,15 +30,12 @@ class SnapshotDelta:
         inodes: List[Tuple[int, bytes]],
         ranges: Dict[int, Optional[List[ByteRange]]],
         timed: FrozenSet[int],
-        *,
-        more_timed: bool,
     ) -> None:
         self.base = base
         self.clone = clone
         self.inodes = inodes
         self._ranges = ranges
         self.timed = timed
-        self.more_timed = more_timed
 
     def ranges(self, path: bytes) -> Optional[List[ByteRange]]:
         """The changed ranges of the regular file ``path`` of the clone; none for a file the stream did not name."""
@@ -51,8 +48,8 @@ class SnapshotDelta:
         return self._ranges.get(status.st_ino, [])
 
 
-def compare_snapshots(base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
-    """The delta from ``base`` to ``clone``, None where it cannot be had for certain."""
+def compare_snapshots(base: Clone, clone: Clone, most_timed: int) -> Optional[SnapshotDelta]:
+    """The delta from ``base`` to ``clone``, None where it cannot be had for certain, or of too many the times were set."""
     try:
         base_root = os.open(base.path, _OPEN)
     except OSError:
@@ -63,7 +60,7 @@ def compare_snapshots(base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
         os.close(base_root)
         return None
     try:
-        return _Comparison(base, clone, base_root, clone_root).run()
+        return _Comparison(base, clone, base_root, clone_root).run(most_timed)
     except (OSError, UnexpectedStream):
         return None
     finally:
@@ -91,12 +88,12 @@ class _Comparison:
         self._base_root = base_root
         self._clone_root = clone_root
 
-    def run(self) -> SnapshotDelta:
+    def run(self, most_timed: int) -> SnapshotDelta:
         old, new = btrfs.subvolume_info(self._base_root), btrfs.subvolume_info(self._clone_root)
         # The kernel takes any parent silently; ours are snapshots of one and the same subvolume.
         if (old.uuid, new.uuid) != (self._base.uuid, self._clone.uuid) or old.parent_uuid != new.parent_uuid:
             raise UnexpectedStream("the parent is not ours")
-        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE)
+        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE, most_timed)
         parser = SendStreamParser()
         for data in _stream(self._clone_root, old.tree):
             for command in parser.feed(data):
@@ -118,9 +115,7 @@ class _Comparison:
                 timed.add(node.inode)
             if stat.S_ISREG(status.st_mode):
                 ranges[node.inode] = None if node.base is None else self._ranges(node, node.base, status)
-        return SnapshotDelta(
-            self._base, self._clone, sorted(inodes.items()), ranges, frozenset(timed), more_timed=delta.more_timed
-        )
+        return SnapshotDelta(self._base, self._clone, sorted(inodes.items()), ranges, frozenset(timed))
 
     def _current(self, node: Node, path: Optional[bytes]) -> Optional[Tuple[bytes, os.stat_result]]:
         """Where the object stands in the newer snapshot; None: nowhere. What the picture says is checked."""
