@@ -49,7 +49,7 @@ from voltool.wire.conversation import Conversation
 #: What is gathered before it goes over the wire.
 _WIRE_BLOCK = 1 << 20
 #: A file system takes so many times longer to say that an object's times were set than it takes to look at one.
-_SHARE_TIMED = 6
+_SHARE_TIMED = 12
 
 
 def dump(request: messages.StartDump, conversation: Conversation, host: HostState) -> messages.Message:
