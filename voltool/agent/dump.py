@@ -9,13 +9,13 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from functools import partial
 from typing import Callable, FrozenSet, Iterator, List, Optional, Tuple
 
 import voltool
 from voltool import durable
 from voltool.agent.bases import Base, BaseBook
 from voltool.agent.dump_ground import DumpGround, VolumeGround, space_is_short
+from voltool.agent.dump_mounts import tell_mounts
 from voltool.agent.host import HostState
 from voltool.agent.lock import assert_same_lock, lock_info
 from voltool.agent.manifest import receive_manifest
@@ -23,11 +23,10 @@ from voltool.agent.pace import Pace, be_nice
 from voltool.agent.path.held import data_way
 from voltool.dumpfile import codec as codecs
 from voltool.dumpfile.writer import DumpWriter
-from voltool.errors import AgentError, RefusedError, SpaceError
+from voltool.errors import AgentError, SpaceError
 from voltool.events import Notice, PhaseEnded, PhaseStarted
 from voltool.model import Consistency, DumpHeader, DumpResult, FileProblem, VolumeRecord
 from voltool.origins import Origins
-from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.tree.borrow import borrow_stamps
 from voltool.tree.changes import Retimed, classify_changes
@@ -36,8 +35,9 @@ from voltool.tree.opening import CaptureSettings
 from voltool.tree.produce import Produced, Producer
 from voltool.tree.sharedwalk import SharedWalk
 from voltool.tree.state import BaseState, StateKeeper, StateWriter
+from voltool.tree.vouched import Vouched
 from voltool.tree.walk import WalkResult
-from voltool.volumes.contract import Clone
+from voltool.volumes.contract import MOST_TIMED, Clone
 from voltool.volumes.directory import DirectoryDriver
 from voltool.volumes.hooks import between_hooks
 from voltool.volumes.mounts import nested_mounts
@@ -51,8 +51,8 @@ from voltool.wire.conversation import Buffer, Conversation
 _WIRE_BLOCK = 1 << 20
 #: What is so large goes at once, without a copy.
 _WIRE_PIECE = 128 << 10
-#: How many mounts inside a volume a notice names.
-_NAMED = 10
+#: A file system takes so many times longer to say that an object's times were set than it takes to look at one.
+_SHARE_TIMED = 12
 
 
 def dump(request: messages.StartDump, conversation: Conversation, host: HostState) -> messages.Message:
@@ -237,10 +237,12 @@ class _Dump:
         if classified is None:
             walk = self._walk(clone, root_fd)
             problems = tuple(walk.problems)
-            self._name_mounts(walk.skipped_mounts)
+            tell_mounts(walk.skipped_mounts, self._record, self._conversation, for_move=self._request.for_move)
             if numbering is not None and not traits.stable_inodes:
                 numbering.forget_stamps()
-            classified = Classifier(walk, numbering, self._spool, unchanged_counts=base is not None).classify()
+            vouched = self._vouched(clone)
+            counts = base is not None
+            classified = Classifier(walk, numbering, self._spool, unchanged_counts=counts, vouched=vouched).classify()
             walk.spool.close()
         self._conversation.report(PhaseEnded(self._record.name, "scan"))
         return classified, problems
@@ -260,35 +262,25 @@ class _Dump:
         )
         return walker.walk()
 
-    def _name_mounts(self, skipped: List[bytes]) -> None:
-        """What is mounted in the volume is no part of it; nothing is left out silently."""
-        if not skipped:
-            return
-        names = ", ".join(shown(path) for path in sorted(skipped)[:_NAMED])
-        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        if self._request.for_move:
-            raise RefusedError(
-                "the volume cannot be moved as it is",
-                where=shown(self._record.path),
-                why=f"other file systems are mounted or subvolumes lie in it: {names}{more}",
-                remedy="unmount them, or adopt and move them as volumes of their own",
-            )
-        message = f"{self._record.name}: not dumped, since other file systems are mounted or subvolumes lie there: {names}{more}"
-        self._conversation.report(Notice("warning", message))
-
     def _from_changes(self, clone: Clone, root_fd: int, base: Optional[BaseState]) -> Optional[Classified]:
         """The fast way, where the file system itself knows what changed."""
         self._compared = old = self._clone_of(base)
         if base is None or old is None or self._excludes:
             return None
-        changes = self._driver.changes(self._record, old, clone)
+        most_timed = max(MOST_TIMED, base.stamps.count // _SHARE_TIMED if base.stamps else 0)
+        changes = self._driver.changes(self._record, old, clone, most_timed)
         if changes is None:
             return None
-        statuses = partial(self._driver.statuses, clone) if changes.more_timed else None
-        retimed = Retimed(changes.timed, statuses, old.time_ns)
+        retimed = Retimed(changes.timed, old.time_ns)
         return classify_changes(
             root_fd, changes.inodes, base, self._spool, lambda inode: self._driver.path_of(clone, inode), retimed
         )
+
+    def _vouched(self, clone: Clone) -> Optional[Vouched]:
+        """Where the file system knows of what was young when it was read whether it is as it was."""
+        old = self._compared
+        same_bytes = self._stack.enter_context(self._driver.same_bytes(old, clone)) if old is not None else None
+        return Vouched(old.time_ns, clone.time_ns, same_bytes) if old is not None and same_bytes is not None else None
 
     def _clone_of(self, base: Optional[BaseState]) -> Optional[Clone]:
         """The clone that the base was read from, if it is still there and the base's stamps are its own."""

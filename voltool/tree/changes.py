@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import AbstractSet, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import AbstractSet, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from voltool.beneath import open_beneath
 from voltool.dumpfile import format as fmt
@@ -18,39 +18,19 @@ from voltool.spool import SortedSpool
 from voltool.tree.classify import WORK, Classified, Rest
 from voltool.tree.dirtable import ROOT, DirTable
 from voltool.tree.excluding import OWN_DIRECTORY
-from voltool.tree.stamps import (
-    FROZEN,
-    HOME_SIZE,
-    MODE,
-    NO_LAYOUT,
-    OWNERS,
-    SECOND,
-    SETTLED,
-    STAMP,
-    STAMP_SIZE,
-    decode_stamp,
-    encode_stamp,
-)
+from voltool.tree.stamps import FLAGS_AT, HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, encode_stamp, is_frozen_before
 from voltool.tree.state import BaseState
 from voltool.tree.walk import OPEN_DIRECTORY, encode_directory_attributes
 
 #: Above this many doubtful entries in the base a walk is as quick as looking each up.
 MAX_DOUBTFUL = 20_000
-#: A change of attributes has a ctime of its own, but one that falls into the tick (10 ms at the most) of the clone before.
-_TICKS = SECOND
-
-#: What stat(2) says of an inode, in the order of a stamp (`tree.stamps.Stamp`).
-Status = Tuple[int, ...]
 
 
 class Retimed(NamedTuple):
-    """Of which inodes the file system says no more than that their times were set (``inodes``, which are listed too): their
-    bytes and names are the base's, their attributes only where their ctime is. ``statuses``: there are more, which are not
-    listed, and this says what inodes are now, in order (None: gone). ``since_ns``: the host's clock just before the base's clone
-    was made."""
+    """Of which listed inodes the file system says no more than that their times were set: their bytes and names are the base's,
+    their attributes where their ctime is. ``since_ns``: the host's clock just before the base's clone was made."""
 
     inodes: AbstractSet[int] = frozenset()
-    statuses: Optional[Callable[[Iterable[int]], Iterator[Tuple[int, Optional[Status]]]]] = None
     since_ns: int = 0
 
 
@@ -107,13 +87,12 @@ class _Classification:
 
     def run(self, inodes: Dict[int, bytes]) -> Classified:
         self._add_doubtful(inodes)
-        self._add_retimed(inodes)
         statuses: List[Tuple[int, bytes, os.stat_result]] = []
         for inode, path in sorted(inodes.items()):
             status = self._stat(path)
             if status.st_ino != inode:
                 raise _DoesNotFit
-            if inode in self._retimed.inodes and self._is_as_it_was(self._stamps.find(inode), encode_stamp(status)):
+            if inode in self._retimed.inodes and self._is_as_it_was(inode, encode_stamp(status)):
                 continue
             self._number(inode, path, status.st_mode)
             statuses.append((inode, path, status))
@@ -138,30 +117,12 @@ class _Classification:
             if path is not None:
                 inodes[inode] = path
 
-    def _add_retimed(self, inodes: Dict[int, bytes]) -> None:
-        """Those of the inodes that are not listed, though their times were set, that are not as they were."""
-        if self._retimed.statuses is None:
-            return
-        count = 0
-        numbers = (int.from_bytes(home[:8], "big") for home in self._stamps)
-        for home, (inode, status) in zip(self._stamps, self._retimed.statuses(numbers)):
-            if status is None or inode in inodes or self._is_as_it_was(home, _stamp_of(status)):
-                continue  # gone: the directory it was in is listed
-            count += 1
-            path = self._resolve(inode)
-            if path is None or count > MAX_DOUBTFUL:
-                raise _DoesNotFit
-            inodes[inode] = path
-
-    def _is_as_it_was(self, home: Optional[bytes], stamp: bytes) -> bool:
-        """Whether nothing but the access time of one that was retimed has changed. Its bytes are those of the base's clone in any
-        case, which were read whole; an equal ctime says that its attributes are too, unless it is so young that a change right
-        after the clone could have the same one."""
-        if home is None or home[16:_FLAGS_AT] != stamp:
+    def _is_as_it_was(self, inode: int, stamp: bytes) -> bool:
+        """Whether nothing but the access time of one that was retimed has changed."""
+        home = self._stamps.find(inode)
+        if home is None or home[16:FLAGS_AT] != stamp:
             return False
-        flags = home[_FLAGS_AT]
-        old = decode_stamp(stamp).ctime < self._retimed.since_ns - _TICKS
-        return bool(flags & SETTLED) or bool(flags & FROZEN and old)
+        return bool(home[FLAGS_AT] & SETTLED) or is_frozen_before(home, self._retimed.since_ns)
 
     def _stat(self, path: bytes) -> os.stat_result:
         if not path:
@@ -263,20 +224,6 @@ class _Classification:
         names = base.entries.count() - sum(len(self._base_children(number)) for number in directories)
         self._result.rest = Rest(touched, directories, names, tuple(base.large()))
         self._result.owners |= stamps.owners(without=touched)
-
-
-def _stamp_of(status: Status) -> bytes:
-    """As `stamps.encode_stamp`; of a device, whose number the file system keeps in a form of its own, no stamp that is known."""
-    mode, uid, gid, size, *times, links = status
-    kind = stat.S_IFMT(mode)
-    if kind in (stat.S_IFCHR, stat.S_IFBLK):
-        return b""
-    if kind not in (stat.S_IFREG, stat.S_IFLNK):
-        size = 0
-    return STAMP.pack(mode, uid, gid, size, *times, 0 if kind == stat.S_IFDIR else links)
-
-
-_FLAGS_AT = 16 + STAMP_SIZE
 
 
 def _same_type(home: bytes, mode: int) -> bool:

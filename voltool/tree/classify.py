@@ -22,6 +22,7 @@ from voltool.spool import SortedSpool
 from voltool.tree.dirtable import DirTable
 from voltool.tree.stamps import HOME_SIZE, MODE, NO_LAYOUT, OWNERS, SETTLED, SHARED, SIZE, STAMP_SIZE
 from voltool.tree.state import BaseState
+from voltool.tree.vouched import Vouched
 from voltool.tree.walk import DIRECTORY_AT, SCAN_SIZE, SELF, STAMP_AT, TICK_NS, WalkResult
 
 #: object number, inode, stamp, the base's layout digest, directory index; then the name (of a directory: its attributes)
@@ -131,8 +132,10 @@ class Classifier:
         make_spool: Callable[[], SortedSpool],
         *,
         unchanged_counts: bool,
+        vouched: Optional[Vouched] = None,
     ) -> None:
         self._walk = walk
+        self._vouched = vouched
         self._base = base
         self._stamps = base.stamps if base else None
         self._make_spool = make_spool
@@ -209,13 +212,14 @@ class Classifier:
         if (
             home is not None
             and self._unchanged_counts
-            and home[_HOME_FLAGS] & SETTLED
             and home[_HOME_STAMP] == stamp
             and int.from_bytes(home[8:16], "big") == number
             and int.from_bytes(group.inode, "big") not in self._walk.fuzzy
         ):
-            result.stamps.add(home)
-            return
+            known = home if home[_HOME_FLAGS] & SETTLED else self._vouched and self._vouched.same(home, mode)
+            if known:
+                result.stamps.add(known)
+                return
         layout = home[HOME_SIZE - 8 :] if home is not None else NO_LAYOUT
         self._add_work(number, group, stamp, layout, mode)
 

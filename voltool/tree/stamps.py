@@ -32,7 +32,8 @@ assert HOME.size == HOME_SIZE
 #: Of a home stamp record the object number alone, and with it the owners.
 _NUMBER = struct.Struct(">8xQ57x")
 _NUMBER_AND_OWNERS = struct.Struct(">8xQ4x8s45x")
-_FLAGS_AT = 16 + STAMP_SIZE
+#: Where in a home stamp record the flags are.
+FLAGS_AT = 16 + STAMP_SIZE
 assert _NUMBER.size == _NUMBER_AND_OWNERS.size == HOME_SIZE
 
 #: The content under this stamp was seen whole and at rest: equal stamps mean equal content.
@@ -44,6 +45,8 @@ NO_LAYOUT = b"\0" * 8
 #: So many records are read, and passed over, at once.
 _AT_A_TIME = 512
 SECOND = 1_000_000_000
+#: More than enough of them.
+_TICKS = SECOND
 
 
 class Stamp(NamedTuple):
@@ -103,6 +106,13 @@ def decode_stamp(data: bytes) -> Stamp:
     return Stamp(*STAMP.unpack(data))
 
 
+def is_frozen_before(home: bytes, clone_time_ns: int) -> bool:
+    """Whether what was read whole out of a clone (`FROZEN`) has, wherever the same ctime is seen later, the attributes that it
+    had in a clone made at ``clone_time_ns`` or after: a change since then has a later ctime. Not so within a tick (10 ms at
+    the most) of the clone. Of the bytes this says nothing: what was on its way lands under the old ctime."""
+    return bool(home[FLAGS_AT] & FROZEN) and decode_stamp(home[16:FLAGS_AT]).ctime < clone_time_ns - _TICKS
+
+
 def encode_home(inode: int, number: int, stamp: bytes, flags: int, layout: bytes = NO_LAYOUT) -> bytes:
     """The bytes of a home stamp record."""
     return HOME.pack(inode, number, stamp, flags, layout)
@@ -129,8 +139,8 @@ class HomeStamps:
     def doubtful(self) -> Iterator[bytes]:
         """The records that are neither `SETTLED` nor `FROZEN`. The others are passed over many at a time."""
         for block in self._blocks():
-            if 0 in block[_FLAGS_AT::HOME_SIZE]:
-                yield from (home for home in _records(block) if not home[_FLAGS_AT])
+            if 0 in block[FLAGS_AT::HOME_SIZE]:
+                yield from (home for home in _records(block) if not home[FLAGS_AT])
 
     def owners(self, *, without: AbstractSet[int]) -> Set[bytes]:
         """All (uid, gid) packed but those of the objects ``without``."""

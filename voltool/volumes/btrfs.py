@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from voltool import durable
 from voltool.beneath import opened_directory
@@ -23,7 +23,7 @@ from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import btrfs_ioctl as btrfs
 from voltool.volumes.btrfs_changes import SnapshotDelta, are_same, compare_snapshots
-from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
+from voltool.volumes.contract import MOST_TIMED, ByteRange, Changes, Clone, SameBytes
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.records import AREA_NAME
 from voltool.volumes.traits import synchronize
@@ -115,18 +115,19 @@ class BtrfsDriver:
             raise RefusedError("this is not a clone of the volume", where=shown(clone.path))
         destroy_clone(directory, clone.label)
 
-    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:
+    def changes(
+        self, volume: VolumeRecord, base: Clone, clone: Clone, most_timed: int = MOST_TIMED
+    ) -> Optional[Changes]:
         """From the stream of `send --no-data` with a parent."""
         if self.find(volume, base.label) != base or self.find(volume, clone.label) != clone:
             return None
-        delta = self._delta(base, clone)
+        delta = self._delta(base, clone, most_timed)
         if delta is None:
             return None
         own = AREA_NAME + b"/"
         return Changes(
             tuple((inode, path) for inode, path in delta.inodes if path != AREA_NAME and not path.startswith(own)),
             delta.timed,
-            delta.more_timed,
         )
 
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
@@ -140,16 +141,21 @@ class BtrfsDriver:
             paths = btrfs.inode_paths(descriptor, inode)
         return paths[0] if paths else None
 
-    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:
-        """As its tree has them, without paths."""
-        with opened_directory(clone.path) as descriptor:
-            for inode in inodes:
-                item = btrfs.inode_item(descriptor, inode)
-                yield inode, None if item is None else InodeStatus(*item)
+    @contextlib.contextmanager
+    def same_bytes(self, base: Clone, clone: Clone) -> Iterator[Optional[SameBytes]]:
+        """Where its extents, and the bytes that lie in the tree itself, are the same ones: both are read-only, so that nothing
+        is written in place. It is what `send` compares."""
+        with opened_directory(base.path) as old, opened_directory(clone.path) as new:
 
-    def _delta(self, base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
+            def same(inode: int) -> bool:
+                known = btrfs.file_extents(old, inode)
+                return known is not None and known == btrfs.file_extents(new, inode)
+
+            yield same
+
+    def _delta(self, base: Clone, clone: Clone, most_timed: int = MOST_TIMED) -> Optional[SnapshotDelta]:
         if self._asked != (base, clone):
-            self._asked, self._last = (base, clone), compare_snapshots(base, clone)
+            self._asked, self._last = (base, clone), compare_snapshots(base, clone, most_timed)
         return self._last
 
     def _refuse_nested(self, path: bytes) -> None:

@@ -21,8 +21,8 @@ _Answer = TypeVar("_Answer")
 
 
 class SnapshotDelta:
-    """The difference of two clones. ``inodes``, ``timed``, ``more_timed`` are what `Changes` wants; ranges are known for files
-    that were in both."""
+    """The difference of two clones. ``inodes`` and ``timed`` are what `Changes` wants; ranges are known for files that were
+    in both."""
 
     def __init__(
         self,
@@ -31,15 +31,12 @@ class SnapshotDelta:
         inodes: List[Tuple[int, bytes]],
         ranges: Dict[int, Optional[List[ByteRange]]],
         timed: FrozenSet[int],
-        *,
-        more_timed: bool,
     ) -> None:
         self.base = base
         self.clone = clone
         self.inodes = inodes
         self._ranges = ranges
         self.timed = timed
-        self.more_timed = more_timed
 
     def ranges(self, path: bytes) -> Optional[List[ByteRange]]:
         """The changed ranges of the regular file ``path`` of the clone; none for a file the stream did not name."""
@@ -52,9 +49,9 @@ class SnapshotDelta:
         return self._ranges.get(status.st_ino, [])
 
 
-def compare_snapshots(base: Clone, clone: Clone) -> Optional[SnapshotDelta]:
-    """The delta from ``base`` to ``clone``, None where it cannot be had for certain."""
-    return _compared(base, clone, lambda comparison: comparison.run())
+def compare_snapshots(base: Clone, clone: Clone, most_timed: int) -> Optional[SnapshotDelta]:
+    """The delta from ``base`` to ``clone``, None where it cannot be had for certain, or of too many the times were set."""
+    return _compared(base, clone, lambda comparison: comparison.run(most_timed))
 
 
 def are_same(base: Clone, clone: Clone) -> bool:
@@ -101,9 +98,9 @@ class _Comparison:
         self._base_root = base_root
         self._clone_root = clone_root
 
-    def run(self) -> SnapshotDelta:
+    def run(self, most_timed: int) -> SnapshotDelta:
         """What differs."""
-        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE)
+        delta = Delta(_BaseByPath(self._base_root), btrfs.SUBVOLUME_ROOT_INODE, most_timed)
         for command in self._commands():
             delta.play(command)
         return self._resolve(delta)
@@ -136,9 +133,7 @@ class _Comparison:
                 timed.add(node.inode)
             if stat.S_ISREG(status.st_mode):
                 ranges[node.inode] = None if node.base is None else self._ranges(node, node.base, status)
-        return SnapshotDelta(
-            self._base, self._clone, sorted(inodes.items()), ranges, frozenset(timed), more_timed=delta.more_timed
-        )
+        return SnapshotDelta(self._base, self._clone, sorted(inodes.items()), ranges, frozenset(timed))
 
     def _current(self, node: Node, path: Optional[bytes]) -> Optional[Tuple[bytes, os.stat_result]]:
         """Where the object stands in the newer snapshot; None: nowhere. What the picture says is checked."""

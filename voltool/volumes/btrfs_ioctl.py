@@ -47,10 +47,9 @@ _INO_PATHS_CODE = ioctl_number(READ | WRITE, _MAGIC, 35, _INO_PATHS.size)
 _SEND_CODE = ioctl_number(WRITE, _MAGIC, 38, _SEND.size)
 _TREE_SEARCH_V2 = ioctl_number(READ | WRITE, _MAGIC, 17, _SEARCH.size)
 
-#: Of struct btrfs_inode_item: size; links, owner, group, mode; seconds and nanoseconds of ctime, of mtime.
-_INODE_ITEM = struct.Struct("<16xQ16xIIII8x8x8x32x12xqIqI12x")
-assert _INODE_ITEM.size == 160
-_INODE_ITEM_KEY = 1
+_EXTENT_DATA_KEY = 108
+#: Enough for what lies in the tree itself, and for some hundred extents.
+_EXTENTS_BUFFER = 16 << 10
 
 _READ_ONLY = 1 << 1
 _SEND_NO_FILE_DATA = 0x1
@@ -147,19 +146,18 @@ def inode_paths(descriptor: int, inode: int) -> List[bytes]:
     return [data[16 + offset : data.index(b"\0", 16 + offset)].lstrip(b"/") for offset in offsets]
 
 
-def inode_item(descriptor: int, inode: int) -> Optional[Tuple[int, ...]]:
-    """Mode, owner, group, size, mtime (s, ns), ctime (s, ns), links of ``inode`` in the descriptor's subvolume; None: there is
-    none. Needs CAP_SYS_ADMIN. Source: struct btrfs_inode_item."""
-    size = _SEARCH_HEADER.size + _INODE_ITEM.size
-    head = _SEARCH.pack(0, inode, inode, 0, 0, 0, _ALL, _INODE_ITEM_KEY, _INODE_ITEM_KEY, 1, size)
-    buffer = bytearray(head) + bytearray(size)
-    _ioctl(descriptor, _TREE_SEARCH_V2, buffer)
-    if buffer[64:68] == bytes(4):
-        return None
-    length, links, uid, gid, mode, ctime_s, ctime_ns, mtime_s, mtime_ns = _INODE_ITEM.unpack_from(
-        buffer, _SEARCH.size + _SEARCH_HEADER.size
+def file_extents(descriptor: int, inode: int) -> Optional[List[Tuple[int, bytes]]]:
+    """Offset and bytes of each extent item of a regular file in the descriptor's subvolume; None: there are too many. Needs
+    CAP_SYS_ADMIN. Source: struct btrfs_file_extent_item."""
+    head = _SEARCH.pack(
+        0, inode, inode, 0, _ALL, 0, _ALL, _EXTENT_DATA_KEY, _EXTENT_DATA_KEY, 0xFFFFFFFF, _EXTENTS_BUFFER
     )
-    return mode, uid, gid, length, mtime_s, mtime_ns, ctime_s, ctime_ns, links
+    buffer = bytearray(head) + bytearray(_EXTENTS_BUFFER)
+    _ioctl(descriptor, _TREE_SEARCH_V2, buffer)
+    found = list(_items(buffer))
+    used = sum(_SEARCH_HEADER.size + len(item) for _offset, item in found)
+    # The kernel stops before what does not fit; less than the largest item is left over then.
+    return None if used > _EXTENTS_BUFFER // 2 else found
 
 
 def send_without_data(snapshot: int, parent_tree: int, pipe: int) -> None:
@@ -194,16 +192,22 @@ def _search(descriptor: int, objectid: int, kind: int) -> Iterator[Tuple[int, by
         )
         buffer = bytearray(head) + bytearray(_SEARCH_BUFFER)
         _ioctl(descriptor, _TREE_SEARCH_V2, buffer)
-        (items,) = struct.unpack_from("=I", buffer, 64)
-        if not items:
+        found = list(_items(buffer))
+        if not found:
             return
-        position = _SEARCH.size
-        for _item in range(items):
-            _transaction, _object, offset, _type, length = _SEARCH_HEADER.unpack_from(buffer, position)
-            position += _SEARCH_HEADER.size
-            yield offset, bytes(buffer[position : position + length])
-            position += length
-            start = offset + 1
+        yield from found
+        start = found[-1][0] + 1
+
+
+def _items(buffer: bytearray) -> Iterator[Tuple[int, bytes]]:
+    """Offset and bytes of each item that a search has put into the buffer."""
+    (items,) = struct.unpack_from("=I", buffer, 64)
+    position = _SEARCH.size
+    for _item in range(items):
+        _transaction, _object, offset, _type, length = _SEARCH_HEADER.unpack_from(buffer, position)
+        position += _SEARCH_HEADER.size
+        yield offset, bytes(buffer[position : position + length])
+        position += length
 
 
 def _ioctl(descriptor: int, code: int, argument: bytearray) -> None:

@@ -4,7 +4,8 @@ holds every driver to it. A driver knows nothing of dumps, manifests or the wire
 
 from __future__ import annotations
 
-from typing import FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Tuple
+from contextlib import AbstractContextManager
+from typing import Callable, FrozenSet, Iterator, List, Optional, Protocol, Tuple
 
 from voltool.frozen import dataclass
 from voltool.model import Consistency, VolumeRecord
@@ -29,6 +30,13 @@ class Clone:
     uuid: str = ""
 
 
+#: Of an inode number, whether its bytes are the same.
+SameBytes = Callable[[int], bool]
+Telling = AbstractContextManager[Optional[SameBytes]]
+#: Whoever reads all files sets all access times, and what file systems have to say of each takes long.
+MOST_TIMED = 2_000
+
+
 @dataclass(frozen=True)
 class Changes:
     """What differs between two clones: inode numbers (in the newer clone) with one current path each.
@@ -38,27 +46,11 @@ class Changes:
     the root itself.
 
     ``timed``: those of them of which the file system says no more than that their times were set: bytes and names are as in
-    the base, and so is everything else but what it takes for a change of times (flags, room that is reserved). With
-    ``more_timed`` there are more of these, which are not listed: whoever read all files has set all access times.
+    the base, and so is everything else but what it takes for a change of times (flags, room that is reserved).
     """
 
     inodes: Tuple[Tuple[int, bytes], ...]
     timed: FrozenSet[int] = frozenset()
-    more_timed: bool = False
-
-
-class InodeStatus(NamedTuple):
-    """What stat(2) says of an inode, as far as home stamps go; ``size`` as it is for a regular file and a symlink."""
-
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime_s: int
-    mtime_ns: int
-    ctime_s: int
-    ctime_ns: int
-    links: int
 
 
 @dataclass(frozen=True)
@@ -106,9 +98,12 @@ class Driver(Protocol):
     def drop(self, volume: VolumeRecord, clone: Clone) -> None:
         """Delete the clone. Idempotent. The live tree (directory driver) is never touched."""
 
-    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:
+    def changes(
+        self, volume: VolumeRecord, base: Clone, clone: Clone, most_timed: int = MOST_TIMED
+    ) -> Optional[Changes]:
         """What changed, where the file system knows; None: scan and compare. Read-only, retryable. Never incomplete: an
-        unknown or unexpected record means None. The base must be ours (checked by its UUID), else None."""
+        unknown or unexpected record means None. The base must be ours (checked by its UUID), else None. Where of more than
+        ``most_timed`` objects the times were set alone, to compare is quicker: None."""
 
     def changed_ranges(self, base: Clone, clone: Clone, path: bytes) -> Optional[List[ByteRange]]:
         """Which bytes of the regular file ``path`` (of the same inode of the volume in both) may differ; sorted, disjoint;
@@ -117,9 +112,9 @@ class Driver(Protocol):
     def path_of(self, clone: Clone, inode: int) -> Optional[bytes]:
         """A path of ``inode`` in the clone, relative to its root; None: it has none, or nobody knows. Read-only."""
 
-    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:
-        """What each of ``inodes`` is in the clone, in order; None: it is not there. Only where `changes` says ``more_timed``.
-        Read-only. Raises OSError."""
+    def same_bytes(self, base: Clone, clone: Clone) -> Telling:
+        """While the context lasts: what tells for certain whether a regular file, by its inode number, has the same bytes in
+        both clones, where the file system knows that without reading; None: it does not. Read-only. It raises OSError."""
 
 
 class LeaseTest(Protocol):

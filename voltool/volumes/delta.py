@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, List, Optional, Protocol, Set, Tuple
 
-from voltool.volumes.contract import ByteRange
+from voltool.volumes.contract import MOST_TIMED, ByteRange
 from voltool.volumes.send_stream import Attribute, Command, Kind, UnexpectedStream
 
 #: Beyond this many objects in the picture (some 1.2 KB each) scanning and comparing is no slower, and flat.
@@ -21,8 +21,6 @@ _MAX_RANGES = 65_536
 
 _CREATIONS = frozenset({Kind.MKFILE, Kind.MKDIR, Kind.MKNOD, Kind.MKFIFO, Kind.MKSOCK, Kind.SYMLINK})
 _ATTRIBUTES = frozenset({Kind.SET_XATTR, Kind.REMOVE_XATTR, Kind.CHMOD, Kind.CHOWN})
-#: So many objects of which only times were set are followed.
-MAX_TIMED = 2_000
 
 
 class BaseTree(Protocol):
@@ -64,17 +62,17 @@ class Node:
 
 
 class Delta:
-    """Plays the commands of one stream. ``root`` is the inode number of both snapshots' roots."""
+    """Plays the commands of one stream. ``root`` is the inode number of both snapshots' roots; ``most_timed``: see
+    `contract.Driver.changes`."""
 
-    def __init__(self, base: BaseTree, root: int) -> None:
+    def __init__(self, base: BaseTree, root: int, most_timed: int = MOST_TIMED) -> None:
         self._base = base
         self._root = Node(root, b"")
         self._base_nodes: Dict[int, Node] = {root: self._root}
         self._created: List[Node] = []
         self._begun = False
+        self._most_timed = most_timed
         self._timed = 0
-        #: Whether there are more objects of which only times were set than were followed.
-        self.more_timed = False
 
     def play(self, command: Command) -> None:
         """Take the next command. Raises UnexpectedStream."""
@@ -95,7 +93,7 @@ class Delta:
             self._change_content(command)
 
     def changed(self) -> Iterator[Node]:
-        """The objects that some command was about, the removed ones too; but see ``more_timed``."""
+        """The objects that some command was about, the removed ones too."""
         for node in self._base_nodes.values():
             if node.changed or node.timed:
                 yield node
@@ -119,12 +117,11 @@ class Delta:
     # -------------------------------------------------------------------------------------------------- commands
 
     def _set_times(self, path: bytes) -> None:
-        if self._timed >= MAX_TIMED:
-            self.more_timed = True
-            return
         node = self._find(path)
         self._timed += not node.timed
         node.timed = True
+        if self._timed > self._most_timed:
+            raise UnexpectedStream("the times of too many were set")
 
     def _create(self, command: Command) -> None:
         node = Node(command.number(Attribute.INO), None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from typing import Iterable, Iterator, List, Optional, Tuple
+from typing import List, Optional
 
 from voltool.errors import HostError, RefusedError
 from voltool.model import Consistency, VolumeRecord
 from voltool.origins import Origins
 from voltool.showing import shown
-from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
+from voltool.volumes.contract import MOST_TIMED as MOST
+from voltool.volumes.contract import ByteRange, Changes, Clone, Telling
 from voltool.volumes.traits import synchronize
 
 
@@ -63,7 +65,7 @@ class DirectoryDriver:
         if not clone.live:
             raise RefusedError("the directory driver has no clones", where=shown(volume.path))
 
-    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:  # noqa: ARG002 - the contract's
+    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone, most_timed: int = MOST) -> Optional[Changes]:  # noqa: ARG002
         """Not known: compare."""
         return None
 
@@ -75,9 +77,9 @@ class DirectoryDriver:
         """Unknown: only a walk finds it."""
         return None
 
-    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
-        """Never asked."""
-        return iter(())
+    def same_bytes(self, base: Clone, clone: Clone) -> Telling:  # noqa: ARG002 - the contract's
+        """Unknown."""
+        return contextlib.nullcontext()
 
 
 def _cannot_read(path: bytes, error: OSError) -> HostError:

@@ -14,7 +14,7 @@ import os
 import secrets
 import stat
 import time
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional
 
 from voltool import durable
 from voltool.beneath import open_beneath, opened_directory
@@ -24,7 +24,8 @@ from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.spool import SortedSpool
 from voltool.volumes import reflink_copy as copy
-from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
+from voltool.volumes.contract import MOST_TIMED as MOST
+from voltool.volumes.contract import ByteRange, Changes, Clone, Telling
 from voltool.volumes.extents import differing, mapped_extents
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.mounts import nested_mounts
@@ -137,7 +138,7 @@ class ReflinkDriver:
                 durable.fsync_directory(directory)
             _destroy(directory, clone.label)
 
-    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:  # noqa: ARG002 - the contract's
+    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone, most_timed: int = MOST) -> Optional[Changes]:  # noqa: ARG002
         """Not known: compare."""
         return None
 
@@ -162,9 +163,9 @@ class ReflinkDriver:
         """Unknown: only a walk finds it."""
         return None
 
-    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
-        """Never asked."""
-        return iter(())
+    def same_bytes(self, base: Clone, clone: Clone) -> Telling:  # noqa: ARG002 - the contract's
+        """Unknown."""
+        return contextlib.nullcontext()
 
     # ------------------------------------------------------------------------------------------------------- making
 

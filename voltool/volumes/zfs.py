@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import time
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional
 
 from voltool import durable
 from voltool.errors import HostError, RefusedError, SpaceError, VoltoolError
@@ -22,7 +22,8 @@ from voltool.origins import Origins
 from voltool.showing import shown
 from voltool.volumes import zfs_command as zfs
 from voltool.volumes import zfs_view
-from voltool.volumes.contract import ByteRange, Changes, Clone, InodeStatus
+from voltool.volumes.contract import MOST_TIMED as MOST
+from voltool.volumes.contract import ByteRange, Changes, Clone, Telling
 from voltool.volumes.labels import clone_path, clones_directory
 from voltool.volumes.mounts import is_within, read_mounts
 from voltool.volumes.traits import synchronize
@@ -149,7 +150,7 @@ class ZfsDriver:
         with _translated(volume.path):
             durable.remove_file(_note_path(volume, clone.label))
 
-    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone) -> Optional[Changes]:  # noqa: ARG002 - the contract's
+    def changes(self, volume: VolumeRecord, base: Clone, clone: Clone, most_timed: int = MOST) -> Optional[Changes]:  # noqa: ARG002
         """Not asked. `zfs diff` leaves out an object whose ctime is the same in both (write_inuse_diffs_one in
         lib/libzfs/libzfs_diff.c), and names no inode numbers: scanning and comparing sees as much and is certain."""
         return None
@@ -162,9 +163,9 @@ class ZfsDriver:
         """Unknown: only a walk finds it."""
         return None
 
-    def statuses(self, clone: Clone, inodes: Iterable[int]) -> Iterator[Tuple[int, Optional[InodeStatus]]]:  # noqa: ARG002
-        """Never asked."""
-        return iter(())
+    def same_bytes(self, base: Clone, clone: Clone) -> Telling:  # noqa: ARG002 - the contract's
+        """Unknown."""
+        return contextlib.nullcontext()
 
 
 def clear_area(area: bytes) -> None:
