@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import zlib
 from typing import Callable, NamedTuple, Optional, Tuple
 
@@ -18,6 +19,7 @@ from voltool.dumpfile.lz4_block import decompress_block
 
 #: Below this many bytes compressing costs more than it saves.
 SMALLEST = 64
+_LEAST_ROOM = 64 << 10
 
 
 class Lz4(NamedTuple):
@@ -62,16 +64,25 @@ def _lz4_library() -> Optional[Lz4]:
     library.LZ4_compress_default.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
     library.LZ4_decompress_safe.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
 
+    local = threading.local()
+
+    def room(size: int) -> ctypes.Array[ctypes.c_char]:
+        """Of this thread, used again: to get and to clear new memory for each frame costs as much as the codec does."""
+        buffer: Optional[ctypes.Array[ctypes.c_char]] = getattr(local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = local.buffer = ctypes.create_string_buffer(max(size, _LEAST_ROOM))
+        return buffer
+
     def compress(raw: bytes) -> bytes:
         raw = bytes(raw)
         bound = int(library.LZ4_compressBound(len(raw)))
-        buffer = ctypes.create_string_buffer(bound)
+        buffer = room(bound)
         size = library.LZ4_compress_default(raw, buffer, len(raw), bound)
         return ctypes.string_at(buffer, size) if size > 0 else raw
 
     def decompress(stored: bytes, raw: int) -> bytes:
         stored = bytes(stored)
-        buffer = ctypes.create_string_buffer(max(raw, 1))
+        buffer = room(raw)
         if library.LZ4_decompress_safe(stored, buffer, len(stored), raw) != raw:
             raise ValueError("not an LZ4 block of that length")
         return ctypes.string_at(buffer, raw)
