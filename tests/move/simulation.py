@@ -473,7 +473,9 @@ class TargetSession:
     def manifest(self) -> Iterator[bytes]:
         yield self.held.encode()
 
-    def get_ready(self) -> None:
+    def get_ready(self, *, wait: bool) -> None:
+        del wait
+
         def act() -> None:
             self._world.point(Party.TARGET)
             self._world.target.ready = True

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,13 +74,14 @@ def test_it_finds_what_a_walk_alone_finds(tree: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sharedwalk, "ALONE", 2)
     for module in (walk, sharedwalk):
         monkeypatch.setattr(module, "NAMES_AT_ONCE", 20)
-    shared: list[int] = []
+    shared: list[bool] = []
     original = SharedWalk._take
-    monkeypatch.setattr(
-        SharedWalk,
-        "_take",
-        lambda self, index, listing: (shared.append(listing is not None), original(self, index, listing))[1],
-    )
+
+    def take(self: SharedWalk, index: int, listing: Any) -> None:
+        shared.append(listing is not None)
+        original(self, index, listing)
+
+    monkeypatch.setattr(SharedWalk, "_take", take)
     for excludes in ([], [b"4", b"file", b"6/2/*"]):
         alone = _found(Walker, tree, live=live, excludes=excludes)
         assert _found(SharedWalk, tree, live=live, excludes=excludes) == alone

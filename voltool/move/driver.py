@@ -22,6 +22,9 @@ from voltool.showing import shown
 
 #: What was written while a person thought about his answer for longer than this (seconds) is sent before the lock.
 _STALE = 5.0
+#: Of a tree with more entries the new home gets ready before the lock is made, not while: it takes longer than making the
+#: lock, and the rest would be time under the lock. Of a smaller one that is less than a second.
+_MANY = 200_000
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _round(source: SourceHome, target: TargetHome, done: Moved) -> Sent:
 def _switch_over(source: SourceHome, target: TargetHome, options: MoveOptions, steps: Steps, done: Moved) -> None:
     _refuse_losses(target, options)
     limit = lock_limit(done.predicted, options.max_lock)
-    target.get_ready()
+    target.get_ready(wait=done.entries > _MANY)
     source.prepare_lock()
     began = time.monotonic()
     with steps.locked(limit):

@@ -153,9 +153,9 @@ class TargetHome(Sink, Protocol):
     def manifest(self) -> Iterator[bytes]:
         """The manifest of that state."""
 
-    def get_ready(self) -> None:
-        """Begin to do what can be done before the lock, so that `prepare` is short; it is not waited for. What goes wrong is
-        raised by whatever is asked for next."""
+    def get_ready(self, *, wait: bool) -> None:
+        """Begin to do what can be done before the lock, so that `prepare` is short. Unless it is waited for, what goes wrong is
+        raised by whatever is asked for next, which waits."""
 
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """Make it ready, durably."""

@@ -229,10 +229,12 @@ class TargetSession(Receiving):
         self._agent.send(sources)
         expect(self._agent, moving.TargetStatus)
 
-    def get_ready(self) -> None:
+    def get_ready(self, *, wait: bool) -> None:
         """See `TargetHome`."""
         self._agent.send(moving.GetReady())
         self._busy = True
+        if wait:
+            self._await()
 
     def prepare(self, epoch: Epoch, state_id: str, sequence: int) -> None:
         """See `TargetHome`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from voltool.errors import AgentError
+from voltool.leases import lease_test
 from voltool.volumes.lock import leasetest
 
 _FILES = 40
@@ -48,7 +49,7 @@ def test_every_file_that_is_open_for_writing_is_found(tree: Path) -> None:
 def test_a_process_that_dies_has_tested_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock must fail then: its files may be open for writing."""
     parent = os.getpid()
-    original = leasetest.lease_test
+    original = lease_test
 
     def dying(descriptor: int) -> bool | None:
         if os.getpid() != parent and os.readlink(f"/proc/self/fd/{descriptor}").endswith("\n21"):

@@ -206,11 +206,11 @@ class HostTarget:
 
     def get_ready(self) -> None:
         """Before the lock: put together what is held and take its stamps, so that under the lock that is to be done for what the
-        last increment touches alone. Where top entries are made immutable, or renamed one by one, their turn is at the end, and
-        everything is done then."""
+        last increment touches alone. Where top entries are to be immutable once they are published, everything is done
+        again then."""
         held = self._open()
         record = held.record
-        if record is None or record.applying or record.assembled or held.staging.way is not Way.RENAME:
+        if record is None or record.applying or record.assembled:
             return
         make_ready(held, self.attributes, self.losses)
         if not held.staging.progress.sealed:

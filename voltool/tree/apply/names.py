@@ -38,14 +38,17 @@ class NameTable:
         self._objects = array("Q")
         self._offsets = array("Q")
 
-    def add(self, number: int, directory: int, name: bytes) -> None:
-        """The next name, of the same or a higher object. Raises OSError."""
+    def add(self, turned: bytes) -> None:
+        """The next name, of the same or a higher object: the object's number, the directory's, the name. Raises OSError."""
+        buffer = self._buffer
         if self._count % _STEP == 0:
-            self._objects.append(number)
-            self._offsets.append(self._length + len(self._buffer))
+            self._objects.append(int.from_bytes(turned[:8], "big"))
+            self._offsets.append(self._length + len(buffer))
         self._count += 1
-        self._buffer += _HEAD.pack(number, directory, len(name)) + name
-        if len(self._buffer) >= _BUFFER:
+        buffer += turned[:16]
+        buffer.append(len(turned) - 16)
+        buffer += turned[16:]
+        if len(buffer) >= _BUFFER:
             self.flush()
 
     def flush(self) -> None:

@@ -22,7 +22,9 @@ from voltool.tree.apply.framespool import FrameSpool
 from voltool.tree.apply.names import Directories, Name, NameTable
 
 _NUMBER_MODE = struct.Struct(">QI")
-_MODE_AT = 8
+#: Where the type is in a record's mode (a big-endian number of 4 bytes), and what it is there.
+_TYPE_AT = 10
+_REGULAR, _DIRECTORY = stat.S_IFREG >> 8, stat.S_IFDIR >> 8
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK}
 #: Objects that go to a worker in one task.
 _TASK_OBJECTS = 256
@@ -126,14 +128,13 @@ class Skeleton:
         special: List[Special] = []
         special_bytes = 0
         for record, names in self._joined():
-            kind = stat.S_IFMT(_NUMBER_MODE.unpack_from(record)[1])
-            if kind == stat.S_IFREG:
+            if is_regular(record):
                 self.file_count += 1
-            elif kind == stat.S_IFDIR:
+            elif is_directory(record):
                 made.append(record)
                 self._add_directory(record, names)
             else:
-                special.append((record, [(name.directory, name.name) for name in names]))
+                special.append((record, [(int.from_bytes(name[8:16], "big"), name[16:]) for name in names]))
                 special_bytes += len(record) + 64 * len(names)
                 self.file_count += 1
             if len(made) >= _TASK_OBJECTS:
@@ -160,36 +161,35 @@ class Skeleton:
         for _batch in range(self._special_batches):
             yield marshal.load(self._specials)  # noqa: S302 - our own unnamed file
 
-    def _joined(self) -> Iterator[Tuple[bytes, List[Name]]]:
+    def _joined(self) -> Iterator[Tuple[bytes, List[bytes]]]:
+        """Every object and its names, each after its number and that of its directory."""
         entries = iter(self._by_child)
         entry = next(entries, None)
         add = self.names.add
         for record in self.objects.records():
             key = record[:8]
-            number = int.from_bytes(key, "big")
-            names: List[Name] = []
+            names: List[bytes] = []
             while entry is not None and entry[:8] == key:
-                name = Name(int.from_bytes(entry[8:16], "big"), entry[16:])
-                names.append(name)
-                add(number, *name)
+                names.append(entry)
+                add(entry)
                 entry = next(entries, None)
             if entry is not None and entry[:8] < key:
                 raise fmt.damaged("a name belongs to no object")
-            if not names and number != ROOT_OBJECT:
+            if not names and int.from_bytes(key, "big") != ROOT_OBJECT:
                 raise fmt.damaged("an object has no name")
             yield record, names
         if entry is not None:
             raise fmt.damaged("a name belongs to no object")
 
-    def _add_directory(self, record: bytes, names: List[Name]) -> None:
+    def _add_directory(self, record: bytes, names: List[bytes]) -> None:
         is_root = int.from_bytes(record[:8], "big") == ROOT_OBJECT
         if is_root and names:
             raise fmt.damaged("the root directory has a name")
         if not is_root and len(names) != 1:
             raise fmt.damaged("a directory has more than one name")
-        name = Name(0, b"") if is_root else names[0]
-        self.directories.parents.append(name.directory)
-        self._directory_names.write(bytes([len(name.name)]) + name.name)
+        parent, name = (0, b"") if is_root else (int.from_bytes(names[0][8:16], "big"), names[0][16:])
+        self.directories.parents.append(parent)
+        self._directory_names.write(bytes([len(name)]) + name)
 
     def directory_names(self) -> Iterator[bytes]:
         """The names of all directories, in the order of their numbers (the root's is empty)."""
@@ -213,9 +213,9 @@ class Skeleton:
 
 def is_regular(record: bytes) -> bool:
     """Whether an object record is that of a regular file."""
-    return stat.S_ISREG(int.from_bytes(record[_MODE_AT : _MODE_AT + 4], "big"))
+    return record[_TYPE_AT] & 0xF0 == _REGULAR
 
 
 def is_directory(record: bytes) -> bool:
     """Whether an object record is that of a directory."""
-    return stat.S_ISDIR(int.from_bytes(record[_MODE_AT : _MODE_AT + 4], "big"))
+    return record[_TYPE_AT] & 0xF0 == _DIRECTORY
