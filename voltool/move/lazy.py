@@ -5,7 +5,9 @@ The new home ends the fill by itself (`agent.lazymove.homing`); nobody here has 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from voltool.errors import NotFoundError, UnreachableError, UsageError, VoltoolError
@@ -16,7 +18,7 @@ from voltool.move.sessions import SessionSettings, TargetSession
 from voltool.remote.doors import NO_DOOR, Coming, Served, let_come
 from voltool.remote.paths import RELAY, check_mode
 from voltool.wire import messages, moving, replicas
-from voltool.wire.conversation import expect
+from voltool.wire.conversation import IntroducedConversation, expect
 from voltool.wire.doors import Door
 
 #: What is served: the copy that the volume leaves, also before it leaves it.
@@ -61,12 +63,10 @@ def prepare_to_fetch(
     refuse_relay(settings.path)
     step = moving.FetchFrom((), settings.bandwidth, settings.fetch_timeout, settings.lock_timeout, settings.hooks)
     try:
-        (source,) = _serve(world, volume, move, NO_DOOR).sources
-        reached = target.reach(source)
-        if reached.host:
-            target.fetch_from(dataclasses.replace(step, sources=(source,)))
-            return
-        coming = _let_come(world, volume, move, source)
+        with _old_home(world, volume, move) as old_home:
+            (source,) = old_home.serve(NO_DOOR).sources
+            reached = target.reach(source)
+            coming = Coming((source,)) if reached.host else old_home.let_come(source)
         if not coming.sources:
             raise UnreachableError(
                 "the new home cannot fetch from the old one", where=f"{volume.host}, {move.target.host}",
@@ -75,33 +75,43 @@ def prepare_to_fetch(
                 " or without --lazy",
             )  # fmt: skip
         target.fetch_from(dataclasses.replace(step, sources=coming.sources))
-        text = f"{volume.name}: {move.target.host} cannot connect to {volume.host}, which connects to it: {reached.why}"
-        world.reporter.report(Notice("info", text))
     except VoltoolError as error:
         raise CannotFetchError(error.what, where=error.where, why=error.why, remedy=error.remedy) from None
+    if not reached.host:
+        text = f"{volume.name}: {move.target.host} cannot connect to {volume.host}, which connects to it: {reached.why}"
+        world.reporter.report(Notice("info", text))
 
 
-def _serve(world: World, volume: KnownVolume, move: SourceMove, door: Door | None) -> Served:
-    """Let the old home serve what it leaves, to the new home alone, by a process that outlives all connections, and let that go
-    to the ``door``: see `remote.doors.Serve`."""
-    with world.hosts.connect(move.target.host) as there:
+@dataclass(frozen=True)
+class _OldHome:
+    """The old home of the ``volume`` as who serves what it leaves to the new one, which shows ``peer``; ``here`` and ``there``:
+    agents at both."""
+
+    volume: KnownVolume
+    move: SourceMove
+    here: IntroducedConversation
+    there: IntroducedConversation
+    peer: bytes
+
+    def serve(self, door: Door | None) -> Served:
+        """Let it serve by a process that outlives all connections, and let that go to the ``door``: see `remote.doors.Serve`."""
+        volume, here = self.volume, self.here
+        here.send(replicas.ServeFiles(volume.uuid, self.move.move_id, _COPY, self.peer, here.ports, door))
+        served = expect(here, replicas.FilesServed)
+        source = replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
+        return Served((source,), {volume.host: served.fault} if served.fault else {})
+
+    def let_come(self, source: replicas.FetchSource, *, stay: bool = False) -> Coming:
+        """Let it connect to the new one."""
+        return let_come(self.there, self.move.move_id, (source,), self.serve, stay=stay)
+
+
+@contextlib.contextmanager
+def _old_home(world: World, volume: KnownVolume, move: SourceMove) -> Iterator[_OldHome]:
+    with world.hosts.connect(move.target.host) as there, world.hosts.connect(volume.host) as here:
         there.send(replicas.MakeIdentity(move.move_id))
         peer = expect(there, replicas.IdentityReply).certificate
-    with world.hosts.connect(volume.host) as here:
-        here.send(replicas.ServeFiles(volume.uuid, move.move_id, _COPY, peer, here.ports, door))
-        served = expect(here, replicas.FilesServed)
-    source = replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
-    return Served((source,), {volume.host: served.fault} if served.fault else {})
-
-
-def _let_come(
-    world: World, volume: KnownVolume, move: SourceMove, source: replicas.FetchSource, *, stay: bool = False
-) -> Coming:
-    """Let the old home connect to the new one."""
-    with world.hosts.connect(move.target.host) as there:
-        return let_come(
-            there, move.move_id, (source,), lambda door: _serve(world, volume, move, door), stay=stay
-        )  # fmt: skip
+        yield _OldHome(volume, move, here, there, peer)
 
 
 def stop_serving(world: World, host: str, move_id: str) -> None:
@@ -164,10 +174,10 @@ def _served_again(world: World, host: str, fill: Fill) -> Served:
     left = next((source for source in found if source.move_id == move.move_id), None)
     if left is None:
         raise UnreachableError("the old home does not know the move any more", where=host)
-    old = KnownVolume(move.uuid, move.name, host, left.path, "")
-    served = _serve(world, old, left, None)
-    if fill.status.way != replicas.WAY_REVERSE:
-        return Served(served.sources, {})
-    coming = _let_come(world, old, left, served.sources[0], stay=True)
+    with _old_home(world, KnownVolume(move.uuid, move.name, host, left.path, ""), left) as old_home:
+        served = old_home.serve(None)
+        if fill.status.way != replicas.WAY_REVERSE:
+            return Served(served.sources, {})
+        coming = old_home.let_come(served.sources[0], stay=True)
     sources = tuple(dataclasses.replace(source, comes=True) for source in served.sources)
     return Served(sources, {host: coming.why} if coming.why else {})
