@@ -114,7 +114,7 @@ class MortalHosts(TwoHosts):
     """`TwoHosts`, whose agents may die before they have said a word."""
 
     @contextlib.contextmanager
-    def connect(self, host: str) -> Iterator[AgentSession]:  # type: ignore[override]
+    def connect(self, host: str) -> Iterator[AgentSession]:
         """As of `TwoHosts`."""
         with contextlib.ExitStack() as stack:
             try:
@@ -174,7 +174,7 @@ class Dying:
         def save_slowed(home: LazyHome, wishes: HomeWishes) -> None:
             save(home, dataclasses.replace(wishes, bandwidth=self.background))
 
-        LazyHome.save = save_slowed  # type: ignore[method-assign]
+        setattr(LazyHome, "save", save_slowed)  # noqa: B010 - mypy would have it as it is
         count = self.countdowns[host]
         for owner, name in (
             (durable, "write_file"), (durable, "remove_file"), (durable, "rename_with_flags"), (overlay, "mount"),

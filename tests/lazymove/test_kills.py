@@ -80,7 +80,7 @@ def assert_aborted(dying: Dying) -> None:
         assert dying.abort(), dying.said
     assert dying.is_writable(dying.volume)
     dying.assert_right(dying.volume)
-    assert dying.source_move() is dying.target_move() is None
+    assert (dying.source_move(), dying.target_move()) == (None, None)
     assert not dying.target.exists()
     wait_until(lambda: not dying.daemons())
     assert dying.mounts() == []
@@ -90,7 +90,12 @@ def test_what_has_come_before_a_switch_that_failed_is_not_mixed_with_what_is_the
     dying: Dying,
 ) -> None:
     dying.background = 0
-    dying.hosts.inject[SOURCE] = lambda: (dying.be_agent(SOURCE), dying_before(HostSource, "take_away")())
+
+    def inject() -> None:
+        dying.be_agent(SOURCE)
+        dying_before(HostSource, "take_away")()
+
+    dying.hosts.inject[SOURCE] = inject
     assert not dying.move()
     dying.await_quiet()
     wait_until(dying.has_all)

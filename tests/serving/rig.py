@@ -22,6 +22,7 @@ from tests.core.harness import ForkHosts, Recorder, Rig
 from voltool.agent import daemon as daemons
 from voltool.agent.daemon import Daemon, list_daemons
 from voltool.agent.lazy.mounted import is_mounted
+from voltool.errors import UnreachableError
 from voltool.events import Reporter
 from voltool.model import KnownReplica
 from voltool.remote.session import AgentSession
@@ -41,16 +42,20 @@ HARDLY = 1
 
 @dataclass
 class Hosts:
-    """`replica.ports.Hosts`: each name is a host with a state directory of its own on this machine."""
+    """`replica.ports.Hosts`: each name is a host with a state directory of its own on this machine; who is in ``dead`` does not
+    answer."""
 
     directory: Path
     reporter: Recorder = field(default_factory=Recorder)
+    dead: set[str] = field(default_factory=set)
 
     def state(self, host: str) -> Path:
         return self.directory / ("host" if host == "local" else f"state-{host}")
 
     @contextlib.contextmanager
     def connect(self, host: str) -> Iterator[AgentSession]:
+        if host in self.dead:
+            raise UnreachableError("the host cannot be reached", where=host)
         with ForkHosts(self.state(host), self.reporter).connect(host) as agent:
             yield agent
 

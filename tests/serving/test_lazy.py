@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.judge import compare
-from tests.serving.rig import HARDLY, LazySite
+from tests.serving.rig import HARDLY, LazySite, await_true
 from voltool.agent.replica.records import ReplicaBook
 from voltool.errors import RefusedError
 from voltool.model import LAZY, SERVING
+from voltool.replica.lacking import fill_from, missing_names
+from voltool.replica.promote import LacksFilesError, PromoteWish, promote
+from voltool.volumes.lock.hold import in_container
 
 PLACES = {"btrfs": "btrfs", "xfs": "reflink"}
 
@@ -123,6 +127,56 @@ def unreadable(replica: Path, truth: dict[str, bytes]) -> str:
             raise
         assert data == content
     raise AssertionError("everything is there")
+
+
+@pytest.mark.may_skip("FUSE needs root and /dev/fuse")
+@pytest.mark.skipif(in_container(), reason="who is promoted is locked first, and nothing is locked in a container")
+def test_when_its_home_is_lost_what_is_missing_is_named_filled_from_a_dump_and_promoted(site: LazySite) -> None:
+    (site.volume / "line\nfeed").write_bytes(b"some" * 100)
+    site.rig.dump()
+    truth = read(site.volume)
+    site.add("hostB", bandwidth=HARDLY, fetch_timeout=1)
+    replica = site.path("hostB")
+    assert (replica / "d3/f3").read_bytes() == truth["d3/f3"]
+    site.kill("serve", "local", "hostB")
+    site.kill("lazy", "hostB", "hostB")
+    site.hosts.dead.add("local")
+    with pytest.raises(LacksFilesError) as refused:
+        promote(site.world, PromoteWish("vol", "hostB", force=True, name_all=True))
+    missing = {os.fsdecode(path) for path in refused.value.missing}
+    assert {"large", "line\nfeed"} <= missing <= set(truth)
+    assert "d0/f0, " in refused.value.why
+    assert "and others" in refused.value.why
+    assert "--fill-from" in refused.value.remedy
+    assert replica.name not in missing
+
+    restored = site.ground / "restored"  # of a dump, on that host; one file is in none, one is another by now
+    shutil.copytree(site.volume, restored, symlinks=True)
+    (restored / "line\nfeed").unlink()
+    (restored / "d2/f2").write_bytes(bytes(len(truth["d2/f2"])))
+    with pytest.raises(RefusedError, match="no such directory"):
+        fill_from(site.world, "vol", "hostB", b"/nowhere")
+    assert fill_from(site.world, "vol", "hostB", os.fsencode(restored)).running
+    wanted = truth.keys() - {"line\nfeed", "d2/f2"}
+    assert {name: (replica / name).read_bytes() for name in wanted} == {name: truth[name] for name in wanted}
+    with pytest.raises(OSError, match="Input/output error"):
+        (replica / "d2/f2").read_bytes()
+    await_true(lambda: names_missing(site) == ["d2/f2", "line\nfeed"])
+    with pytest.raises(LacksFilesError, match=r"missing: d2/f2, line\\x0afeed"):
+        promote(site.world, PromoteWish("vol", "hostB", force=True))
+    for name in ("line\nfeed", "d2/f2"):
+        (restored / name).write_bytes(truth[name])
+        assert (replica / name).read_bytes() == truth[name]
+    site.await_full("hostB")
+    done = promote(site.world, PromoteWish("vol", "hostB", force=True))
+    assert (done.record.epoch.number, done.untold) == (2, ("local",))
+    assert read(replica) == truth
+    (replica / "new").touch()
+
+
+def names_missing(site: LazySite) -> list[str]:
+    with site.hosts.connect("hostB") as agent:
+        return [os.fsdecode(path) for path in missing_names(agent, site.rig.volume.uuid, -1)]
 
 
 @pytest.mark.may_skip("FUSE needs root and /dev/fuse")

@@ -50,6 +50,7 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     messages.DropClone: ("voltool.agent.clones", "drop_clone"),
     moving.AskFill: ("voltool.agent.lazymove.fill", "ask_fill"),
     moving.ReleaseRetired: ("voltool.agent.fetching.served", "release_retired"),
+    replicas.AskMissing: ("voltool.agent.lazy.lacking", "ask_missing"),
     replicas.MakeIdentity: ("voltool.agent.fetching.keys", "answer_identity"),
     replicas.ServeFiles: ("voltool.agent.fetching.served", "serve_files"),
     replicas.StopServing: ("voltool.agent.fetching.served", "stop_serving"),

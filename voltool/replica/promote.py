@@ -12,10 +12,22 @@ from dataclasses import dataclass
 
 from voltool.errors import NotFoundError, RefusedError, UnreachableError, VoltoolError
 from voltool.events import Notice
-from voltool.model import NO_HOOKS, PROMOTING, SERVING, Epoch, Hooks, KnownVolume, Peer, ReplicaRecord, VolumeRecord
+from voltool.model import (
+    LAZY,
+    NO_HOOKS,
+    PROMOTING,
+    SERVING,
+    Epoch,
+    Hooks,
+    KnownVolume,
+    Peer,
+    ReplicaRecord,
+    VolumeRecord,
+)
 from voltool.policy.homes import Claim, highest_epoch, judge
 from voltool.policy.replicas import FORMER
 from voltool.replica.contact import TellSettings, Told, ask_all, former_row, settle_homes
+from voltool.replica.lacking import missing_names
 from voltool.replica.ports import World
 from voltool.showing import shown
 from voltool.wire import messages, replicas
@@ -25,16 +37,27 @@ from voltool.wire.conversation import Conversation, expect
 _ROOM = 100
 
 
+#: So many missing files are named in an error.
+_NAMED = 10
+
+
+class LacksFilesError(RefusedError):
+    """A lazy replica is not full; ``missing``: files that have not come, by name."""
+
+    missing: tuple[bytes, ...] = ()
+
+
 @dataclass(frozen=True)
 class PromoteWish:
     """Promote the replica of ``name`` on ``host``; ``force``: though the old home is, or may be, alive. ``lock_timeout``:
-    how long to wait there for who still writes, seconds."""
+    how long to wait there for who still writes, seconds. ``name_all``: all that is missing of it shall be known by name."""
 
     name: str
     host: str
     force: bool = False
     hooks: Hooks = NO_HOOKS
     lock_timeout: int = 30
+    name_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +207,7 @@ def _promote_replica(world: World, volume: KnownVolume, wish: PromoteWish, surve
                 where=wish.host,
                 remedy=f"voltool replica list {volume.name}",
             )
-        _refuse_what_lacks(wish, status)
+        _refuse_what_lacks(agent, wish, status)
         replica = status.replica
         epoch = _next_epoch(world, volume, survey, agent.agent.hostname, replica.epoch)
         request = replicas.PromoteReplica(
@@ -209,20 +232,29 @@ def _promote_replica(world: World, volume: KnownVolume, wish: PromoteWish, surve
     return _remembered(world, volume, wish, survey, promoted)
 
 
-def _refuse_what_lacks(wish: PromoteWish, status: replicas.ReplicaStatus) -> None:
+def _refuse_what_lacks(agent: Conversation, wish: PromoteWish, status: replicas.ReplicaStatus) -> None:
     """RefusedError where something of the volume is not there: it would be lost, so ``force`` is no way. The host looks
     once more."""
-    if status.replica.phase in (SERVING, PROMOTING):
+    replica = status.replica
+    if replica.phase in (SERVING, PROMOTING):
         return
-    missing = (
-        f"{status.missing_files} files with {status.missing_bytes} bytes are missing" if status.missing_files else ""
+    what = "the replica does not have everything of the volume: what is missing would be lost"
+    where = f"{wish.host}:{shown(replica.path)}"
+    if replica.phase != LAZY:
+        remedy = "wait until it is full (voltool replica list), promote another one, or restore the latest dump"
+        raise RefusedError(what, where=where, why=f"it is {replica.phase}", remedy=remedy)
+    missing = tuple(missing_names(agent, replica.uuid, -1 if wish.name_all else _NAMED))
+    why = f"{status.missing_files} files with {status.missing_bytes} bytes are missing"
+    if missing:
+        why += f": {', '.join(shown(path) for path in missing[:_NAMED])}"
+        why += " and others" if status.missing_files > _NAMED else ""
+    remedy = f"wait until it is full (voltool replica list {wish.name}), or promote another one; where nobody has them any more:"
+    remedy += (
+        f" restore the latest dump to a directory there, then voltool replica sync {wish.name} {wish.host} --fill-from"
     )
-    raise RefusedError(
-        "the replica does not have everything of the volume: what is missing would be lost",
-        where=f"{wish.host}:{shown(status.replica.path)}",
-        why=f"it is {status.replica.phase}" + (f"; {missing}" if missing else ""),
-        remedy="wait until it is full (voltool replica list), promote another one, or restore the latest dump",
-    )
+    error = LacksFilesError(what, where=where, why=why, remedy=f"{remedy} /the/directory; what is in no dump is lost")
+    error.missing = missing
+    raise error
 
 
 def _replica_on(agent: Conversation, volume: KnownVolume) -> replicas.ReplicaStatus | None:

@@ -58,6 +58,7 @@ from voltool.wire.paths import (
     PreparePath,
 )  # fmt: skip
 from voltool.wire.replicas import (
+    AskMissing,
     ChooseHome,
     EndReplica,
     EpochHeard,
@@ -68,6 +69,7 @@ from voltool.wire.replicas import (
     KeepReplicaBase,
     ListReplicas,
     MakeIdentity,
+    MissingReply,
     Promoted,
     PromoteReplica,
     ReachSources,
@@ -648,7 +650,7 @@ Message = Union[
     EndReplica, EpochHeard, FilesServed, ForgetReplica, HearEpoch, IdentityReply, KeepReplicaBase, ListReplicas,
     MakeIdentity, PromoteReplica, Promoted, ReceiveManifest, RemoveReplica, ReplicaIn, ReplicaOut, ReplicaSource,
     ReplicaStatus, ReplicasReply, ServeFiles, StartLazy, StartReplicaDump, StopServing, SwapReplica,
-    ChooseHome, SendBeginning, ShowStanding, Standing,
+    AskMissing, MissingReply, ChooseHome, SendBeginning, ShowStanding, Standing,
     PreparePath, PathPrepared, ListenForPath, PathListening, JoinPath, AwaitPath, PathState, ClosePath,
     ReachSources, SourcesReached, ListenTunnel, TunnelListening, EnterTunnel, LeaveTunnel, TunnelOver, EndTunnel,
     OpenDoor, DoorOpened, AwaitGuests, Guests, CloseDoor, ComeIn,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 from voltool.frozen import dataclass
-from voltool.model import NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
+from voltool.model import LAZY, NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
 from voltool.wire.doors import Door
 
 # ------------------------------------------------------------------------------------------------- the volume's home
@@ -226,6 +226,37 @@ class ReplicasReply:
     replicas: Tuple[ReplicaStatus, ...]
     bases: Tuple[ReplicaBase, ...]
     filling: Tuple[FillingHome, ...] = ()
+
+
+@dataclass(frozen=True)
+class AskMissing:
+    """What the lazy replica of the volume on this host lacks. Answered by `MissingReply`, with ``most`` names at the most, in
+    their order from the ``first`` on (0 is the first). ``given``: a directory on this host with files that may be what is missing
+    (a restored dump): it is looked in from now on, and what fills the replica is started where it does not run; empty: nothing
+    is changed. Repeatable."""
+
+    uuid: str
+    first: int = 0
+    most: int = 0
+    given: bytes = b""
+
+
+@dataclass(frozen=True)
+class MissingReply:
+    """The replica's ``phase``; of a lazy one what has not come, as it said last: ``missing_files``, ``missing_bytes``;
+    ``running``: whether it is served; ``faults``: what goes wrong, for people; ``paths``: names of missing files, one of each."""
+
+    phase: str
+    missing_files: int = 0
+    missing_bytes: int = 0
+    running: bool = True
+    faults: Tuple[str, ...] = ()
+    paths: Tuple[bytes, ...] = ()
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether something may be missing."""
+        return self.phase == LAZY
 
 
 # ------------------------------------------------------------------------------------- who serves files to a lazy one

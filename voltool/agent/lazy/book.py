@@ -16,12 +16,14 @@ KIND = "lazy"
 
 @dataclass(frozen=True)
 class LazyWishes:
-    """``uuid`` of the volume, whose replica on this host is filled; the rest as of `StartLazy`."""
+    """``uuid`` of the volume, whose replica on this host is filled; ``given``: directories on this host that are looked in first;
+    the rest as of `StartLazy`."""
 
     uuid: str
     sources: Tuple[FetchSource, ...]
     bandwidth: int = 0
     timeout: int = 30
+    given: Tuple[bytes, ...] = ()
 
 
 class LazyBook:

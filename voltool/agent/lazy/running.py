@@ -13,7 +13,6 @@ from typing import Iterator, Optional, Sequence
 
 from voltool.agent.daemon_life import Life
 from voltool.agent.fetching.keys import drop_identity
-from voltool.agent.fetching.pool import PathFetcher
 from voltool.agent.fetching.reaching import make_pool
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import open_index
@@ -21,6 +20,7 @@ from voltool.agent.lazy.book import LazyBook
 from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Fetcher, Wanted
 from voltool.agent.lazy.store import Store
+from voltool.agent.lazymove.given import GivenFirst, Nobody
 from voltool.agent.replica.ground import HostReplica
 from voltool.agent.replica.records import ReplicaBook
 from voltool.durable import FileLock
@@ -131,7 +131,7 @@ class Rereading:
         self._version = -1
         self._looked = 0.0
         self._closed = False
-        self._fetcher: Optional[PathFetcher] = None
+        self._fetcher: Optional[Fetcher] = None
 
     def fetch(self, wanted: Sequence[Wanted], right: Check) -> Iterator[Answer]:
         """See `Fetcher`."""
@@ -162,4 +162,7 @@ class Rereading:
         wishes = self._book.wishes()
         if wishes is None:
             raise UnreachableError("the replica was removed")
-        self._fetcher = make_pool(self._host, self._replica_id, wishes.sources, wishes.timeout).fetcher()
+        others: Fetcher = Nobody()
+        if wishes.sources:
+            others = make_pool(self._host, self._replica_id, wishes.sources, wishes.timeout).fetcher()
+        self._fetcher = GivenFirst(wishes.given, others) if wishes.given else others

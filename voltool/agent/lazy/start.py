@@ -71,15 +71,17 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
         return session.status()
     record = _wanted_record(step, replica)
     book = LazyBook(host, record.replica_id)
-    wishes = LazyWishes(record.uuid, step.sources, step.bandwidth, step.timeout)
     with book.daemon.controlled():
+        before = book.wishes()
+        given = before.given if before is not None else ()
+        wishes = LazyWishes(record.uuid, step.sources, step.bandwidth, step.timeout, given)
         if book.daemon.running() is None:
             _make_point(record)
             replica.close()
             replica.save(record)
             book.save(wishes)
             book.daemon.start(f"voltool: fills the lazy replica of {record.name}")
-        elif wishes != book.wishes():
+        elif wishes != before:
             book.save(wishes)
         _await_status(book)
     if replicas.way_of(step.sources) != replicas.WAY_REVERSE:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from typing import Iterator, List, Tuple
+from typing import Iterator, Tuple
 
 from voltool.agent.daemon import Running
 from voltool.agent.door.book import DoorBook
 from voltool.agent.host import HostState
-from voltool.agent.lazy.index import TreeIndex
+from voltool.agent.lazy.lacking import missing_paths
 from voltool.agent.lazy.mounted import read_status
-from voltool.agent.lazy.saved import objects_present
-from voltool.agent.lazy.shared import PRESENT
-from voltool.agent.lazy.store import INDEX
 from voltool.agent.lazymove import overlay
 from voltool.agent.lazymove.home import HomeWishes, LazyHome, let_go
 from voltool.errors import RefusedError, VoltoolError
@@ -56,7 +53,7 @@ def status_of(home: LazyHome, most: int) -> FillStatus:
     if home.is_whole():
         files = size = 0
     elif most or status is None:
-        missing = sorted(_missing(home))
+        missing = missing_paths(home.staging)
         files = len(missing)
         paths = tuple(missing[:most] if most >= 0 else missing)
     alive = running is not None and running.ready
@@ -80,21 +77,6 @@ def _faults(home: LazyHome, running: object) -> Iterator[str]:
         yield "the file system is full: what comes cannot be kept"
     if status is not None and status.fault:
         yield status.fault
-
-
-def _missing(home: LazyHome) -> List[bytes]:
-    """Paths of files that have not come, as it was last made durable."""
-    staging = os.path.join(os.path.dirname(home.place.next), b".voltool", b"staging-" + home.key().digest())
-    try:
-        index = TreeIndex(os.path.join(staging, INDEX))
-    except (OSError, ValueError, KeyError):
-        return []
-    present = objects_present(staging, index)
-    return [
-        index.path(position)
-        for position in range(index.count)
-        if not index.is_directory(position) and present[position] != PRESENT
-    ]
 
 
 def _go_on(request: AskFill, home: LazyHome) -> None:

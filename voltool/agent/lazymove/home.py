@@ -108,20 +108,21 @@ class LazyHome:
 
     def has_staging(self) -> bool:
         """Whether there is one."""
-        return os.path.isdir(self._staging)
+        return os.path.isdir(self.staging)
 
     @property
-    def _staging(self) -> bytes:
+    def staging(self) -> bytes:
+        """Where the staging is, if it is there."""
         return staging_path(self.key(), os.path.join(os.path.dirname(self.place.next), AREA_NAME))
 
     def has_files(self) -> bool:
         """Whether any of the volume's files may have come."""
-        return os.path.lexists(self.place.next) or os.path.lexists(os.path.join(self._staging, saved.NAME))
+        return os.path.lexists(self.place.next) or os.path.lexists(os.path.join(self.staging, saved.NAME))
 
     def begin_anew(self) -> None:
         """What has come goes: another manifest comes, and what it does not name must not be left among the files. While nothing
         runs or is mounted. Idempotent."""
-        for path in (self._staging, self.place.next, self.place.states):
+        for path in (self.staging, self.place.next, self.place.states):
             remove_tree(path)
 
     def open_staging(self) -> Staging:

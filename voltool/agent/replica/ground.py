@@ -18,7 +18,7 @@ from voltool.agent.lazy.mounted import clear_dead_mounts
 from voltool.agent.replica import guard, journal
 from voltool.agent.replica.journal import Journal, Swap
 from voltool.agent.replica.making import has_copies, stage_next, take_apart_for_increment
-from voltool.agent.replica.place import ReplicaPlace, place_of
+from voltool.agent.replica.place import ReplicaPlace, place_of, staging_key
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.rescan import rescan
 from voltool.agent.replica.served import Served, ServedTree
@@ -244,7 +244,7 @@ class HostReplica:
         return staging_path(self._key(), os.path.join(around, AREA_NAME))
 
     def _key(self) -> StagingKey:
-        return StagingKey(self.place.next, self.record.uuid, "", f"replica {self.record.replica_id}")
+        return staging_key(self.record)
 
     def _hold(self, staging: Staging) -> HeldTree:
         serving = self.record.phase == SERVING

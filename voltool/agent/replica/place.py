@@ -13,6 +13,7 @@ from voltool.errors import HostError
 from voltool.frozen import dataclass
 from voltool.model import ReplicaRecord
 from voltool.showing import shown
+from voltool.tree.apply.staging import StagingKey, staging_path
 from voltool.volumes import records
 from voltool.volumes.records import AREA_NAME, LOCK_NAME
 
@@ -93,6 +94,18 @@ class ReplicaPlace:
         workers of a session that was just killed are waited for, since they may still write."""
         path = os.path.join(self.directory, LOCK_NAME)
         return durable.FileLock(path, what=f"the replica at {shown(self.path)}", owner=owner, patience=_LOCK_PATIENCE)
+
+
+def staging_key(record: ReplicaRecord) -> StagingKey:
+    """Of the staging in which its first copy, or its next state, is made."""
+    return StagingKey(place_of(record).next, record.uuid, "", f"replica {record.replica_id}")
+
+
+def staging_of(record: ReplicaRecord) -> bytes:
+    """Where that is; of a subvolume it is inside."""
+    place, key = place_of(record), staging_key(record)
+    inside = staging_path(key, os.path.join(place.next, AREA_NAME))
+    return inside if os.path.isdir(inside) else staging_path(key, os.path.join(place.directory, AREA_NAME))
 
 
 def place_of(record: ReplicaRecord) -> ReplicaPlace:

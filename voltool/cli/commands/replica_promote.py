@@ -41,13 +41,20 @@ def replica_promote(
 
     Refused while the home answers as such (voltool move is the way then), or cannot be asked, unless --force. A home that
     could not be told accepts writes until it is contacted; then it retires, and what was written there meanwhile is kept
-    in its retired copy and named. Where two replicas were promoted, both are read-only until you choose one with --force."""
-    from voltool.replica.promote import PromoteWish, promote
+    in its retired copy and named. A lazy replica that is not full is refused in any case: what it lacks is named (with
+    --json all of it), and can come out of a dump (voltool replica sync --fill-from). Where two replicas were promoted, both
+    are read-only until you choose one with --force."""
+    from voltool.cli.json_lines import name_value
+    from voltool.replica.promote import LacksFilesError, PromoteWish, promote
 
     invocation = begin(context, "replica promote")
     hooks = invocation.settings.volume(name).hooks
-    wish = PromoteWish(name, host, force, hooks, lock_timeout)
-    outcome = promote(invocation.world, wish)
+    wish = PromoteWish(name, host, force, hooks, lock_timeout, name_all=invocation.output.json)
+    try:
+        outcome = promote(invocation.world, wish)
+    except LacksFilesError as error:
+        invocation.fields["missing"] = [name_value(path) for path in error.missing]
+        raise
     _tell(invocation, name, outcome)
     return invocation.finish()
 

@@ -21,6 +21,10 @@ EXAMPLES = (
     ("voltool replica sync mail", "all replicas of one volume"),
     ("voltool replica sync mail hostB", "one of them"),
     ("voltool --quiet replica sync --all", "all replicas of all volumes, for a line of cron: errors only"),
+    (
+        "voltool replica sync mail hostB --fill-from /srv/mail-from-dump",
+        "the home of a lazy replica is lost: what a dump has",
+    ),
     ("voltool replica sync --all --follow", "all the time, a second behind, until it is told to end"),
 )
 
@@ -44,11 +48,20 @@ def replica_sync(
     bandwidth: Bandwidth = None,
     workers: Workers = None,
     path: PathMode = None,
+    fill_from: Annotated[
+        str | None,
+        typer.Option(
+            "--fill-from",
+            metavar="DIR",
+            help="A directory on HOST (a restored dump) that has what the lazy replica there lacks, when its home is lost.",
+        ),
+    ] = None,
 ) -> int:
     """Bring replicas up to date: clone the volume, send what changed since the last time, and serve that at once and whole.
     Replicas on different hosts go side by side; one that fails does not keep others from it, and goes on serving its last good
     state. A lazy replica that is not full is only seen to; where its host reaches no host that has the files, they go through
-    this machine, and the command stays until it is full.
+    this machine, and the command stays until it is full. With --fill-from it is filled from a directory on its own host as well,
+    each file where its bytes are the right ones: for when the volume's home is lost, which is not asked then.
 
     The exit code is the worst of all: 3 where a replica is older than its limit (max_lag) all the same or files could not be
     read, 4 where somebody else works on it, 6 where a host is not reached. With --follow each change of state is a line, what
@@ -62,6 +75,8 @@ def replica_sync(
     invocation = begin(context, "replica sync")
     if everything is bool(name):
         raise UsageError("which replicas are meant is not clear", remedy="voltool replica sync NAME [HOST], or --all")
+    if fill_from is not None:
+        return _fill_from(invocation, name or "", host or "", fill_from)
     invocation.read_leniently()
     volumes = [invocation.world.catalog.volume(name)] if name else invocation.world.catalog.volumes()
     told = tell_former(invocation, volumes)
@@ -78,6 +93,36 @@ def replica_sync(
         sync(invocation.world, targets, how, lambda done: tell_synced(invocation, done))
     finally:
         write_metrics(invocation)
+    return invocation.finish()
+
+
+def _fill_from(invocation: Invocation, name: str, host: str, directory: str) -> int:
+    """The volume's home is not asked: it may be lost."""
+    import os
+
+    from voltool.cli import display
+    from voltool.replica.lacking import fill_from
+
+    if not name or not host or not os.path.isabs(directory):
+        raise UsageError(
+            "--fill-from is about one replica, and an absolute path on its host",
+            remedy="voltool replica sync NAME HOST --fill-from /path",
+        )
+    status = fill_from(invocation.world, name, host, os.fsencode(directory))
+    for fault in status.faults:
+        invocation.output.notice("warning", f"{name}: {fault}")
+    invocation.output.summary(
+        f"{name}: {host} looks for what is missing ({display.count(status.missing_files, 'file')},"
+        f" {display.amount(status.missing_bytes)}) in {directory}; voltool replica list {name} says how far it is"
+    )
+    invocation.fields["filling"] = {
+        "volume": name,
+        "host": host,
+        "missing_files": status.missing_files,
+        "missing_bytes": status.missing_bytes,
+        "running": status.running,
+        "faults": list(status.faults),
+    }
     return invocation.finish()
 
 
