@@ -72,15 +72,19 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
         return session.status()
     record = _wanted_record(step, replica)
     book = LazyBook(host, record.replica_id)
-    wishes = LazyWishes(record.uuid, step.sources, step.bandwidth, step.timeout)
     with book.daemon.controlled():
+        before = book.wishes()
+        kept = before.bandwidth if before is not None else 0
+        wishes = LazyWishes(
+            record.uuid, step.sources, kept if step.bandwidth is None else step.bandwidth, step.timeout
+        )  # fmt: skip
         if book.daemon.running() is None:
             _make_point(record)
             replica.close()
             replica.save(record)
             book.save(wishes)
             book.daemon.start(f"voltool: fills the lazy replica of {record.name}")
-        elif wishes != book.wishes():
+        elif wishes != before:
             book.save(wishes)
         _await_status(book)
     return session.status()
