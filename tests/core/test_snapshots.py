@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -14,7 +15,7 @@ import pytest
 from tests.core.harness import Rig
 from tests.judge import compare
 from voltool.events import PhaseStarted
-from voltool.tree import opening
+from voltool.tree import opening, stamps
 from voltool.volumes.btrfs import BtrfsDriver
 
 MIB = 1 << 20
@@ -35,6 +36,18 @@ def compared_by_walk() -> None:
     BtrfsDriver.changes = lambda *_arguments: None  # type: ignore[method-assign]
     BtrfsDriver.changed_ranges = lambda *_arguments: None  # type: ignore[method-assign]
 
+    BtrfsDriver.same_bytes = lambda *_arguments: contextlib.nullcontext()  # type: ignore[method-assign]
+
+
+def compared_by_extents() -> None:
+    """As where the times of too many files were set: stamps, and of what was young which extents it has."""
+    BtrfsDriver.changes = lambda *_arguments: None  # type: ignore[method-assign]
+
+
+def trusting_extents() -> None:
+    compared_by_extents()
+    BtrfsDriver.same_bytes = lambda *_arguments: contextlib.nullcontext(lambda _inode: True)  # type: ignore[method-assign]
+
 
 def trusting_at_once() -> None:
     compared_by_walk()
@@ -51,17 +64,58 @@ def test_what_is_young_is_read_once_where_the_clone_tells_what_came_later(
     rig.dump(0)
     (rig.path / "3").write_bytes(b"since")
 
-    def read(level: int, inject: Callable[[], None] | None) -> int:
-        rig.reporter.events.clear()
-        rig.dump(level, inject=inject)
-        (started,) = [
-            event for event in rig.reporter.events if isinstance(event, PhaseStarted) and event.phase == "dump"
-        ]
-        return started.total_files
+    assert read(rig, 1, None) == 1
+    assert read(rig, 2, None) == 0
+    assert read(rig, 3, compared_by_walk) == 5
 
-    assert read(1, None) == 1
-    assert read(2, None) == 0
-    assert read(3, compared_by_walk) == 5
+
+def read(rig: Rig, level: int, inject: Callable[[], None] | None) -> int:
+    """How many files a dump reads."""
+    rig.reporter.events.clear()
+    rig.dump(level, inject=inject)
+    (started,) = [event for event in rig.reporter.events if isinstance(event, PhaseStarted) and event.phase == "dump"]
+    return started.total_files
+
+
+@pytest.mark.parametrize("inject", [None, compared_by_extents], ids=["asked", "walked"])
+def test_what_was_only_read_is_not_read_again(
+    btrfs: Path, make_rig: Callable[..., Rig], inject: Callable[[], None] | None
+) -> None:
+    """Young or not; but what is so young that a chattr right after the clone could have its ctime."""
+    rig = make_rig(btrfs, "btrfs")
+    for number in range(5):
+        (rig.path / str(number)).write_bytes(b"x" * (5000 * number))
+    _wait_for_old(rig.path)
+    (rig.path / "too young").write_bytes(b"x")
+    rig.dump(0)
+    for file in rig.path.iterdir():
+        file.read_bytes()
+    (rig.path / "3").write_bytes(b"since")
+    assert read(rig, 1, inject) == 2
+    assert compare(rig.path, restored(rig, "restored", 2, inject), ignore={"rsync"}) == []
+
+
+def test_what_was_young_and_is_found_the_same_is_settled(btrfs: Path, make_rig: Callable[..., Rig]) -> None:
+    """Then stamps are enough, as if it had been read out of the later clone."""
+
+    def later() -> None:
+        compared_by_extents()
+        opening.FRESH_NS = 0
+
+    rig = make_rig(btrfs, "btrfs")
+    for number in range(5):
+        (rig.path / str(number)).write_bytes(b"x")
+    _wait_for_old(rig.path)
+    rig.dump(0)
+    assert read(rig, 1, later) == 0
+    assert read(rig, 2, compared_by_walk) == 0
+
+
+def _wait_for_old(directory: Path) -> None:
+    """Until what is there is older than a clock's tick may be."""
+    newest = max(file.stat().st_ctime_ns for file in directory.iterdir())
+    while time.time_ns() < newest + stamps._TICKS + 10**8:
+        rest()
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
@@ -91,6 +145,34 @@ def test_two_snapshots_with_equal_stamps_and_different_content(
 
     assert run(compared_by_walk) == second_content
     assert run(trusting_at_once) == first_content, "the trap is real"
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_different_content_under_an_equal_stamp_is_seen_by_its_extents(
+    btrfs: Path, make_rig: Callable[..., Rig], size: int
+) -> None:
+    """As above, of a file that is not so young that its stamp alone makes it suspect."""
+    contents = os.urandom(size), os.urandom(size)
+
+    def run(inject: Callable[[], None]) -> bytes:
+        rig = make_rig(btrfs, "btrfs")
+        file = rig.path / "file"
+        file.write_bytes(contents[0])
+        os.utime(file, ns=(0, 0))
+        stamp = file.stat().st_ctime_ns
+        _wait_for_old(rig.path)
+        restored(rig, "first", 0, inject)
+
+        def same_stamp() -> None:
+            inject()
+            _pretend_ctime(stamp, b"file")
+
+        file.write_bytes(contents[1])
+        os.utime(file, ns=(0, 0))
+        return restored(rig, "second", 1, same_stamp).joinpath("file").read_bytes()
+
+    assert run(compared_by_extents) == contents[1]
+    assert run(trusting_extents) == contents[0], "the trap is real"
 
 
 def _pretend_ctime(stamp: int, name: bytes) -> None:

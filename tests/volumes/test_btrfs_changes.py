@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import mmap
 import os
@@ -29,6 +30,8 @@ from voltool.volumes.labels import clones_directory
 Make = Callable[..., LoopFilesystem]
 #: No copy on write (chattr +C), linux/fs.h.
 FS_NOCOW_FL = 0x00800000
+#: chattr +d.
+FS_NODUMP_FL = 0x00000040
 
 
 class Judge:
@@ -54,6 +57,15 @@ class Judge:
         for inode, (picture, path) in new.items():
             if inode not in old or old[inode][0] != picture:
                 assert inode in said, (path, picture, old.get(inode))
+        assert changes.timed <= said.keys()
+        with self.driver.same_bytes(base, clone) as same:
+            assert same is not None
+            for inode, (picture, path) in new.items():
+                if stat.S_ISREG(picture.mode) and inode in old and stat.S_ISREG(old[inode][0].mode):
+                    equal = same_file(base, old[inode][1], clone, path)
+                    assert equal or not same(inode), path
+                    assert equal or inode not in changes.timed, path
+                    assert inode in said or same(inode), path
         for inode, path in said.items():
             assert os.lstat(os.path.join(clone.path, path) if path else clone.path).st_ino == inode
         for inode, (picture, path) in new.items():
@@ -76,6 +88,10 @@ class Judge:
             assert end <= len(new)
             patched[part.offset : end] = new[part.offset : end]
         assert bytes(patched) == new, (new_path, ranges)
+
+
+def same_file(base: Clone, old_path: bytes, clone: Clone, new_path: bytes) -> bool:
+    return filecmp.cmp(os.path.join(base.path, old_path), os.path.join(clone.path, new_path), shallow=False)
 
 
 @pytest.fixture
@@ -266,6 +282,23 @@ def test_too_many_changes_are_left_to_the_scan(judge: Judge, monkeypatch: pytest
     judge.check(base, clone)
     monkeypatch.setattr(delta, "MAX_NODES", 20)
     assert BtrfsDriver().changes(judge.volume, base, clone) is None
+
+
+def test_what_was_only_read(judge: Judge) -> None:
+    """Only times are said to have been set of it; where that is so of many, nothing is said. Flags look like that too."""
+    for name in ("small", "large", "flagged", "written"):
+        (judge.root / name).write_bytes(b"x" * (4 * 4096 if name == "large" else 10))
+    base = judge.clone()
+    inode = {name: (judge.root / name).stat().st_ino for name in os.listdir(judge.root)}
+    for name in inode:
+        (judge.root / name).read_bytes()
+    with open(judge.root / "flagged", "rb") as file:
+        set_flags(file.fileno(), FS_NODUMP_FL, FS_NODUMP_FL)
+    (judge.root / "written").write_bytes(b"y" * 10)
+    clone = judge.clone()
+    changes = judge.check(base, clone)
+    assert {name for name, number in inode.items() if number in changes.timed} == {"small", "large", "flagged"}
+    assert BtrfsDriver().changes(judge.volume, base, clone, most_timed=2) is None
 
 
 def test_what_is_on_its_way_is_listed_when_it_lands(judge: Judge) -> None:
