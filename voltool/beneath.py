@@ -12,7 +12,7 @@ import errno
 import functools
 import os
 import struct
-from typing import Iterator, List, Sequence
+from typing import Iterator, List
 
 _SYS_OPENAT2 = 437  # the same on all architectures that got it with Linux 5.6
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -35,16 +35,14 @@ def open_beneath(directory: int, path: bytes, flags: int, mode: int = 0o600) -> 
     one with ``.`` or ``..`` in it, else as open(2).
     """
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    _refuse_special(path)
     if b"/" not in path:
-        _refuse_special(path, (path,))
         return os.open(path, flags, mode, dir_fd=directory)
-    parts = path.split(b"/")
-    _refuse_special(path, parts)
     if not has_openat2():
-        return _open_by_steps(directory, parts, flags, mode)
+        return _open_by_steps(directory, path.split(b"/"), flags, mode)
     if len(path) <= _PIECE:
         return _openat2(directory, path, flags, mode)
-    return _open_by_steps(directory, list(_pieces(parts)), flags, mode)
+    return _open_by_steps(directory, list(_pieces(path.split(b"/"))), flags, mode)
 
 
 @contextlib.contextmanager
@@ -68,7 +66,10 @@ def has_openat2() -> bool:
     return True
 
 
-def _refuse_special(path: bytes, parts: Sequence[bytes]) -> None:
+def _refuse_special(path: bytes) -> None:
+    if path[-1:] not in b"/" and path[0] not in b"/." and b"//" not in path and b"/." not in path:
+        return  # as nearly all are
+    parts = path.split(b"/")
     if b"" in parts or b"." in parts or b".." in parts:
         raise OSError(errno.EINVAL, "not a plain relative path", os.fsdecode(path))
 
@@ -78,8 +79,13 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+@functools.lru_cache(maxsize=16)
+def _how(flags: int, mode: int) -> bytes:
+    return _HOW.pack(flags, mode, _RESOLVE)
+
+
 def _openat2(directory: int, path: bytes, flags: int, mode: int) -> int:
-    how = _HOW.pack(flags, mode if flags & os.O_CREAT else 0, _RESOLVE)
+    how = _how(flags, mode if flags & os.O_CREAT else 0)
     syscall = _libc().syscall
     for _attempt in range(100):
         descriptor = syscall(_SYS_OPENAT2, directory, path, how, len(how))

@@ -30,6 +30,7 @@ def settings_of(invocation: Invocation, bandwidth: str | None, workers: int | No
             base_age=settings.replica_base_age,
             fetch_timeout=settings.fetch_timeout,
             path=mode,
+            fill_bandwidth=None if bandwidth is None else rate,
         )
 
     return settings_for

@@ -145,7 +145,7 @@ def _send_manifest(here: IntroducedConversation, wish: LazyWish, session: Replic
 
 def _step(settings: ReplicaSettings, sources: tuple[FetchSource, ...], brought: Brought | None) -> StartLazy:
     if brought is None:
-        return StartLazy(sources, settings.bandwidth, settings.fetch_timeout)
+        return StartLazy(sources, settings.fill_bandwidth, settings.fetch_timeout)
     return StartLazy(
         sources,
         settings.bandwidth,

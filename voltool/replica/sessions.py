@@ -24,7 +24,8 @@ class ReplicaSettings:
     `remote.paths`.
 
     ``lazy``: a new replica is mounted at once, and its files come later: from the volume's home, and from the hosts ``sources``
-    (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`."""
+    (empty: all that have full replicas). ``fetch_timeout``: see `wire.replicas.StartLazy`. ``fill_bandwidth`` of one that is
+    filled already; None: what it was."""
 
     codec: str = "lz4"
     workers: int = 0
@@ -35,6 +36,7 @@ class ReplicaSettings:
     lazy: bool = False
     sources: tuple[str, ...] = ()
     fetch_timeout: int = 30
+    fill_bandwidth: int | None = None
 
 
 class SourceSession:

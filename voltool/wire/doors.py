@@ -8,8 +8,9 @@ hand it to before TLS begins; who hands in a ticket has still to be that guest, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
+
+from voltool.frozen import dataclass
 
 #: Before the ticket. TLS never begins like this (RFC 8446, 5.1: the first byte of a handshake is 22).
 MAGIC = b"voltool door 1\n"

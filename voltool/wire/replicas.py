@@ -175,13 +175,13 @@ class SourcesReached:
 class StartLazy:
     """Serve the manifest that has come: mount it at the replica's path and fill it in the background, by a process that
     outlives this connection; it can go on alone where it reaches one of the ``sources`` directly. Answered by `ReplicaStatus`
-    when it is mounted. Repeatable: what runs gets the new sources. ``bandwidth`` of the background fill, bytes/s, 0: no limit.
-    ``timeout``: seconds after which a read that nobody answers is EIO. ``state_id`` of the manifest that has come, with what
-    `SwapReplica` says of it; empty: the one that is served already. ``writable`` (a lazy move): an overlay on top, see
-    `move --lazy`."""
+    when it is mounted. Repeatable: what runs gets the new sources, and the new ``bandwidth`` of the background fill, bytes/s, 0:
+    no limit, None: what it was. ``timeout``: seconds after which a read that nobody answers is EIO. ``state_id`` of the manifest
+    that has come, with what `SwapReplica` says of it; empty: the one that is served already. ``writable`` (a lazy move): an
+    overlay on top, see `move --lazy`."""
 
     sources: Tuple[FetchSource, ...]
-    bandwidth: int = 0
+    bandwidth: Optional[int] = 0
     timeout: int = 30
     writable: bool = False
     state_id: str = ""

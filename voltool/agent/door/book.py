@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from voltool.agent.daemon import Daemon
@@ -17,6 +16,7 @@ from voltool.agent.fetching.keys import has_identity, kept_identity
 from voltool.agent.host import HostState
 from voltool.agent.path.addresses import own_addresses
 from voltool.agent.path.listening import parse_ports
+from voltool.frozen import dataclass
 from voltool.wire.codec import from_plain, to_plain
 from voltool.wire.conversation import Conversation
 from voltool.wire.doors import AwaitGuests, CloseDoor, Door, DoorOpened, Guests, OpenDoor

@@ -7,13 +7,15 @@ and so a run begins where the last one ended. Ends when nothing is missing any m
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
-from voltool.agent.lazy.index import data_chunks
-from voltool.agent.lazy.shared import LOST, PRESENT, Claims, Counter
+from voltool.agent.lazy.gathering import Batch, Gathering, Item
+from voltool.agent.lazy.limit import Throttle
+from voltool.agent.lazy.shared import Claims, Counter
 from voltool.agent.lazy.sources import Fetcher, Missing, Wanted
 from voltool.agent.lazy.store import Store
 from voltool.agent.lazy.writing import Writer, has_no_content, is_right_chunk, is_right_small
@@ -21,10 +23,9 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.format import ObjectRecord
 from voltool.errors import SpaceError, UnreachableError
 
-#: A batch takes about so long (seconds), and is so large (bytes, files).
+#: A batch takes about so long (seconds), and is so large (bytes).
 _BATCH_SECONDS = 0.25
 _LEAST, _MOST = 256 << 10, 8 << 20
-_MOST_FILES = 512
 #: How long readers who wait may hold a filler up before it takes one batch all the same, seconds.
 _PATIENCE = 1.0
 _POLL = 0.002
@@ -32,34 +33,8 @@ _POLL = 0.002
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 30.0
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One thing to get: a whole small file, or (``chunk`` >= 0, by id) chunk ``index`` of a large one."""
-
-    position: int
-    record: ObjectRecord
-    index: int = 0
-    chunk: int = -1
-
-    @property
-    def length(self) -> int:
-        if self.chunk < 0:
-            return self.record.size
-        return min(fmt.CHUNK_SIZE, self.record.size - self.index * fmt.CHUNK_SIZE)
-
-
-@dataclass
-class _Batch:
-    items: List[_Item] = field(default_factory=list)
-    size: int = 0
-
-    def add(self, item: _Item) -> None:
-        self.items.append(item)
-        self.size += item.length
-
-
 class Filler:
-    """``bandwidth``: bytes/s for this one, 0: no limit. ``tell`` gets lines for the log;
+    """``limit`` says how many bytes/s this one may fetch, 0: no limit. ``tell`` gets lines for the log;
     ``pause`` waits (seconds) where nothing can be done."""
 
     def __init__(
@@ -70,7 +45,7 @@ class Filler:
         fetcher: Fetcher,
         tell: Callable[[str], None],
         *,
-        bandwidth: int = 0,
+        limit: Callable[[], int] = lambda: 0,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
@@ -79,10 +54,10 @@ class Filler:
         self._counter = counter
         self._fetcher = fetcher
         self._writer = Writer(store, claims, counter)
+        self._gathering = Gathering(store, claims, self._make, self._writer.finish_large)
         self._tell = tell
-        self._bandwidth = bandwidth
+        self._throttle = Throttle(limit)
         self._pause = pause
-        self._due = time.monotonic()
         self._target = _LEAST
         #: What no host had in this pass, and why: it is asked for again in the next.
         self._absent: Dict[int, str] = {}
@@ -124,19 +99,10 @@ class Filler:
         before = self._count()
         self._absent = {}
         self._make_way()
-        batch = _Batch()
-        try:
-            for item in self._wanted():
-                if not self._claims.take(self._claim_of(item)):
-                    continue
-                batch.add(item)
-                if batch.size >= self._target or len(batch.items) >= _MOST_FILES:
-                    self._get(batch)
-                    batch = _Batch()
-                    self._make_way()
-            self._get(batch)
-        finally:
-            self._give_back(batch)
+        with contextlib.closing(self._gathering.batches(lambda: self._target)) as batches:
+            for batch in batches:
+                self._get(batch)
+                self._make_way()
         if self._absent and not self._told_absent:
             self._told_absent = True
             position, why = next(iter(self._absent.items()))
@@ -148,78 +114,29 @@ class Filler:
         counts = self._store.presence.counts()
         return sum(count.files for count in counts), sum(count.size for count in counts)
 
-    def _wanted(self) -> Iterator[_Item]:
-        """Everything that has to be fetched, in order; what needs no fetching is made here."""
-        presence = self._store.presence
-        position = presence.next_unsettled(0)
-        while position >= 0:
-            record = self._index.record(position)
-            if self._index.size(position) < 0 or not record.size or has_no_content(record):
-                self._make(position, record)
-            elif record.size <= fmt.CHUNK_SIZE:
-                yield _Item(position, record)
-            else:
-                yield from self._chunks(position, record)
-            position = presence.next_unsettled(position + 1)
-
-    def _chunks(self, position: int, record: ObjectRecord) -> Iterator[_Item]:
-        for index, chunk in data_chunks(self._index, position):
-            if self._store.presence.objects[position] in (PRESENT, LOST):
-                return
-            if not self._store.has_chunk(position, chunk):
-                yield _Item(position, record, index, chunk)
-        self._writer.finish_large(position, record)
-
     def _make(self, position: int, record: ObjectRecord) -> None:
-        """What needs nobody: a symlink, a device, an empty file, or one that nobody has."""
-        if not self._claims.take(position):
-            return
-        try:
-            if self._store.presence.objects[position] in (PRESENT, LOST):
-                return
-            if self._index.size(position) < 0:
-                self._writer.special(position, record)
-            elif has_no_content(record):
-                self._writer.give_up(position, record)
-            else:
-                self._writer.small(position, record, b"")
-        finally:
-            self._claims.give_back(position)
+        """What needs nobody, and is claimed: a symlink, a device, an empty file, or one that nobody has."""
+        if not stat.S_ISREG(record.mode):
+            self._writer.special(position, record)
+        elif has_no_content(record):
+            self._writer.give_up(position, record)
+        else:
+            self._writer.small(position, record, b"")
 
-    # -------------------------------------------------------------------------------------------------------- batches
-
-    def _claim_of(self, item: _Item) -> int:
-        return item.position if item.chunk < 0 else self._index.count + item.chunk
-
-    def _is_here(self, item: _Item) -> bool:
-        if item.chunk >= 0:
-            return self._store.has_chunk(item.position, item.chunk)
-        return self._store.presence.objects[item.position] in (PRESENT, LOST)
-
-    def _get(self, batch: _Batch) -> None:
+    def _get(self, batch: Batch) -> None:
         """What is in the batch is claimed; afterwards it is nobody's."""
         try:
-            wanted = [item for item in batch.items if not self._is_here(item)]
-            if wanted:
-                self._fetch(wanted)
+            if batch.items:
+                self._fetch(batch.items)
         finally:
-            self._give_back(batch)
+            batch.give_back(self._claims)
         for position in {item.position for item in batch.items if item.chunk >= 0}:
             self._writer.finish_large(position, self._index.record(position))
         self._writer.close()
 
-    def _give_back(self, batch: _Batch) -> None:
-        for item in batch.items:
-            self._claims.give_back(self._claim_of(item))
-
-    def _fetch(self, items: List[_Item]) -> None:
+    def _fetch(self, items: List[Item]) -> None:
         began = time.monotonic()
-        paths: Dict[int, bytes] = {}
-        wanted = []
-        for item in items:
-            path = paths.get(item.position) or self._index.path(item.position)
-            paths[item.position] = path
-            wanted.append(Wanted(path, item.index * fmt.CHUNK_SIZE, item.length))
+        wanted = [Wanted(item.path, item.part * fmt.CHUNK_SIZE, item.length) for item in items]
         hashes = [self._index.hashes(item.chunk, 1) if item.chunk >= 0 else b"" for item in items]
 
         def right(at: int, data: bytes) -> bool:
@@ -235,19 +152,16 @@ class Filler:
             else:
                 size += len(answer.data)
                 self._put(item, answer.data)
-            self._claims.give_back(self._claim_of(item))  # at once: somebody may wait for it
-        now = time.monotonic()
-        if self._bandwidth:
-            self._due = max(self._due, now - 1.0) + size / self._bandwidth
-        self._adapt(size, now - began)
+        self._throttle.came(size)
+        self._adapt(size, time.monotonic() - began)
 
-    def _put(self, item: _Item, data: bytes) -> None:
+    def _put(self, item: Item, data: bytes) -> None:
         if item.chunk < 0:
-            self._writer.small(item.position, item.record, data)
+            self._writer.small(item.position, item.record, data, item.names)
         else:
-            self._writer.chunk(item.position, item.record, item.index, item.chunk, data)
+            self._writer.chunk(item.position, item.record, item.part, item.chunk, data)
 
-    def _nobody_has(self, item: _Item, why: str) -> None:
+    def _nobody_has(self, item: Item, why: str) -> None:
         if item.record.state & fmt.STATE_UNKNOWN:  # its last good content, which is in no clone
             self._writer.give_up(item.position, item.record)
         else:
@@ -263,5 +177,4 @@ class Filler:
         deadline = time.monotonic() + _PATIENCE
         while self._store.presence.waiting() and time.monotonic() < deadline:
             time.sleep(_POLL)
-        if self._bandwidth:
-            time.sleep(max(0.0, self._due - time.monotonic()))
+        self._throttle.wait()

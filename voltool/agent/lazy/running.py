@@ -17,6 +17,7 @@ from voltool.agent.fetching.reaching import make_pool
 from voltool.agent.host import HostState
 from voltool.agent.lazy.arriving import open_index
 from voltool.agent.lazy.book import LazyBook
+from voltool.agent.lazy.limit import WishedLimit
 from voltool.agent.lazy.service import LazyService, LazySettings
 from voltool.agent.lazy.sources import Answer, Check, Fetcher, Wanted
 from voltool.agent.lazy.store import Store
@@ -79,13 +80,14 @@ def _fill(replica: HostReplica, book: LazyBook, host: HostState, life: Life) -> 
             where=shown(record.path),
             remedy=f"voltool replica sync {record.name} sends it anew",
         )
-    settings = LazySettings(record.path, record.name, book.status_file, bandwidth=wishes.bandwidth)
+    settings = LazySettings(record.path, record.name, book.status_file)
     service = LazyService(
         Store(held, index),
         settings,
         lambda: Rereading(book, host, record.replica_id),
         lambda: _swap(replica, host),
         lambda line: syslog.syslog(syslog.LOG_WARNING, f"{record.name}: {line}"),
+        limit=WishedLimit(book).now,
     )
     return service.run(life.tell)
 

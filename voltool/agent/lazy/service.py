@@ -60,7 +60,7 @@ class LazySettings:
 class LazyService:
     """`run` it in a process without threads. ``swap`` is called when the staging holds the state like any other (`HeldTree`):
     it makes a plain tree of it and puts that in the place of the mount, which it takes off its path. ``tell`` gets lines for the
-    log."""
+    log. ``limit`` says how many bytes/s the fill may take now (default: the settings' bandwidth)."""
 
     def __init__(
         self,
@@ -71,7 +71,9 @@ class LazyService:
         tell: Callable[[str], None],
         *,
         mounted_anew: Callable[[], None] = lambda: None,
+        limit: Optional[Callable[[], int]] = None,
     ) -> None:
+        self._limit = limit or (lambda: settings.bandwidth)
         self._mounted_anew = mounted_anew
         self._store = store
         self._settings = settings
@@ -191,11 +193,13 @@ class LazyService:
             self._fillers[number] = _Child(lambda _child, number=number: self._be_filler(number))  # type: ignore[misc]
 
     def _be_filler(self, number: int) -> None:
-        bandwidth = self._settings.bandwidth
-        share = max(1, bandwidth // self._settings.fillers) if bandwidth else 0
+        def share() -> int:
+            bandwidth = self._limit()
+            return max(1, bandwidth // self._settings.fillers) if bandwidth else 0
+
         counter = Counter(self._store.presence, number)
         fetcher = self._make_fetcher()
-        Filler(self._store, self._store.open_claims(), counter, fetcher, self._tell, bandwidth=share).run()
+        Filler(self._store, self._store.open_claims(), counter, fetcher, self._tell, limit=share).run()
 
     def _save(self) -> None:
         try:

@@ -15,13 +15,14 @@ import os
 import re
 import struct
 import threading
-from typing import Iterator, List, NamedTuple, Set
+from typing import Iterator, List, NamedTuple, Set, Tuple
 
 #: Of an object: nothing is here; all of it is; it is settled that it cannot be here (the file system cannot hold it, nobody has
 #: its content); a large file has been begun, its chunks have bytes of their own.
 MISSING, PRESENT, LOST, BEGUN = 0, 1, 2, 3
 
 _UNSETTLED = re.compile(b"[\\x00\\x03]")
+_MISSING_RUN = re.compile(b"\\x00*")
 _SLOT = struct.Struct("=qqqq")
 #: One slot for each process, written by it alone.
 SLOTS = 8
@@ -57,6 +58,12 @@ class Presence:
         """The first object from ``position`` on that is not settled; -1: none."""
         found = _UNSETTLED.search(self._map, _HEAD + position, self._chunks_at)
         return found.start() - _HEAD if found is not None else -1
+
+    def missing_run(self, position: int, most: int) -> int:
+        """Where the objects end of which nothing is here, from ``position`` on; not after more than ``most``."""
+        start = _HEAD + position
+        found = _MISSING_RUN.match(self._map, start, min(start + most, self._chunks_at))
+        return found.end() - _HEAD if found is not None else position
 
     def count_chunks(self, start: int, stop: int) -> int:
         """How many of the chunks ``start`` to ``stop`` are here."""
@@ -125,19 +132,52 @@ class Claims:
     def take(self, number: int) -> bool:
         """Whether it is ours now; another thread's of this process counts as another's."""
         with self._lock:
-            if number in self._mine:
-                return False
-            try:
-                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0))
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
+            if number in self._mine or not self._locked(number, number + 1):
                 return False
             self._mine.add(number)
             return True
 
+    def take_first(self, start: int, stop: int) -> Tuple[int, int]:
+        """Take the first numbers from ``start`` on, as many as are free in a row; ``stop`` twice where none is before it."""
+        with self._lock:
+            first, end = start, stop
+            while first < stop:
+                end = min(self._mine.intersection(range(first, end)), default=end)
+                if end == first:
+                    first, end = first + 1, stop
+                elif self._locked(first, end):
+                    self._mine.update(range(first, end))
+                    return first, end
+                else:
+                    taken = self._taken(first, end)
+                    first, end = (first, taken[0]) if taken[0] > first else (taken[1], stop)
+            return stop, stop
+
     def give_back(self, number: int) -> None:
         """It is nobody's."""
+        self.give_back_span(number, number + 1)
+
+    def give_back_span(self, start: int, stop: int) -> None:
+        """They are nobody's."""
         with self._lock:
-            self._mine.discard(number)
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
+            self._mine.difference_update(range(start, stop))
+            self._lock_bytes(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, start, stop)
+
+    def _locked(self, start: int, stop: int) -> bool:
+        try:
+            self._lock_bytes(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, start, stop)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            return False
+        return True
+
+    def _taken(self, start: int, stop: int) -> Tuple[int, int]:
+        """A span of others in there; an empty one where they have just let go."""
+        kind, _whence, first, length, _pid = _FLOCK.unpack(
+            self._lock_bytes(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, start, stop)
+        )
+        return (start, start) if kind == fcntl.F_UNLCK else (max(first, start), min(first + length, stop))
+
+    def _lock_bytes(self, what: int, kind: int, start: int, stop: int) -> bytes:
+        return fcntl.fcntl(self._descriptor, what, _FLOCK.pack(kind, os.SEEK_SET, start, stop - start, 0))

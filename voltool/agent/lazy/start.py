@@ -74,7 +74,9 @@ def start_lazy(step: replicas.StartLazy, session: Session) -> replicas.ReplicaSt
     with book.daemon.controlled():
         before = book.wishes()
         given = before.given if before is not None else ()
-        wishes = LazyWishes(record.uuid, step.sources, step.bandwidth, step.timeout, given)
+        kept = before.bandwidth if before is not None else 0
+        bandwidth = kept if step.bandwidth is None else step.bandwidth
+        wishes = LazyWishes(record.uuid, step.sources, bandwidth, step.timeout, given)
         if book.daemon.running() is None:
             _make_point(record)
             replica.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from voltool.agent.lazy.index import data_chunks
 from voltool.agent.lazy.shared import BEGUN, LOST, MISSING, PRESENT, Claims, Counter
@@ -20,7 +20,6 @@ from voltool.tree.apply.batches import extend
 from voltool.tree.apply.files import FileMaker, Piece, translate, write_at
 from voltool.tree.apply.losses import Losses
 from voltool.tree.apply.names import Name
-from voltool.tree.apply.records import is_omitted
 
 _ZEROS = bytes(fmt.BLOCK_SIZE)
 
@@ -38,9 +37,11 @@ class Writer:
         self._large = -1
         self._large_fd = -1
 
-    def small(self, position: int, record: ObjectRecord, data: bytes) -> None:
-        """A whole file of at most CHUNK_SIZE bytes. Raises VoltoolError: SpaceError leaves nothing."""
-        names = self._store.index.names(position)
+    def small(self, position: int, record: ObjectRecord, data: bytes, names: Optional[Sequence[Name]] = None) -> None:
+        """A whole file of at most CHUNK_SIZE bytes. ``names`` spare a look into the index. Raises VoltoolError: SpaceError leaves
+        nothing."""
+        if names is None:
+            names = self._store.index.names(position)
         try:
             self._maker.small(record, names, pieces_of(record, data))
         except BaseException:
@@ -61,8 +62,9 @@ class Writer:
         self._settled(position, record.number, 0, lost=True)
 
     def _settled(self, position: int, number: int, size: int, *, lost: bool = False) -> None:
-        lost = lost or any(loss.number == number and not _is_there(loss.why) for loss in self._losses.objects)
-        self._store.note_losses(self._losses)
+        if self._losses.objects or self._losses.attributes:
+            lost = lost or any(loss.number == number and not _is_there(loss.why) for loss in self._losses.objects)
+            self._store.note_losses(self._losses)
         self._store.presence.objects[position] = LOST if lost else PRESENT
         self._counter.stored(1, size)
 
@@ -185,12 +187,13 @@ def is_right_chunk(value: bytes, length: int, data: bytes) -> bool:
 
 def has_no_content(record: ObjectRecord) -> bool:
     """Whether nobody can have the bytes of a regular file: they were never read."""
-    return is_omitted(fmt.encode_object(record))
+    return bool(record.state & fmt.STATE_UNKNOWN) and record.content == fmt.NO_HASH
 
 
 def data_runs(data: bytes) -> Iterator[Tuple[int, int]]:
     """(start, end) of what is not zero, in whole blocks."""
-    if _ZEROS not in data:
+    whole = range(0, len(data) - fmt.BLOCK_SIZE + 1, fmt.BLOCK_SIZE)
+    if not any(data[at] == 0 and data[at : at + fmt.BLOCK_SIZE] == _ZEROS for at in whole):
         if data:
             yield 0, len(data)
         return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("voltool replica sync mail", "all replicas of one volume"),
     ("voltool replica sync mail hostB", "one of them"),
+    ("voltool replica sync mail hostB --bandwidth 5M", "a lazy one that is being filled: slower from now on"),
     ("voltool --quiet replica sync --all", "all replicas of all volumes, for a line of cron: errors only"),
     (
         "voltool replica sync mail hostB --fill-from /srv/mail-from-dump",
@@ -60,8 +61,9 @@ def replica_sync(
     """Bring replicas up to date: clone the volume, send what changed since the last time, and serve that at once and whole.
     Replicas on different hosts go side by side; one that fails does not keep others from it, and goes on serving its last good
     state. A lazy replica that is not full is only seen to; where its host reaches no host that has the files, they go through
-    this machine, and the command stays until it is full. With --fill-from it is filled from a directory on its own host as well,
-    each file where its bytes are the right ones: for when the volume's home is lost, which is not asked then.
+    this machine, and the command stays until it is full. --bandwidth is what its fill may take from now on (0: as much as it
+    can); without it that stays as it was. With --fill-from it is filled from a directory on its own host as well, each file
+    where its bytes are the right ones: for when the volume's home is lost, which is not asked then.
 
     The exit code is the worst of all: 3 where a replica is older than its limit (max_lag) all the same or files could not be
     read, 4 where somebody else works on it, 6 where a host is not reached. With --follow each change of state is a line, what

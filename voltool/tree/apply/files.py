@@ -99,16 +99,25 @@ class FileMaker:
     def create(self, record: ObjectRecord, names: Sequence[Name], mode: int = 0o600) -> int:
         """An empty file under the first of its names, open for writing; -1 where the target cannot hold it."""
         path = self.path(names[0])
-        if self._again:
+        if self._again and len(names) > 1:
             for name in names:
                 self.remove(self.path(name))
         try:
-            descriptor = os.open(path, _CREATE, mode, dir_fd=self._staging)
+            descriptor = self._create(path, mode)
         except OSError as error:
             self._cannot(error, record.number, "a file")
             return -1
         self._attributes.early(descriptor, record)
         return descriptor
+
+    def _create(self, path: bytes, mode: int) -> int:
+        try:
+            return os.open(path, _CREATE, mode, dir_fd=self._staging)
+        except FileExistsError:
+            if not self._again:
+                raise
+        self.remove(path)
+        return os.open(path, _CREATE, mode, dir_fd=self._staging)
 
     def complete(self, descriptor: int, record: ObjectRecord, names: Sequence[Name], *, has_mode: bool = False) -> None:
         """Links and attributes of a file whose data is there. In the root the seals wait until it is published."""
