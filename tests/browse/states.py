@@ -214,7 +214,7 @@ def stored(number: int, state: State, base: State | None = None) -> StoredDump:
 def write(world: World, url: str, dump: StoredDump, records: Records) -> StoredDump:
     """The dump as a file in the store at ``url``, without data: nobody here reads any."""
     writer = world.stores.open(url).create(dump.file)
-    dumper = DumpWriter(writer.write, fmt.CODEC_NONE)
+    dumper = DumpWriter(lambda data: writer.write(bytes(data)), fmt.CODEC_NONE)
     dumper.begin(dump.header)
     dumper.objects(records.objects())
     dumper.entries(records.entries())

@@ -172,7 +172,7 @@ def dump(
 ) -> bytes:
     """A dump of ``objects`` and ``entries``, which lead to the state ``complete`` (itself, at level 0)."""
     pieces: list[bytes] = []
-    writer = DumpWriter(pieces.append, codec)
+    writer = DumpWriter(lambda data: pieces.append(bytes(data)), codec)
     writer.begin(head)
     writer.owners([fmt.encode_owner(b"g", 100, b"users"), fmt.encode_owner(b"u", 1000, b"\xffuser")])
     records = [pending(each) for each in objects] + [fmt.encode_object_tombstone(number) for number in gone]

@@ -115,7 +115,7 @@ def header_of(dump_id: str, level: int, base: State | None) -> DumpHeader:
 def write_dump(state: State, base: State | None, header: DumpHeader, rng: random.Random) -> tuple[bytes, DumpTotals]:
     """A dump of ``state`` against ``base``; how data is cut into extents, frames and batches is up to ``rng``."""
     pieces: list[bytes] = []
-    writer = DumpWriter(pieces.append, rng.choice([fmt.CODEC_NONE, fmt.CODEC_LZ4]))
+    writer = DumpWriter(lambda data: pieces.append(bytes(data)), rng.choice([fmt.CODEC_NONE, fmt.CODEC_LZ4]))
     writer.begin(header)
     writer.owners([fmt.encode_owner(b"u", 0, b"root")])
     changed = changed_objects(state, base)

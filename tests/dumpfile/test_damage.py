@@ -188,7 +188,7 @@ def test_data_that_should_equal_the_bases_is_checked_too(written: bytes) -> None
     data = bytes(CHUNK) + b"L" * CHUNK
     state = State({1: Thing(DIRECTORY), 2: Thing(FILE, data)}, {(1, b"large"): 2})
     pieces: list[bytes] = []
-    writer = DumpWriter(pieces.append, fmt.CODEC_NONE)
+    writer = DumpWriter(lambda data: pieces.append(bytes(data)), fmt.CODEC_NONE)
     writer.begin(model.header_of("f1", 1, state))
     final = model.record_of(2, state.objects[2])
     pending = bytearray(model.record_of(2, Thing(FILE)))

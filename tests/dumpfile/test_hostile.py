@@ -111,19 +111,19 @@ def test_absurd_counts_are_refused_by_the_header_alone(stored: int, raw: int, re
 
 def test_frames_where_they_do_not_belong() -> None:
     for kinds in ((fmt.ENTRIES, fmt.OBJECTS), (fmt.CONTENT, fmt.ENTRIES), (fmt.HEADER,), (fmt.DATA, fmt.OWNERS), (77,)):
-        pieces: list[bytes] = []
-        writer = DumpWriter(pieces.append, fmt.CODEC_NONE)
+        pieces = bytearray()
+        writer = DumpWriter(pieces.extend, fmt.CODEC_NONE)
         writer.begin(model.header_of("h", 0, None))
         for kind in kinds:
             writer.frame(PackedFrame(kind, fmt.CODEC_NONE, 0, 0, 0, 0, b""))
         writer.finish("00" * 32, 0, 0)
         with pytest.raises(IntegrityError):
-            FrameDecoder("dump").feed(b"".join(pieces))
+            FrameDecoder("dump").feed(bytes(pieces))
 
 
 def test_an_unknown_ancillary_frame_is_skipped() -> None:
     pieces: list[bytes] = []
-    writer = DumpWriter(pieces.append, fmt.CODEC_NONE)
+    writer = DumpWriter(lambda data: pieces.append(bytes(data)), fmt.CODEC_NONE)
     writer.begin(model.header_of("h", 0, None))
     writer.frame(PackedFrame(fmt.ANCILLARY_BIT | 5, fmt.CODEC_NONE, 3, 0, 0, 0, b"new"))
     objects, entries = model.records_of(State({1: DIRECTORY}, {}))
@@ -138,7 +138,7 @@ def test_an_unknown_ancillary_frame_is_skipped() -> None:
 
 def test_a_pending_file_without_content_is_damage() -> None:
     pieces: list[bytes] = []
-    writer = DumpWriter(pieces.append, fmt.CODEC_NONE)
+    writer = DumpWriter(lambda data: pieces.append(bytes(data)), fmt.CODEC_NONE)
     writer.begin(model.header_of("h", 0, None))
     state = State({1: DIRECTORY, 2: Thing(FILE.mode, b"", state=fmt.STATE_PENDING)}, {(1, b"a"): 2})
     objects, entries = model.records_of(state)

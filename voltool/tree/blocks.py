@@ -25,6 +25,7 @@ _MAGIC = b"vtblocks"
 #: A file of chunk hashes alone, made from a manifest: what is not equal is sent as whole chunks.
 _MAGIC_CHUNKS = b"vtchunks"
 _HEAD_SIZE = 16
+_UNFINISHED = b".new"
 
 
 def short_hashes(blocks: Sequence[bytes], key: bytes, segments: Sequence[Tuple[int, int]], at: int, stop: int) -> bytes:
@@ -58,10 +59,12 @@ ChunkRun = Tuple[int, List[bytes], bytes]
 
 
 def write_block_file(path: bytes, size: int, runs: Sequence[ChunkRun]) -> None:
-    """Keep the hashes of one version of a file of ``size`` bytes, durably. What no run covers is holes, here as there."""
+    """Write the hashes of one version of a file of ``size`` bytes. What no run covers is holes, here as there. The file has its
+    name, and is durable, once `keep_block_files` is called with it."""
     count = -(-size // CHUNK_SIZE)
-    temporary = path + b".new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(
+        path + _UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
     try:
         os.pwrite(descriptor, _MAGIC + count.to_bytes(8, "big"), 0)
         shorts_at = _HEAD_SIZE + count * _CHUNK_HASH_SIZE
@@ -70,11 +73,22 @@ def write_block_file(path: bytes, size: int, runs: Sequence[ChunkRun]) -> None:
             os.pwrite(descriptor, shorts, shorts_at + first * _SHORTS_A_CHUNK)
         blocks = -(-size // BLOCK_SIZE)
         os.ftruncate(descriptor, shorts_at + blocks * BLOCK_HASH_SIZE)
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
-    durable.fsync_directory(os.path.dirname(path))
+
+
+def keep_block_files(paths: Sequence[bytes]) -> None:
+    """Make durable what `write_block_file` wrote, all at once: who dumps does not wait for the disk after each file. All lie in
+    one directory."""
+    for path in paths:
+        descriptor = os.open(path + _UNFINISHED, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(path + _UNFINISHED, path)
+    if paths:
+        durable.fsync_directory(os.path.dirname(paths[0]))
 
 
 def write_chunk_file(path: bytes, size: int, runs: Sequence[ChunkRun]) -> None:

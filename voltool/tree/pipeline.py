@@ -14,7 +14,7 @@ from voltool.dumpfile import format as fmt
 from voltool.dumpfile.writer import DumpWriter
 from voltool.model import FileProblem, Problem
 from voltool.spool import SortedSpool
-from voltool.tree.blocks import ChunkRun, block_file_name, write_block_file
+from voltool.tree.blocks import ChunkRun, block_file_name, keep_block_files, write_block_file
 from voltool.tree.capture import Worker
 from voltool.tree.dirtable import DirTable
 from voltool.tree.layout import layout_digest
@@ -56,6 +56,7 @@ class Pipeline:
         self._due: Deque[Due] = collections.deque()
         self._bytes = 0
         self._files = 0
+        self._block_files: List[bytes] = []
         self.problems: List[FileProblem] = []
 
     def run(self, todos: Iterable[Todo]) -> None:
@@ -67,6 +68,7 @@ class Pipeline:
                     self._pool.submit(task)
                 self._settle(self._pool.results())
             self._settle(self._pool.drain())
+        keep_block_files(self._block_files)
         self._advance(self._bytes, self._files)
 
     # ------------------------------------------------------------------------------------------------------ results
@@ -171,6 +173,7 @@ class Pipeline:
         path = os.path.join(self._settings.blocks, name)
         if not os.path.exists(path):
             write_block_file(path, size, large.runs)
+            self._block_files.append(path)
         self._large.append(name)
         flags = flags_of(self._settings, settled=large.settled) if large.status == READ else 0
         self._stamps.add(encode_home(todo.inode, todo.number, large.after, flags, layout))

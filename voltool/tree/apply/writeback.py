@@ -66,11 +66,12 @@ class EarlyWriteback:
             raise translate(self._error, "a file") from self._error
 
     def _run(self) -> None:
-        sync_range = ctypes.CDLL(None, use_errno=True).sync_file_range
-        sync_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+        sync_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+        whole = (ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_ALL))
         while (descriptor := self._waiting.get()) >= 0:
-            # Waits without the inode's lock, which fdatasync may hold against those who write on.
-            sync_range(descriptor, 0, 0, _ALL)
+            if sync_range is not None:
+                # Waits without the inode's lock, which fdatasync may hold against those who write on.
+                sync_range(descriptor, *whole)
             self._make_durable(descriptor)
 
     def _make_durable(self, descriptor: int) -> None:
