@@ -24,6 +24,7 @@ from voltool.agent.lazy.sources import Missing, Wanted
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import SERVING, Peer, ReplicaRecord
 from voltool.remote.ship import build_agent
+from voltool.wire.doors import Door
 from voltool.wire.replicas import FetchSource, ServeFiles
 
 REPLICA = "0f" * 16
@@ -57,10 +58,11 @@ class Rack:
         ReplicaBook(host.directory).save(record)
         return self.again(name)
 
-    def again(self, name: str) -> FetchSource:
+    def again(self, name: str, door: Door | None = None) -> FetchSource:
         """What `replica sync` asks of the host."""
         peer = kept_identity(self.asker, REPLICA).certificate
-        served = serve_files(ServeFiles("a" * 32, REPLICA, "replica", peer), None, self.host(name))  # type: ignore[arg-type]
+        request = ServeFiles("a" * 32, REPLICA, "replica", peer, door=door)
+        served = serve_files(request, None, self.host(name))  # type: ignore[arg-type]
         return FetchSource(name, ("127.0.0.1",), served.port, served.certificate)
 
     def daemon(self, name: str) -> Daemon:

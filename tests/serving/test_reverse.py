@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.network import Network
+from tests.serving.conftest import REPLICA, Rack, got
 from tests.serving.oneway import OneWay
 from tests.serving.rig import await_true
+from voltool.agent.door.book import end_door, open_door
+from voltool.agent.door.ringing import guests, take_link
+from voltool.agent.fetching.keys import drop_identity, kept_identity, serving_purpose
+from voltool.agent.path.joining import join
+from voltool.errors import UnreachableError
+from voltool.wire.doors import Door, OpenDoor, encode_preamble
+
+FILES = {f"dir{number % 7}/file{number}": b"%d " % number * (number % 300 + 1) for number in range(300)}
 
 
 @pytest.fixture
@@ -72,3 +85,62 @@ def assert_read_after_kills(oneway: OneWay) -> None:
         oneway.start(oneway.b, command)
         assert (replica / "f57").read_bytes() == truth["f57"]
         assert oneway.daemon(oneway.b, "door")[0]["facts"]["port"] != port
+
+
+@pytest.fixture
+def door(rack: Rack) -> Iterator[Door]:
+    """That of the asker, to which the host ``home`` may come."""
+    home = kept_identity(rack.host("home"), serving_purpose(REPLICA)).certificate
+    opened = open_door(OpenDoor(REPLICA, (home,)), None, rack.asker).door  # type: ignore[arg-type]
+    yield replace(opened, addresses=("127.0.0.1",))
+    end_door(rack.asker, REPLICA)
+
+
+def test_strangers_at_the_door_get_nothing_and_keep_nobody_out(rack: Rack, door: Door) -> None:
+    mine, theirs = kept_identity(rack.asker, REPLICA), kept_identity(rack.host("home"), serving_purpose(REPLICA))
+    directory = rack.asker.directory
+    with pytest.raises(UnreachableError, match="has not come"):
+        take_link(directory, REPLICA, mine, theirs.certificate, 1)
+    silent = [socket.create_connection(("127.0.0.1", door.port)) for _number in range(80)]
+    thief = socket.create_connection(("127.0.0.1", door.port))
+    thief.settimeout(20)
+    thief.sendall(encode_preamble(b"t" * 32))
+    assert thief.recv(1) == b""
+    with pytest.raises(UnreachableError):
+        join(kept_identity(rack.host("other"), REPLICA), mine.certificate, door.addresses, door.port, b"", 1)
+    assert guests(directory, REPLICA, 0) == ()
+    source = rack.serve("home", FILES)
+    rack.again("home", door)
+    assert guests(directory, REPLICA, 20) == (theirs.certificate,)
+    assert got(rack.pool(replace(source, comes=True)), FILES) == FILES
+    for connection in (*silent, thief):
+        connection.close()
+
+
+def test_who_comes_with_a_stolen_ticket_is_not_let_in(rack: Rack, door: Door) -> None:
+    """The guest itself is at the door; the connection that it is asked for is made by somebody else."""
+    mine, theirs = kept_identity(rack.asker, REPLICA), kept_identity(rack.host("home"), serving_purpose(REPLICA))
+    thief = kept_identity(rack.host("thief"), REPLICA)
+    with contextlib.closing(join(theirs, mine.certificate, door.addresses, door.port, b"", 10)) as guest:
+
+        def steal() -> None:
+            preamble = encode_preamble(guest.receive().ticket)
+            with contextlib.suppress(UnreachableError):
+                join(thief, mine.certificate, door.addresses, door.port, b"", 1, preamble=preamble).close()
+
+        stealing = threading.Thread(target=steal)
+        stealing.start()
+        with pytest.raises(UnreachableError, match="was not let in"):
+            take_link(rack.asker.directory, REPLICA, mine, theirs.certificate, 10)
+        stealing.join()
+
+
+def test_without_its_key_nobody_waits_at_the_door_any_more(rack: Rack, door: Door) -> None:
+    drop_identity(rack.asker, REPLICA)
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection(("127.0.0.1", door.port)).close()
+            time.sleep(0.05)
+    await_true(lambda: list((rack.directory / "state-asker/daemons").iterdir()) == [])
+    with pytest.raises(UnreachableError, match="nobody waits"):
+        guests(rack.asker.directory, REPLICA, 0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +81,9 @@ class SourceSession:
                 over_path=sink.direct,
             )
         )
-        self._await_scan(manifest)
+        totals = self._await_scan(manifest)
+        if isinstance(sink, ReplicaSession):
+            sink.size = totals.bytes
         sink.open()
         self._agent.send(messages.Proceed())
         if sink.direct:
@@ -99,7 +102,7 @@ class SourceSession:
         if not isinstance(received, messages.EndOfData):
             raise AgentError("something else came where a dump should", why=type(received).__name__)
 
-    def _await_scan(self, manifest: Callable[[], Iterator[bytes]]) -> None:
+    def _await_scan(self, manifest: Callable[[], Iterator[bytes]]) -> messages.ScanTotals:
         received = self._agent.receive()
         if isinstance(received, messages.NeedManifest):
             for data in manifest():
@@ -110,6 +113,7 @@ class SourceSession:
             raise AgentError(
                 "the agent gave an answer that does not belong to the question", why=type(received).__name__
             )
+        return received
 
     def keep(self, state_id: str) -> None:
         """See `ReplicaSourceHome`."""
@@ -143,8 +147,10 @@ class ReplicaSession(Receiving):
         direct: bool = False,
         forbidden: tuple[bytes, ...] = (),
     ) -> None:
-        dump = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
-        super().__init__(agent, dump, direct=direct)
+        self._dump = moving.ReceiveDump(settings.bandwidth, settings.workers, over_path=direct)
+        #: Of the next dump, see `ReceiveDump`.
+        self.size = 0
+        super().__init__(agent, self._dump, direct=direct)
         agent.send(replicas.ReplicaIn(record, begin, forbidden))
         self.status = expect(agent, replicas.ReplicaStatus)
         self.held = self.status.held
@@ -153,6 +159,10 @@ class ReplicaSession(Receiving):
     def record(self) -> ReplicaRecord:
         """See `ReplicaHome`."""
         return self.status.replica
+
+    def open(self) -> None:
+        """See `Sink`."""
+        self._agent.send(dataclasses.replace(self._dump, size=self.size))
 
     def manifest_sink(self) -> Sink:
         """For the manifest of a lazy replica; closed, it says which state that is. It goes through the command line: it is small,

@@ -112,11 +112,13 @@ class SendManifest:
 @dataclass(frozen=True)
 class ReceiveDump:
     """A dump follows: data frames, `EndOfData`; of everything where nothing is held, else an increment to what is held.
-    Answered by `Arrived`. ``over_path``: they come over the direct path."""
+    Answered by `Arrived`. ``over_path``: they come over the direct path. ``size``: bytes of the files in it, at the most, for
+    what is said where there is no room; 0: not known."""
 
     bandwidth: int = 0
     workers: int = 0
     over_path: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True)

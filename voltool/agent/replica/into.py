@@ -24,9 +24,10 @@ from voltool.agent.replica.place import place_of
 from voltool.agent.replica.promoting import as_before
 from voltool.agent.replica.records import ReplicaBook
 from voltool.agent.replica.removal import remove_replica
+from voltool.agent.replica.room import room_for
 from voltool.agent.replica.status import status_of
 from voltool.agent.restore import receive_dump, worker_count
-from voltool.errors import AgentError, HostError, RefusedError
+from voltool.errors import AgentError, HostError, RefusedError, SpaceError
 from voltool.events import Notice
 from voltool.model import FILLING, SERVING, ReplicaRecord
 from voltool.showing import shown
@@ -190,7 +191,8 @@ class Session:
 
     def _receive(self, step: moving.ReceiveDump) -> moving.Arrived:
         replica = self.replica
-        size = self._receive_increment(step) if replica.held_state else self._receive_all(step)
+        with room_for(replica, step.size):
+            size = self._receive_increment(step) if replica.held_state else self._receive_all(step)
         state = replica.keeper.open(replica.held_state)
         assert state is not None
         with contextlib.closing(state):
@@ -214,12 +216,17 @@ class Session:
     def _receive_increment(self, step: moving.ReceiveDump) -> int:
         """The increment comes into a file of its own first: one that brings nothing costs no new tree."""
         base = self.replica.held_state
-        with contextlib.closing(IncrementReception(self.replica.place.increment)) as reception:
-            with data_way(self.conversation, over_path=step.over_path) as way:
-                receive_dump(way, reception.feed, step.bandwidth)
-            state_id = reception.complete(base)
+        increment = self.replica.place.increment
+        try:
+            with contextlib.closing(IncrementReception(increment)) as reception:
+                with data_way(self.conversation, over_path=step.over_path) as way:
+                    receive_dump(way, reception.feed, step.bandwidth)
+                state_id = reception.complete(base)
+        except SpaceError:
+            os.unlink(increment)
+            raise
         if state_id == base:
-            os.unlink(self.replica.place.increment)
+            os.unlink(increment)
             return 0
         self.replica.begin_next()
         return self.replica.apply()
