@@ -102,22 +102,21 @@ class FileMaker:
         if self._again and len(names) > 1:
             for name in names:
                 self.remove(self.path(name))
-        try:
-            descriptor = self._create(path, mode)
-        except OSError as error:
-            self._cannot(error, record.number, "a file")
-            return -1
-        self._attributes.early(descriptor, record)
+        descriptor = self._open_new(path, record.number, mode, again=self._again)
+        if descriptor >= 0:
+            self._attributes.early(descriptor, record)
         return descriptor
 
-    def _create(self, path: bytes, mode: int) -> int:
+    def _open_new(self, path: bytes, number: int, mode: int, *, again: bool) -> int:
+        """What an earlier run left under its name is removed where there is something: mostly there is not."""
         try:
             return os.open(path, _CREATE, mode, dir_fd=self._staging)
-        except FileExistsError:
-            if not self._again:
-                raise
+        except OSError as error:
+            if not again or error.errno != errno.EEXIST:
+                self._cannot(error, number, "a file")
+                return -1
         self.remove(path)
-        return os.open(path, _CREATE, mode, dir_fd=self._staging)
+        return self._open_new(path, number, mode, again=False)
 
     def complete(self, descriptor: int, record: ObjectRecord, names: Sequence[Name], *, has_mode: bool = False) -> None:
         """Links and attributes of a file whose data is there. In the root the seals wait until it is published."""
