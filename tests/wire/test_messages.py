@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from voltool import errors
 from voltool.errors import AgentError, VoltoolError
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.wire import messages, moving, paths, replicas, tunnel
+from voltool.wire import doors, messages, moving, paths, replicas, tunnel
 
 # NaN, which is not equal to itself, is no number that anybody sends.
 st.register_type_strategy(float, st.floats(allow_nan=False))
@@ -63,7 +63,7 @@ def test_an_event_arrives_as_what_it_was(event: Event) -> None:
 
 
 def test_the_table_of_messages_is_complete() -> None:
-    modules = (messages.__name__, moving.__name__, paths.__name__, replicas.__name__, tunnel.__name__)
+    modules = (messages.__name__, doors.__name__, moving.__name__, paths.__name__, replicas.__name__, tunnel.__name__)
     defined = {
         name
         for name, value in vars(messages).items()
