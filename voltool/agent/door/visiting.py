@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Tuple
 
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
@@ -47,7 +47,7 @@ class Visitor:
         self._port = door.port
         self._others = self._elsewhere()
         self._search_at, self._search_pause = 0.0, _SEARCH_SOON
-        self._addresses = door.addresses
+        self._found: Tuple[str, ...] = ()
         self.fault = ""
         self.is_there = False
 
@@ -69,6 +69,8 @@ class Visitor:
                 self._ended.wait(pause)
                 pause = min(_LATE, pause * 2)
                 continue
+            # With a ticket nowhere else: what listens at other addresses need not see one.
+            self._found = (link.address(),)
             self._say("")
             self._search_at, self._search_pause = 0.0, _SEARCH_SOON
             came = time.monotonic()
@@ -124,9 +126,8 @@ class Visitor:
             yield 0
 
     def _join(self, port: int, timeout: float, preamble: bytes = b"") -> Link:
-        return join(
-            self._identity, self._peer, self._addresses, port, b"", timeout, silence=_SILENCE, preamble=preamble
-        )
+        addresses = self._found if preamble else self._door.addresses
+        return join(self._identity, self._peer, addresses, port, b"", timeout, silence=_SILENCE, preamble=preamble)
 
     def _stay(self, link: Link) -> None:
         """Until it breaks: do what the door wants."""
