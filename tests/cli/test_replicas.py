@@ -12,7 +12,7 @@ from tests.catalog.samples import SECOND, make_volume
 from tests.cli.fakes import Console
 from tests.cli.test_json import check_lines
 from voltool.model import FILLING, LAZY, SERVING, KnownReplica, Peer, ReplicaBase, ReplicaRecord
-from voltool.wire.replicas import ReplicasReply, ReplicaStatus
+from voltool.wire.replicas import FillingHome, ReplicasReply, ReplicaStatus
 
 HOUR = 3600 * SECOND
 MAIL = make_volume("mail")
@@ -100,6 +100,20 @@ def test_the_list_is_what_the_hosts_say_and_is_remembered(site: Console) -> None
     site.hosts.replied = ReplicasReply((), ())
     (told,) = check_lines(site("replica", "list", "mail", "--json"))["replicas"]
     assert (told["state"], told["silent"], told["missing_bytes"]) == ("unreachable", "no route", 0)
+
+
+def test_a_home_that_a_lazy_move_is_filling_is_there_until_all_has_come(site: Console) -> None:
+    way = "reverse"
+    home = FillingHome(MAIL.uuid, "7" * 32, b"/srv/mail", 5 << 20, 3, True, (), way)  # noqa: FBT003 - as it is told
+    site.hosts.replied = ReplicasReply((status_of(GOOD),), (), (home,))
+    done = site("replica", "list", "mail")
+    row = next(line.split() for line in done.out.splitlines() if "lazy home" in line)
+    assert (row[1], row[2:4], "5.0 MiB" in done.out, way in row) == (f"{MAIL.host}:/srv/mail", ["-", "-"], True, True)
+    told = check_lines(site("replica", "list", "mail", "--json"))["replicas"][0]
+    assert (told["role"], told["state"], told["missing_bytes"], told["way"]) == ("home", "lazy home", 5 << 20, way)
+    assert [each.role for each in remembered(site)] == ["replica"]
+    site.hosts.replied = ReplicasReply((status_of(GOOD),), (), (replace(home, running=False),))
+    assert (site("replica", "list").code, "does not run" in site("replica", "list").out) == (3, True)
 
 
 def test_what_its_host_finds_wrong_is_an_exit_code(site: Console) -> None:

@@ -87,8 +87,7 @@ def mount(
             stop_serving(world, target)
             return None
         brought = _send_manifest(here, wish, session)
-    servers = Servers(world, target, here, certificate, others)
-    way = find_way(world, session, target, servers, wish.settings.path)
+    way = find_way(world, session, target, Servers(world, target, here, certificate, others), wish.settings.path)
     session.start_lazy(_step(wish.settings, way.sources, brought))
     session.end()
     served, status = session.record, session.status

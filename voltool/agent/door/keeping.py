@@ -182,8 +182,12 @@ class _Guest:
 
     def call(self, ticket: bytes) -> None:
         """Ask it to connect. PathBrokenError."""
-        with self._calling:
+        if not self._calling.acquire(timeout=_COMING):
+            raise PathBrokenError("it does not listen", why="it has not taken what it was asked before")
+        try:
             self.link.send(ComeIn(ticket))
+        finally:
+            self._calling.release()
 
     def await_end(self) -> None:
         """It never says anything: whatever comes is its end."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Tuple
 
 from voltool.agent.path.identity import Identity
 from voltool.agent.path.joining import join
@@ -26,6 +26,8 @@ _PATIENCE, _ELSEWHERE = 5.0, 1.0
 #: A range with more ports is not searched; so many of it at a time where the host says nothing.
 _MOST_PORTS = 512
 _A_FEW = 4
+#: Pauses between two searches, seconds.
+_SEARCH_SOON, _SEARCH_LATE = 1.0, 60.0
 #: How long it may take to come in with a ticket, seconds: nobody waits longer for it.
 _TICKET = 6.0
 #: See `agent.door.keeping.SILENCE`.
@@ -44,7 +46,8 @@ class Visitor:
         self._ended = threading.Event()
         self._port = door.port
         self._others = self._elsewhere()
-        self._addresses = door.addresses
+        self._search_at, self._search_pause = 0.0, _SEARCH_SOON
+        self._found: Tuple[str, ...] = ()
         self.fault = ""
         self.is_there = False
 
@@ -66,7 +69,10 @@ class Visitor:
                 self._ended.wait(pause)
                 pause = min(_LATE, pause * 2)
                 continue
+            # With a ticket nowhere else: what listens at other addresses need not see one.
+            self._found = (link.address(),)
             self._say("")
+            self._search_at, self._search_pause = 0.0, _SEARCH_SOON
             came = time.monotonic()
             self._stay(link)
             if time.monotonic() - came > _LATE:
@@ -84,9 +90,7 @@ class Visitor:
         try:
             return self._join(self._port, _PATIENCE)
         except VoltoolError:
-            # Where the host is quick to refuse all of the range is looked through; else some of it, so that it takes not long.
-            most = _MOST_PORTS if time.monotonic() - began < _PATIENCE / 2 else _A_FEW
-            for port in itertools.takewhile(bool, itertools.islice(self._others, most)):
+            for port in itertools.takewhile(bool, itertools.islice(self._others, self._how_many(began))):
                 try:
                     link = self._join(port, _ELSEWHERE)
                 except VoltoolError:
@@ -94,6 +98,18 @@ class Visitor:
                 self._port = port
                 return link
             raise
+
+    def _how_many(self, began: float) -> int:
+        """At how many other ports to look now. All, of a host that is quick to refuse, though not each time; few of one that says
+        nothing, for each takes long."""
+        now = time.monotonic()
+        if now - began > _PATIENCE / 2:
+            return _A_FEW
+        if now < self._search_at:
+            return 0
+        self._search_pause = min(_SEARCH_LATE, self._search_pause * 2)
+        self._search_at = now + self._search_pause
+        return _MOST_PORTS
 
     def _elsewhere(self) -> Iterator[int]:
         """The other ports of the range; then 0, and from the beginning."""
@@ -110,9 +126,8 @@ class Visitor:
             yield 0
 
     def _join(self, port: int, timeout: float, preamble: bytes = b"") -> Link:
-        return join(
-            self._identity, self._peer, self._addresses, port, b"", timeout, silence=_SILENCE, preamble=preamble
-        )
+        addresses = self._found if preamble else self._door.addresses
+        return join(self._identity, self._peer, addresses, port, b"", timeout, silence=_SILENCE, preamble=preamble)
 
     def _stay(self, link: Link) -> None:
         """Until it breaks: do what the door wants."""

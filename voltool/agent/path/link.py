@@ -46,6 +46,13 @@ class Link:
         """Whether it is closed, by us or because it broke."""
         return self._closed
 
+    def address(self) -> str:
+        """At which the other end is reached; empty: it is gone."""
+        try:
+            return str(self._connection.getpeername()[0])
+        except OSError:
+            return ""
+
     def fileno(self) -> int:
         """For select(2): readable where something has come, or it has ended; -1: closed."""
         return self._connection.fileno()

@@ -61,9 +61,9 @@ def replica_add(
     list` shows how far it is; once it is full, the mount gives way to the plain directory. What no host can be reached for is
     an I/O error after fetch_timeout. After a reboot without systemd, `voltool replica sync` brings it back.
 
-    Where its host reaches no host that has the files, they go through this machine, encrypted from host to host: the command says
-    so and stays until the replica is full, and what is missing can be read only as long as it, or `voltool replica sync`, runs.
-    So it is with --path relay too; with --path direct it fails instead."""
+    Where its host cannot connect to a host that has the files, that one connects to it. Where neither can, they go through this
+    machine, encrypted from host to host: the command says so and stays until the replica is full, and what is missing can be
+    read only as long as it, or `voltool replica sync`, runs. So it is with --path relay too; with --path direct it fails."""
     from voltool.cli.commands.volume_add import forbidden_places
     from voltool.cli.location import parse_destination
     from voltool.cli.replica_options import settings_of
