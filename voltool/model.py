@@ -254,6 +254,14 @@ class Split:
     since: int
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A home has heard that the volume lives at ``home``, with the higher ``epoch``, and could not retire yet."""
+
+    epoch: Epoch
+    home: Peer
+
+
 #: A replica: its first copy arrives; it is served; it is mounted and its files come when they are read, and in the background;
 #: a lazy move's new home until everything is there; it becomes the volume's home.
 FILLING = "filling"

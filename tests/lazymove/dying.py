@@ -70,7 +70,7 @@ while True:
             if found != digest:
                 with open(wrong, "a") as file:
                     file.write(f"{root}/{name}" + chr(10))
-    time.sleep(0.05)
+    time.sleep(0.2)
 """
 
 
@@ -141,6 +141,7 @@ class Dying:
         self._wrong = directory / "wrong"
         self.background = SLOWLY
         self.said = ""
+        self.is_moved = False
         self._count = 0
         self._writers: list[Writer] = []
         self.fresh()
@@ -193,7 +194,8 @@ class Dying:
     def move(self) -> bool:
         """`voltool move --lazy`; whether it did it."""
         wish = MoveWish(self.name, TARGET, os.fsencode(self.target), SETTINGS, OPTIONS, lazy=True)
-        return self._command(lambda world: move_volume(world, wish))
+        self.is_moved = self._command(lambda world: move_volume(world, wish))
+        return self.is_moved
 
     def resume(self) -> bool:
         """`voltool move --resume`."""
@@ -252,7 +254,7 @@ class Dying:
         """Somebody writes to the volume at its old home, unless he does already."""
         if not self._writers or self._writers[-1].refused:
             word = f"{self.name}-{len(self._writers)}"
-            self._writers.append(Writer(self.volume, self.directory, word=word, pause=0.002))
+            self._writers.append(Writer(self.volume, self.directory, word=word, pause=0.01))
 
     def stop_writers(self) -> None:
         """Idempotent."""

@@ -10,7 +10,10 @@ import pytest
 
 from tests.filesystems import LoopFilesystem
 from tests.replica.hosts import Administrator, Ground
+from tests.replica.test_promotion import findings
+from voltool.errors import MovedError
 from voltool.move.doctor import HostFinding, examine
+from voltool.replica.contact import TellSettings, settle_homes
 from voltool.replica.doctor import settle_claims
 from voltool.volumes.lock.hold import in_container
 
@@ -84,6 +87,37 @@ def test_equal_epochs_are_a_split_and_a_lower_one_retires_without_anything_being
     assert old.home() == "c"
     for administrator in (old, other):
         administrator.close()
+
+
+def test_a_home_that_has_heard_of_a_later_one_and_cannot_retire_yet_makes_nothing_more_of_what_it_has(
+    ground: Ground,
+) -> None:
+    boss = ground.boss
+    boss.add("b")
+    boss.add("c")
+    old = Administrator(ground, "old", like=boss)
+    ground.dead.add("a")
+    boss.promote("b")
+    ground.dead.clear()
+    with (ground.paths["a"] / "d0/f0").open("ab") as file:
+        (told,) = settle_homes(boss.world, boss.catalog.volume("vol"), settings=TellSettings(timeout=0))
+        assert (told.host, told.outcome) == ("a", "unreached")
+        assert "can still write to it" in told.why
+        with pytest.raises(MovedError, match=f"b:{ground.paths['b']}.*has heard of it and could not retire yet"):
+            old.dump()
+        assert old.catalog.dumps() == []
+        assert findings(old, "a") == {"replaced"}
+        file.write(b"acknowledged")
+    served = ground.contents("c")
+    with pytest.raises(MovedError):
+        old.sync("c")  # which makes contact
+    assert ground.contents("c") == served
+    assert (old.home(), os.listdir(ground.paths["a"])) == ("b", [])
+    (kept,) = (ground.paths["a"].parent / ".voltool").glob("*/retired-*")
+    assert (kept / "d0/f0").read_bytes().endswith(b"acknowledged")
+    assert not list(kept.parent.glob("heard.json*"))
+    old.dump()
+    old.close()
 
 
 def test_a_home_that_was_not_told_is_told_by_doctor_fix_also_of_a_catalog_that_knows_nothing(ground: Ground) -> None:

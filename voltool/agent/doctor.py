@@ -28,6 +28,7 @@ from voltool.errors import BusyError, VoltoolError
 from voltool.model import COPYING, PUBLISHED, RETIRED, ReplicaRecord, SourceMove, TargetMove
 from voltool.showing import shown
 from voltool.volumes import records
+from voltool.volumes.heard import read_heard
 from voltool.volumes.lock.book import LockBook
 from voltool.volumes.lock.hold import end_lock, is_in_force
 from voltool.volumes.moving.records import MoveBook
@@ -75,6 +76,7 @@ class _Doctor:
                 yield messages.Finding("volume", "", shown(entry.path), error.what, error.remedy)
             else:
                 yield from self._split(home)
+                yield from self._heard(home)
                 yield from self._clones(home)
         for move in (*self._book.sources(), *self._book.archived()):
             yield from self._leaving(move)
@@ -102,6 +104,14 @@ class _Doctor:
             "lock", record.name, shown(record.path), what, f"voltool unlock {record.name}", fixable=True
         )
         yield self._fixed(finding, lambda: end_lock(book, record.token))
+
+    def _heard(self, home: VolumeHome) -> Iterator[messages.Finding]:
+        heard = read_heard(home.area, home.record)
+        if heard is not None:
+            place = f"{heard.home.host}:{shown(heard.home.path)}"
+            what = f"{place} has taken the volume's place; this home has heard of it, could not retire yet, and can be written to"
+            remedy = f"voltool replica list {home.record.name} tries again; who writes here has to stop"
+            yield messages.Finding("replaced", home.record.name, shown(home.record.path), what, remedy)
 
     def _split(self, home: VolumeHome) -> Iterator[messages.Finding]:
         split = read_split(home.area, home.record)

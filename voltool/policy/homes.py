@@ -59,6 +59,8 @@ def pointers(claims: Iterable[Claim]) -> list[str]:
         standing = claim.standing
         if standing.split is not None:
             found.append(standing.split.home.host)
+        if standing.heard is not None:
+            found.append(standing.heard.home.host)
         away = (
             standing.standing in (AWAY, BETWEEN, LEAVING, NOTHING)
             and standing.home is not None
@@ -79,6 +81,7 @@ def highest_epoch(claims: Iterable[Claim]) -> int:
         standing = claim.standing
         numbers += [standing.epoch.number] if standing.epoch is not None else []
         numbers += [standing.split.other.number] if standing.split is not None else []
+        numbers += [standing.heard.epoch.number] if standing.heard is not None else []
     return max(numbers)
 
 

@@ -20,6 +20,7 @@ from voltool.errors import AgentError, HostError, MovedError, NotFoundError, Ref
 from voltool.frozen import dataclass
 from voltool.model import MOVED, RETIRED, RETIRING, Epoch, SourceMove, VolumeRecord
 from voltool.showing import shown
+from voltool.volumes.heard import refuse_superseded
 from voltool.volumes.mounts import is_mount_point
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.splits import refuse_split
@@ -140,7 +141,7 @@ def open_home(
     state_directory: bytes, uuid: str, path: bytes, *, moving: bool = False, split: bool = False
 ) -> VolumeHome:
     """The volume ``uuid``, which must be registered at ``path``. ``moving``: also while it is on its way to another host;
-    ``split``: also while it lives on two hosts, for who only looks, or ends that.
+    ``split``: also while it lives on two hosts, or this one has heard of a later home, for who only looks, or ends that.
 
     Raises RefusedError (MovedError) where a move has taken it away; NotFoundError (with ``volume set`` as remedy) where this
     host does not know it, knows it elsewhere, or its area is not there; RefusedError where the area could be someone else's.
@@ -170,6 +171,7 @@ def open_home(
         raise _not_found("the volume's own record is lost", shown(entry.area), "volume.json is missing or unreadable")
     if not split:
         refuse_split(entry.area, record)
+        refuse_superseded(entry.area, record)
     return VolumeHome(record, entry.area)
 
 

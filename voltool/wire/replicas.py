@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 from voltool.frozen import dataclass
-from voltool.model import LAZY, NO_HOOKS, Epoch, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
+from voltool.model import LAZY, NO_HOOKS, Epoch, Heard, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
 from voltool.wire.doors import Door
 
 # ------------------------------------------------------------------------------------------------- the volume's home
@@ -359,7 +359,8 @@ class Standing:
     that is away the epoch of the home that it went to, and ``home``; of a home, ``home`` is where it came from; of a
     replica (``nothing``), epoch and home are those it was synced from last. ``began_with``: the state with which the
     volume came to this home, where it came by a move or a promotion. ``split``: it lives elsewhere with the same number of
-    epoch too. ``aside_count``: of one that is away, how many paths were written here after the state that was promoted."""
+    epoch too. ``heard``: it has heard of a later home. ``aside_count``: of one that is away, how many paths were written here
+    after the state that was promoted."""
 
     standing: str
     epoch: Optional[Epoch] = None
@@ -368,6 +369,7 @@ class Standing:
     home: Optional[Peer] = None
     began_with: str = ""
     split: Optional[Split] = None
+    heard: Optional[Heard] = None
     aside_count: int = 0
 
 

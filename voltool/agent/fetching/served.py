@@ -179,7 +179,7 @@ def _open_copy(host: HostState, uuid: str) -> int:
 def _wishes(request: ServeFiles, host: HostState) -> ServeWishes:
     label = ""
     if request.what == CLONE:
-        home = open_home(host.directory, request.uuid, b"", moving=True)
+        home = open_home(host.directory, request.uuid, b"", moving=True, split=True)
         label = _kept_label(home, request.replica_id)
     door = request.door if request.door is not None and request.door.port else None
     return ServeWishes(request.uuid, request.what, request.peer, request.ports, label, door=door)
@@ -200,7 +200,7 @@ def _kept_label(home: VolumeHome, replica_id: str) -> str:
 
 def _open_clone(host: HostState, wishes: ServeWishes) -> int:
     try:
-        home = open_home(host.directory, wishes.uuid, b"", moving=True)
+        home = open_home(host.directory, wishes.uuid, b"", moving=True, split=True)
     except NotFoundError as error:
         known = [entry for entry in list_entries(host.directory) if entry.uuid == wishes.uuid and not entry.forgotten]
         if not known:

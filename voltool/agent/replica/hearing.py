@@ -27,10 +27,11 @@ from voltool.agent.replica.splitting import SPLIT_OWNER, keep_closed
 from voltool.agent.replica.standing import is_registered
 from voltool.errors import BusyError, IntegrityError, VoltoolError
 from voltool.events import Notice
-from voltool.model import MOVED, RETIRED, SourceMove, Split
+from voltool.model import MOVED, RETIRED, Heard, SourceMove, Split
 from voltool.showing import shown
 from voltool.tree.state import BaseState, StateKeeper
 from voltool.volumes import records
+from voltool.volumes.heard import remove_heard, save_heard
 from voltool.volumes.hooks import hook_of
 from voltool.volumes.lock.hold import (
     LockWish,
@@ -79,6 +80,7 @@ def hear_epoch(request: replicas.HearEpoch, conversation: Conversation, host: Ho
             _keep_closed(home, conversation, host)
         if outcome != replicas.RETIRED_NOW:
             return replicas.EpochHeard(outcome, own)
+        save_heard(home.area, Heard(request.epoch, request.home))  # whatever hinders it now
         return _Hearing(request, conversation, host, home).retire()
 
 
@@ -197,6 +199,7 @@ class _Hearing:
         self._ground.leave_lock()
         aside = self._aside(move)
         own = aside.state_id if aside.count == 0 else ""
+        remove_heard(self._home.area)
         return self._steps.settle(move, own, aside.paths, aside.count)
 
     def _aside(self, move: SourceMove) -> Aside:

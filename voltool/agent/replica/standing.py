@@ -15,6 +15,7 @@ from voltool.errors import NotFoundError, RefusedError
 from voltool.model import MOVED, PUBLISHED, RETIRED, RETIRING, Epoch, Peer
 from voltool.tree.state import StateKeeper
 from voltool.volumes import records
+from voltool.volumes.heard import read_heard
 from voltool.volumes.moving.records import MoveBook
 from voltool.volumes.splits import read_split
 from voltool.wire import messages, replicas
@@ -59,6 +60,7 @@ def show_standing(
                 came_from,
                 began,
                 read_split(home.area, record),
+                read_heard(home.area, record),
             )
     replica = ReplicaBook(host.directory).find(request.uuid)
     if replica is not None:
