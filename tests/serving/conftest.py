@@ -25,7 +25,8 @@ from voltool.agent.replica.records import ReplicaBook
 from voltool.model import SERVING, Peer, ReplicaRecord
 from voltool.remote.ship import build_agent
 from voltool.wire.doors import Door
-from voltool.wire.replicas import FetchSource, ServeFiles
+from voltool.wire.replicas import FetchSource
+from voltool.wire.serving import ServeFiles
 
 REPLICA = "0f" * 16
 

@@ -28,7 +28,7 @@ from voltool.agent.fetching import served
 from voltool.agent.path.identity import make_identity
 from voltool.agent.replica.records import ReplicaBook
 from voltool.model import SERVING, Peer, ReplicaRecord
-from voltool.wire.replicas import ServeFiles, StopServing
+from voltool.wire.serving import ServeFiles, StopServing
 program, state, tree, replica, what = sys.argv[1:]
 daemon._own_program = lambda: os.fsencode(program)
 host = find_host_state({"VOLTOOL_STATE_DIR": state}, 0)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from voltool import errors, model
 from voltool.errors import AgentError, VoltoolError
 from voltool.events import Event, Notice, PhaseEnded, PhaseStarted, Progressed
-from voltool.wire import doors, messages, moving, paths, replicas, tunnel
+from voltool.wire import doors, messages, moving, paths, replicas, serving, tunnel
 
-MODULES = (messages, moving, paths, replicas, doors, tunnel)
+MODULES = (messages, moving, paths, replicas, serving, doors, tunnel)
 # Hypothesis looks at signatures, which are there when somebody has asked for the fields (see voltool.frozen).
 for module in (model, *MODULES):
     for value in vars(module).values():

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Callable, Dict, Tuple
 
 from voltool.agent.host import HostState
-from voltool.wire import doors, messages, moving, paths, replicas, tunnel
+from voltool.wire import doors, messages, moving, paths, replicas, serving, tunnel
 from voltool.wire.conversation import Conversation
 
 Handler = Callable[[Any, Conversation, HostState], messages.Message]
@@ -51,9 +51,9 @@ _TABLE: Dict[type, Tuple[str, str]] = {
     moving.AskFill: ("voltool.agent.lazymove.fill", "ask_fill"),
     moving.ReleaseRetired: ("voltool.agent.fetching.served", "release_retired"),
     replicas.AskMissing: ("voltool.agent.lazy.lacking", "ask_missing"),
-    replicas.MakeIdentity: ("voltool.agent.fetching.keys", "answer_identity"),
-    replicas.ServeFiles: ("voltool.agent.fetching.served", "serve_files"),
-    replicas.StopServing: ("voltool.agent.fetching.served", "stop_serving"),
+    serving.MakeIdentity: ("voltool.agent.fetching.keys", "answer_identity"),
+    serving.ServeFiles: ("voltool.agent.fetching.served", "serve_files"),
+    serving.StopServing: ("voltool.agent.fetching.served", "stop_serving"),
     doors.OpenDoor: ("voltool.agent.door.book", "open_door"),
     doors.AwaitGuests: ("voltool.agent.door.book", "await_guests"),
     doors.CloseDoor: ("voltool.agent.door.book", "close_door"),

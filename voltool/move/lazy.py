@@ -17,7 +17,7 @@ from voltool.move.ports import World
 from voltool.move.sessions import SessionSettings, TargetSession
 from voltool.remote.doors import NO_DOOR, Coming, Served, let_come
 from voltool.remote.paths import RELAY, check_mode
-from voltool.wire import messages, moving, replicas
+from voltool.wire import messages, moving, replicas, serving
 from voltool.wire.conversation import IntroducedConversation, expect
 from voltool.wire.doors import Door
 
@@ -96,8 +96,8 @@ class _OldHome:
     def serve(self, door: Door | None) -> Served:
         """Let it serve by a process that outlives all connections, and let that go to the ``door``: see `remote.doors.Serve`."""
         volume, here = self.volume, self.here
-        here.send(replicas.ServeFiles(volume.uuid, self.move.move_id, _COPY, self.peer, here.ports, door))
-        served = expect(here, replicas.FilesServed)
+        here.send(serving.ServeFiles(volume.uuid, self.move.move_id, _COPY, self.peer, here.ports, door))
+        served = expect(here, serving.FilesServed)
         source = replicas.FetchSource(volume.host, served.addresses, served.port, served.certificate)
         return Served((source,), {volume.host: served.fault} if served.fault else {})
 
@@ -109,15 +109,15 @@ class _OldHome:
 @contextlib.contextmanager
 def _old_home(world: World, volume: KnownVolume, move: SourceMove) -> Iterator[_OldHome]:
     with world.hosts.connect(move.target.host) as there, world.hosts.connect(volume.host) as here:
-        there.send(replicas.MakeIdentity(move.move_id))
-        peer = expect(there, replicas.IdentityReply).certificate
+        there.send(serving.MakeIdentity(move.move_id))
+        peer = expect(there, serving.IdentityReply).certificate
         yield _OldHome(volume, move, here, there, peer)
 
 
 def stop_serving(world: World, host: str, move_id: str) -> None:
     """The move is undone: nothing is served any more. Idempotent."""
     with world.hosts.connect(host) as here:
-        here.send(replicas.StopServing(move_id))
+        here.send(serving.StopServing(move_id))
         expect(here, messages.Done)
 
 

@@ -22,14 +22,8 @@ from voltool.replica.target import Target
 from voltool.showing import shown
 from voltool.wire import messages
 from voltool.wire.conversation import IntroducedConversation, expect
-from voltool.wire.replicas import (
-    FetchSource,
-    IdentityReply,
-    MakeIdentity,
-    ReplicaStatus,
-    StartLazy,
-    StopServing,
-)
+from voltool.wire.replicas import FetchSource, ReplicaStatus, StartLazy
+from voltool.wire.serving import IdentityReply, MakeIdentity, StopServing
 
 _WITHOUT_CLONES = "directory"
 _NOBODY = Epoch(0, "", "")

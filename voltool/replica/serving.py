@@ -13,7 +13,8 @@ from voltool.replica.ports import World
 from voltool.replica.target import Target
 from voltool.wire.conversation import IntroducedConversation, expect
 from voltool.wire.doors import Door
-from voltool.wire.replicas import FetchSource, FilesServed, ServeFiles
+from voltool.wire.replicas import FetchSource
+from voltool.wire.serving import FilesServed, ServeFiles
 
 #: What a host may serve: see `ServeFiles`.
 _CLONE, _REPLICA = "clone", "replica"

@@ -62,13 +62,10 @@ from voltool.wire.replicas import (
     ChooseHome,
     EndReplica,
     EpochHeard,
-    FilesServed,
     ForgetReplica,
     HearEpoch,
-    IdentityReply,
     KeepReplicaBase,
     ListReplicas,
-    MakeIdentity,
     MissingReply,
     Promoted,
     PromoteReplica,
@@ -81,15 +78,14 @@ from voltool.wire.replicas import (
     ReplicasReply,
     ReplicaStatus,
     SendBeginning,
-    ServeFiles,
     ShowStanding,
     SourcesReached,
     Standing,
     StartLazy,
     StartReplicaDump,
-    StopServing,
     SwapReplica,
 )  # fmt: skip
+from voltool.wire.serving import FilesServed, IdentityReply, MakeIdentity, ServeFiles, StopServing
 from voltool.wire.tunnel import EndTunnel, EnterTunnel, LeaveTunnel, ListenTunnel, TunnelListening, TunnelOver
 
 # ------------------------------------------------------------------------------------------------------ the basics

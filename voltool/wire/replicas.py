@@ -1,4 +1,4 @@
-"""The messages of replicas: with the volume's home, with the host of a replica, and with whoever serves files to a lazy one.
+"""The messages of replicas: with the volume's home, and with the host of a replica. Those of lazy ones' sources: `wire.serving`.
 
 Part of what is shipped to servers. `ReplicaOut` and `ReplicaIn` open sessions, as those of a move (`wire.moving`): answered at
 once, then steps with one answer each, until `EndReplica`. Unlike a move's, a session with the volume's home holds the volume's
@@ -11,7 +11,6 @@ from typing import Optional, Tuple
 
 from voltool.frozen import dataclass
 from voltool.model import LAZY, NO_HOOKS, Epoch, Heard, Hooks, Peer, ReplicaBase, ReplicaRecord, Split, VolumeRecord
-from voltool.wire.doors import Door
 
 # ------------------------------------------------------------------------------------------------- the volume's home
 
@@ -257,57 +256,6 @@ class MissingReply:
     def is_lazy(self) -> bool:
         """Whether something may be missing."""
         return self.phase == LAZY
-
-
-# ------------------------------------------------------------------------------------- who serves files to a lazy one
-
-
-@dataclass(frozen=True)
-class MakeIdentity:
-    """Make a key pair for ``purpose`` (a replica's id), or give the one that was made: it stays on this host. Answered by
-    `IdentityReply`. Idempotent."""
-
-    purpose: str
-
-
-@dataclass(frozen=True)
-class IdentityReply:
-    """The certificate (DER)."""
-
-    certificate: bytes
-
-
-@dataclass(frozen=True)
-class ServeFiles:
-    """Serve the files of one tree to a lazy replica, by a process that outlives this connection: of the clone that is kept for
-    ``replica_id`` (``what`` ``clone``), of the replica of the volume that is on this host (``replica``), or of the copy
-    that the volume left here (``retired``). Only who shows ``peer`` (a certificate, DER) gets anything. ``ports``:
-    ``from-to`` or empty. ``door``: connect to that one of the replica's host too, again whenever that breaks; None: as before.
-    Answered by `FilesServed`. Repeatable."""
-
-    uuid: str
-    replica_id: str
-    what: str
-    peer: bytes
-    ports: str = ""
-    door: Optional[Door] = None
-
-
-@dataclass(frozen=True)
-class FilesServed:
-    """Where, and the certificate (DER) that is shown. ``fault``: why the host is not at the door where it should be."""
-
-    addresses: Tuple[str, ...]
-    port: int
-    certificate: bytes
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class StopServing:
-    """Serve no more; keys and records of it go. Answered by `Done`. Idempotent."""
-
-    replica_id: str
 
 
 # -------------------------------------------------------------------------------------------------------- promotion

@@ -14,7 +14,7 @@ from voltool.agent.path.identity import Identity, load_identity, make_identity, 
 from voltool.errors import AgentError
 from voltool.showing import shown
 from voltool.wire.conversation import Conversation
-from voltool.wire.replicas import IdentityReply, MakeIdentity
+from voltool.wire.serving import IdentityReply, MakeIdentity
 
 KEYS = b"keys"
 

@@ -30,7 +30,7 @@ from voltool.wire.conversation import Conversation
 from voltool.wire.doors import Door
 from voltool.wire.messages import Done
 from voltool.wire.moving import ReleaseRetired
-from voltool.wire.replicas import FilesServed, ServeFiles, StopServing
+from voltool.wire.serving import FilesServed, ServeFiles, StopServing
 
 KIND = "serve"
 CLONE, REPLICA, COPY = "clone", "replica", "retired"
