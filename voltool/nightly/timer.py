@@ -5,6 +5,7 @@ The texts are made by pure functions. Sources: systemd.unit(5), systemd.service(
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -67,10 +68,17 @@ class SystemdTimer:
         if not there:
             return False
         self._systemctl(("disable", "--now", f"{NAME}.timer"))
+        self._forget_last_run()
         for path in there:
             remove_file(path)
         self._systemctl(("daemon-reload",))
         return True
+
+    def _forget_last_run(self) -> None:
+        """Else the next timer of this name would start at once, to catch up on a time when nothing was installed."""
+        # A systemd before 244 cannot: a run too many, which finds nothing due.
+        with contextlib.suppress(HostError):
+            self._systemctl(("clean", "--what=state", f"{NAME}.timer"))
 
     def _by_hand(self) -> str:
         user = " --user" if self.of_user else ""
