@@ -114,7 +114,8 @@ class Driver(Protocol):
 
     def same_bytes(self, base: Clone, clone: Clone) -> Telling:
         """While the context lasts: what tells for certain whether a regular file, by its inode number, has the same bytes in
-        both clones, where the file system knows that without reading; None: it does not. Read-only. It raises OSError."""
+        both clones, as far as its size is the same; where the file system knows without reading; None: it does not.
+        Read-only. It raises OSError."""
 
 
 class LeaseTest(Protocol):
