@@ -16,6 +16,7 @@ from voltool.config.settings import Settings
 from voltool.errors import VoltoolError
 from voltool.events import Reporter
 from voltool.machine import this_machine
+from voltool.memory import keep_freed_memory
 from voltool.remote.ahead import Ahead
 from voltool.remote.connect import HostSettings, RemoteHosts
 from voltool.ssh.resolve import parse_host
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def build_world(invocation: Invocation) -> World:
     """All collaborators of the jobs, for one call of voltool; UsageError for a bad configuration."""
+    keep_freed_memory()  # data may pass through here
     settings = invocation.settings
     secrets = Secrets(ask=asker())
     stores = StoreOpener(settings.min_free, lambda host: _store_access(settings, host, secrets, invocation.output))
