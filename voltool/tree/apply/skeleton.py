@@ -213,9 +213,9 @@ class Skeleton:
 
 def is_regular(record: bytes) -> bool:
     """Whether an object record is that of a regular file."""
-    return record[_TYPE_AT] & 0xF0 == _REGULAR
+    return len(record) > _TYPE_AT and record[_TYPE_AT] & 0xF0 == _REGULAR
 
 
 def is_directory(record: bytes) -> bool:
     """Whether an object record is that of a directory."""
-    return record[_TYPE_AT] & 0xF0 == _DIRECTORY
+    return len(record) > _TYPE_AT and record[_TYPE_AT] & 0xF0 == _DIRECTORY
