@@ -28,9 +28,9 @@ def test_without_room_the_last_good_state_is_served(tmp_path: Path) -> None:
             (volume / "large").write_bytes(second)
             with pytest.raises(SpaceError, match="no room for the replica's next state") as failed:
                 replica.sync()
-            assert failed.value.where == str(replica.path)
+            assert failed.value.where.endswith(str(replica.path))
             said = re.search(
-                r"up to ([0-9,]+) bytes are needed and ([0-9,]+) are free, so ([0-9,]+) are", failed.value.why
+                r"up to ([0-9,]+) bytes are needed and ([0-9,]+) were free, so ([0-9,]+) are", failed.value.why
             )
             assert said is not None
             needed, free_then, missing = (int(number.replace(",", "")) for number in said.groups())
@@ -52,10 +52,10 @@ def test_without_room_for_the_first_copy_it_goes_on_where_there_is(tmp_path: Pat
     volume.mkdir(parents=True)
     for name in "abcd":
         (volume / name).write_bytes(os.urandom(8 * MIB))
-    with LoopFilesystem("ext4", 40 * MIB) as filesystem, Rig(tmp_path / "rig", volume) as rig:
+    with LoopFilesystem("ext4", 64 * MIB) as filesystem, Rig(tmp_path / "rig", volume) as rig:
         replica = Replica(rig, filesystem.path / "rep", f"{1:032x}")
         ballast = filesystem.path / "ballast"
-        ballast.write_bytes(bytes(12 * MIB))
+        ballast.write_bytes(bytes(32 * MIB))
         try:
             with pytest.raises(SpaceError, match="no room for the replica's first copy") as failed:
                 replica.sync()
