@@ -63,7 +63,7 @@ STEPS = st.lists(
         st.lists(operations(), min_size=0, max_size=12).map(tuple),
         st.one_of(st.just(0), st.integers(1, 60)),
         st.integers(0, 3).map(lambda n: n == 3),
-        st.booleans(),
+        st.integers(0, 2).map(lambda n: n == 2),
     ),
     min_size=2,
     max_size=8,
