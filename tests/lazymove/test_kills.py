@@ -25,10 +25,10 @@ from voltool.volumes.lock.hold import in_container
 
 pytestmark = [needs_fuse, pytest.mark.skipif(in_container(), reason="nothing is locked in a container")]
 #: Before which call of its agents, or of the command line, each is killed, and whether the move is resumed then (else it is
-#: undone, where it can be): in the first manifest, with the process at the new home up and no record of that, between two records
-#: of publishing, when all is done. With VOLTOOL_KILL_EVERY=N before every N-th (1: all take some minutes).
+#: undone, where it can be): in the first manifest, with the process at the new home up and no record of that, under the lock,
+#: between two records of publishing. With VOLTOOL_KILL_EVERY=N before every N-th (1: all take some minutes).
 POINTS = {
-    "a": {20: False, 45: True, 66: True},
+    "a": {20: False, 45: True, 55: True},
     "b": {28: True, 34: True},
     "command": {12: False, 24: True},
 }
