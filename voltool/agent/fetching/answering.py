@@ -19,8 +19,8 @@ from voltool.dumpfile.format import CHUNK_SIZE, CODEC_NONE
 from voltool.wire import fetching
 from voltool.wire.fetching import ABSENT, ANSWERS, FOUND, UNREADABLE, FetchFrame, Want
 
-#: Bytes of answers that are gathered in one frame: who asks begins to write when the first has come.
-_FRAME = 256 << 10
+#: Bytes of answers that are gathered in one frame.
+_FRAME = CHUNK_SIZE
 #: Files that are kept open between two wants, so that a large one is read ahead as one that is read in order.
 _KEPT_OPEN = 8
 #: What does not shrink by a tenth was not worth it; then only one frame in so many is tried.
