@@ -14,10 +14,12 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from voltool.agent import main as agent_main
 from voltool.agent.channel import ConnectionGone, HangUpWatch, HungUp, StdioChannel, end_children
@@ -45,16 +47,23 @@ _PIECE = 1 << 20
 class ForkStream:
     """A `voltool.ssh.stream.Stream` to a forked agent. ``peak`` is its largest resident size, workers included, bytes."""
 
+    #: Our ends, which no other agent may hold: its own agent would not see the end. Agents are begun in threads, too.
+    _ends: ClassVar[set[socket.socket]] = set()
+    _forking: ClassVar[threading.Lock] = threading.Lock()
+
     def __init__(self, host: HostState, inject: Inject | None) -> None:
-        ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
         self.peak = 0
-        self._pid: int | None = os.fork()
-        if self._pid == 0:
-            ours.close()
-            _be_the_agent(theirs, host, inject)
-        theirs.close()
+        with self._forking:
+            ours, theirs = socket.socketpair()
+            self._ends.add(ours)
+            self._pid: int | None = os.fork()
+            if self._pid == 0:
+                for end in self._ends:
+                    end.close()
+                _be_the_agent(theirs, host, inject)
+            theirs.close()
         self._socket = ours
         self._early: collections.deque[bytes] = collections.deque()
 
@@ -94,6 +103,7 @@ class ForkStream:
     def close(self, grace: float = 0.0) -> None:
         if self._pid is None:
             return
+        self._ends.discard(self._socket)
         self._socket.close()
         pid, self._pid = self._pid, None
         _pid, status, usage = os.wait4(pid, 0)
