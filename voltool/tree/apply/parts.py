@@ -13,7 +13,7 @@ import stat
 from array import array
 from bisect import bisect_left
 from itertools import chain
-from typing import Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from voltool import durable
 from voltool.dumpfile import format as fmt
@@ -58,14 +58,28 @@ def parts_of(base: BaseState, reader: DumpReader) -> Parts:
         touched.add(number)
         if not fmt.is_object_tombstone(record) and is_directory(record):
             directories.add(number)
+    names: Dict[int, Set[bytes]] = {}
     for entry in reader.entries():
-        directories.add(int.from_bytes(entry[:8], "big"))
+        names.setdefault(int.from_bytes(entry[:8], "big"), set()).add(entry[:-8])
         touched.add(int.from_bytes(entry[-8:], "big"))
     touched.discard(0)
+    directories |= names.keys()
+    touched |= _unnamed(base, names)
     known = _directories(base)
     directories |= {number for number in touched if _at(known, number) >= 0}
     _close(base, known, directories, touched)
     return Parts(directories, touched)
+
+
+def _unnamed(base: BaseState, names: Dict[int, Set[bytes]]) -> Set[int]:
+    """What has one of these names, by directory (entry records without the child): it loses it. If it has another one it stays,
+    with another link count and ctime, though of the object itself nothing may come."""
+    return {
+        int.from_bytes(entry[-8:], "big")
+        for directory in sorted(names)
+        for entry in base.entries.group(directory)
+        if entry[:-8] in names[directory]
+    }
 
 
 def _directories(base: BaseState) -> array[int]:
