@@ -95,12 +95,12 @@ class HostSource:
         move = self.load()
         if move is None:
             raise RefusedError("the volume is not being moved", remedy="voltool move --status")
-        tmp = os.path.join(self._area, b"tmp")
-        durable.make_directory(tmp)
         away = self.is_away(move)
         place = move.retired_path if away else move.path
         if not (away and move.by_entries) and self._is_as_cloned(place, state_id):
             return
+        tmp = os.path.join(self._area, b"tmp")
+        durable.make_directory(tmp)
         with self._compared(move, place, state_id) as (root, state), SortedSpool(tmp) as spool:
             difference = first_difference(root, state, spool, by_entries=away and move.by_entries)
         with contextlib.suppress(OSError):
