@@ -18,7 +18,7 @@ def test_the_settings_of_a_host_reach_its_connection(own_environment: Path) -> N
     config.write_text('[hosts.hostA]\nssh_config = "/etc/voltool/ssh_config"\nconnect_timeout = 7\n', encoding="utf-8")
     environment = {**os.environ, "VOLTOOL_CONFIG": str(config)}
     with Invocation(Output(), environment, build_world) as invocation:
-        hosts = invocation.world.hosts
+        hosts = invocation.world.hosts.apart(Silent())
         assert isinstance(hosts, RemoteHosts)
         assert hosts.settings("hostA") == HostSettings(ssh_config="/etc/voltool/ssh_config", connect_timeout=7)
         assert hosts.settings("hostB") == HostSettings()

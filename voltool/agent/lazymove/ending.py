@@ -253,7 +253,7 @@ def _stays_open(path: bytes) -> bool:
 def _written_files(upper: bytes) -> Iterator[bytes]:
     """Only these can be open for writing."""
     with opened_directory(upper) as root:
-        for entry in walk(root):
+        for entry in walk(root, in_use=True):
             if stat.S_ISREG(entry.status.st_mode) and not entry.is_whiteout:
                 yield entry.path
 

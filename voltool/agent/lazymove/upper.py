@@ -128,19 +128,22 @@ def _forget(where: Union[int, bytes]) -> None:
             raise
 
 
-def entries(directory: int, path: bytes) -> Iterator[Entry]:
-    """What is in one open directory of it, which is at ``path``. Raises OSError."""
+def entries(directory: int, path: bytes, *, in_use: bool = False) -> Iterator[Entry]:
+    """What is in one open directory of it, which is at ``path``; ``in_use``: what goes meanwhile is passed over. Raises OSError."""
     for name in names(directory):
-        yield Entry(os.path.join(path, name), directory, name, os.lstat(name, dir_fd=directory))
+        status = stat_or_none(directory, name) if in_use else os.lstat(name, dir_fd=directory)
+        if status is not None:
+            yield Entry(os.path.join(path, name), directory, name, status)
 
 
-def walk(root: int) -> Iterator[Entry]:
-    """What is below ``root``, a directory before what is in it. Raises OSError."""
+def walk(root: int, *, in_use: bool = False) -> Iterator[Entry]:
+    """What is below ``root``, a directory before what is in it; ``in_use``: see `entries`. Raises OSError."""
     stack = [b""]
+    gone = (FileNotFoundError, NotADirectoryError) if in_use else ()
     while stack:
         path = stack.pop()
-        with opened_at(root, path) as directory:
-            for entry in entries(directory, path):
+        with contextlib.suppress(*gone), opened_at(root, path) as directory:
+            for entry in entries(directory, path, in_use=in_use):
                 yield entry
                 if entry.is_directory:
                     stack.append(entry.path)

@@ -160,6 +160,7 @@ class _Session:
             applied = arrival.arrive()
         self._ground.losses.merge(arrival.lost())
         rehearse(held, self._ground.attributes)
+        held.keep_losses(self._ground.losses)
         return applied.bytes
 
     def _receive_increment(self, held: HeldTree, step: moving.ReceiveDump) -> int:

@@ -212,7 +212,7 @@ class HostTarget:
         record = held.record
         if record is None or record.applying or record.assembled:
             return
-        make_ready(held, self.attributes, self.losses)
+        self._put_together(held)
         if not held.staging.progress.sealed:
             held.stamped = record.state_id
 
@@ -229,7 +229,7 @@ class HostTarget:
         if held.record.assembled and held.stamped == held.record.state_id:
             held.staging.sync()  # nothing has come since `get_ready`
         else:
-            make_ready(held, self.attributes, self.losses)
+            self._put_together(held)
         if not os.path.lexists(move.path):
             move = self._reserved(move)
         if self._is_left(move.path):
@@ -237,6 +237,11 @@ class HostTarget:
         else:
             placeholder.keep(move)
         return move
+
+    def _put_together(self, held: HeldTree) -> None:
+        """What directories cannot hold is told again by a session that finds it done."""
+        make_ready(held, self.attributes, self.losses)
+        held.keep_losses(self.losses)
 
     def _reserved(self, move: TargetMove) -> TargetMove:
         """Keep the path by an empty directory; it is written down first, so that an abort takes it away whenever we die."""
