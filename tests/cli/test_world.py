@@ -8,6 +8,7 @@ from pathlib import Path
 from voltool.cli.invocation import Invocation
 from voltool.cli.output import Output
 from voltool.cli.world import build_world
+from voltool.events import Silent
 from voltool.machine import this_machine
 from voltool.remote.connect import HostSettings, RemoteHosts
 from voltool.stores.opening import StoreOpener

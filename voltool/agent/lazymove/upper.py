@@ -129,7 +129,8 @@ def _forget(where: Union[int, bytes]) -> None:
 
 
 def entries(directory: int, path: bytes, *, in_use: bool = False) -> Iterator[Entry]:
-    """What is in one open directory of it, which is at ``path``; ``in_use``: what goes meanwhile is passed over. Raises OSError."""
+    """What is in one open directory of it, which is at ``path``; ``in_use``: what goes meanwhile is passed over. Raises
+    OSError."""
     for name in names(directory):
         status = stat_or_none(directory, name) if in_use else os.lstat(name, dir_fd=directory)
         if status is not None:

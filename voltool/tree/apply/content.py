@@ -246,8 +246,8 @@ class ContentReader:
             try:
                 if stream.recheck or record.size != stream.size:
                     self._check_again(stream, record)
-                self._writeback.send(stream.descriptor)
                 self._maker.finish_large(stream.descriptor, record, stream.names, stream.runs)
+                self._writeback.send(stream.descriptor, compressible=not record.flags & fmt.FLAG_NOCOMP)
             except OSError as error:
                 raise translate(error, "a file") from error
         self._close_stream()

@@ -11,8 +11,10 @@ import ctypes
 import os
 import queue
 import threading
-from typing import Optional
+from typing import Optional, Tuple
 
+from voltool import inodes
+from voltool.dumpfile import format as fmt
 from voltool.tree.apply.files import translate
 
 #: How much is written before the disk is to begin with it.
@@ -26,22 +28,24 @@ class EarlyWriteback:
     """A thread, begun with the first file, that sends files to the disk one by one; always `close` it."""
 
     def __init__(self) -> None:
-        self._waiting: queue.Queue[int] = queue.Queue()
+        self._waiting: queue.Queue[Tuple[int, bool]] = queue.Queue()
         self._thread: Optional[threading.Thread] = None
         self._error: Optional[OSError] = None
 
-    def send(self, descriptor: int) -> None:
-        """Begin with what was written to this file so far; while one waits for its turn, another is passed over. Raises what
-        went wrong with an earlier one."""
+    def send(self, descriptor: int, *, compressible: bool = False) -> None:
+        """Begin with what was written to this file so far; while one waits for its turn, another is passed over.
+        ``compressible``: it is complete, and is not to have the flag +m. Raises what went wrong with an earlier one."""
         self._raise_error()
         if self._waiting.qsize():
+            if compressible:
+                _stay_compressible(descriptor)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="voltool-writeback", daemon=True)
             self._thread.start()
         with contextlib.suppress(OSError):
             # A descriptor of its own, which may outlive the other one; not a writer's, since fs-verity suffers none.
-            self._waiting.put(os.open(f"/proc/self/fd/{descriptor}", _OPEN))
+            self._waiting.put((os.open(f"/proc/self/fd/{descriptor}", _OPEN), compressible))
 
     def finish(self) -> None:
         """Wait until everything that was sent is on the disk. Raises what went wrong."""
@@ -52,12 +56,12 @@ class EarlyWriteback:
         """What waits is not begun any more; idempotent."""
         with contextlib.suppress(queue.Empty):
             while True:
-                os.close(self._waiting.get_nowait())
+                os.close(self._waiting.get_nowait()[0])
         self._end()
 
     def _end(self) -> None:
         if self._thread is not None:
-            self._waiting.put(-1)
+            self._waiting.put((-1, False))
             self._thread.join()
             self._thread = None
 
@@ -68,16 +72,29 @@ class EarlyWriteback:
     def _run(self) -> None:
         sync_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
         whole = (ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_ALL))
-        while (descriptor := self._waiting.get()) >= 0:
+        while True:
+            descriptor, compressible = self._waiting.get()
+            if descriptor < 0:
+                return
             if sync_range is not None:
                 # Waits without the inode's lock, which fdatasync may hold against those who write on.
                 sync_range(descriptor, *whole)
-            self._make_durable(descriptor)
+            self._make_durable(descriptor, compressible=compressible)
 
-    def _make_durable(self, descriptor: int) -> None:
+    def _make_durable(self, descriptor: int, *, compressible: bool) -> None:
         try:
             os.fdatasync(descriptor)  # beyond the caches of the device, which would be waited for later
+            if compressible:
+                _stay_compressible(descriptor)
         except OSError as error:
             self._error = error
         finally:
             os.close(descriptor)
+
+
+def _stay_compressible(descriptor: int) -> None:
+    """Take +m off. A btrfs that compresses sets it when a part of a file did not shrink; and what goes to the disk while the file
+    still arrives are parts in which nobody wrote it before."""
+    with contextlib.suppress(OSError):
+        if inodes.get_flags(descriptor)[0] & fmt.FLAG_NOCOMP:
+            inodes.set_flags(descriptor, 0, fmt.FLAG_NOCOMP)
