@@ -6,6 +6,7 @@ The moments are fractions of what the same run takes undisturbed; bandwidth is l
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from collections.abc import Iterator
@@ -87,7 +88,10 @@ def test_killed_dumps(ground: Ground, victim: str, level: int) -> None:
             ground.site.voltool("verify", "vol")
         (ground.volume / "after").write_text(f"{victim} {part}")
         if (ground.area / "clones").is_dir():
-            (ground.area / "clones/killed.json.new").touch()  # as of one that was killed while it wrote down its clone
+            # As of some that were killed: while it wrote down its clone, before it made it.
+            (ground.area / "clones/killed.json.new").touch()
+            note = {"time_ns": 1, "boot_id": "", "uuid": "", "generation": 0}
+            (ground.area / "clones/never.json").write_text(json.dumps(note))
         ground.site.voltool("dump", "vol", "--level", str(level))
         assert len(ground.published() - before) == 1 + len(appeared)
         ground.assert_nothing_left(level + 1)

@@ -43,13 +43,16 @@ def tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
             driver.drop(home.record, clone)
     tidy_replicas(home, driver)
     StateKeeper(os.path.join(home.area, b"states")).keep_only(book.states())
-    _remove_unfinished(os.path.join(home.area, b"clones"))
+    _remove_unfinished(os.path.join(home.area, b"clones"), snapshots=home.record.driver == "btrfs")
     shutil.rmtree(os.path.join(home.area, b"tmp"), ignore_errors=True)
 
 
-def _remove_unfinished(clones: bytes) -> None:
-    """Notes of clones whose writer was killed: nobody makes a clone while the volume's lock is ours."""
+def _remove_unfinished(clones: bytes, *, snapshots: bool) -> None:
+    """Notes of clones whose writer was killed: while it wrote them, or (``snapshots``: clones lie beside their notes) before it made
+    the clone or after it dropped it. Nobody makes a clone while the volume's lock is ours."""
     with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(clones):
-            if name.endswith(b".json.new"):
+        names = set(os.listdir(clones))
+        for name in names:
+            alone = snapshots and name.endswith(b".json") and name[: -len(b".json")] not in names
+            if alone or name.endswith(b".json.new"):
                 durable.remove_file(os.path.join(clones, name))
