@@ -48,8 +48,8 @@ def tidy(home: VolumeHome, driver: Driver, book: BaseBook) -> None:
 
 
 def _remove_unfinished(clones: bytes, *, snapshots: bool) -> None:
-    """Notes of clones whose writer was killed: while it wrote them, or (``snapshots``: clones lie beside their notes) before it made
-    the clone or after it dropped it. Nobody makes a clone while the volume's lock is ours."""
+    """Notes of clones whose writer was killed: while it wrote them, or (``snapshots``: clones lie beside their notes) before
+    it made the clone or after it dropped it. Nobody makes a clone while the volume's lock is ours."""
     with contextlib.suppress(FileNotFoundError):
         names = set(os.listdir(clones))
         for name in names:
