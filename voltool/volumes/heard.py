@@ -7,34 +7,27 @@ servers.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Optional
 
 from voltool import durable
-from voltool.errors import AgentError, MovedError
+from voltool.errors import MovedError
 from voltool.model import Heard, VolumeRecord
 from voltool.showing import shown
-from voltool.wire.codec import from_plain, to_plain
+from voltool.volumes.notes import read_note, save_note
 
 _NAME = b"heard.json"
 
 
 def read_heard(area: bytes, record: VolumeRecord) -> Optional[Heard]:
     """The later home that the volume's home here has heard of; None: none. AgentError for a record that cannot be understood."""
-    try:
-        with open(os.path.join(area, _NAME), "rb") as file:
-            heard: Heard = from_plain(Heard, json.load(file))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise AgentError("the record of a later home cannot be read", where=shown(area), why=str(error)) from None
-    return heard if heard.epoch.number > record.epoch.number else None
+    heard = read_note(area, _NAME, Heard, "the record of a later home")
+    return heard if heard is not None and heard.epoch.number > record.epoch.number else None
 
 
 def save_heard(area: bytes, heard: Heard) -> None:
     """Durably."""
-    durable.write_file(os.path.join(area, _NAME), json.dumps(to_plain(heard), indent=1).encode() + b"\n")
+    save_note(area, _NAME, heard)
 
 
 def remove_heard(area: bytes) -> None:

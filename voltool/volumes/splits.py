@@ -6,34 +6,27 @@ epoch has ended the split by that alone.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Optional
 
 from voltool import durable
-from voltool.errors import AgentError, RefusedError
+from voltool.errors import RefusedError
 from voltool.model import Split, VolumeRecord
 from voltool.showing import shown
-from voltool.wire.codec import from_plain, to_plain
+from voltool.volumes.notes import read_note, save_note
 
 _NAME = b"split.json"
 
 
 def read_split(area: bytes, record: VolumeRecord) -> Optional[Split]:
     """The split that the volume of this area is in; None where it is in none. AgentError for one that cannot be understood."""
-    try:
-        with open(os.path.join(area, _NAME), "rb") as file:
-            split: Split = from_plain(Split, json.load(file))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise AgentError("the record of the volume's split cannot be read", where=shown(area), why=str(error)) from None
-    return split if split.mine == record.epoch else None
+    split = read_note(area, _NAME, Split, "the record of the volume's split")
+    return split if split is not None and split.mine == record.epoch else None
 
 
 def save_split(area: bytes, split: Split) -> None:
     """Durably."""
-    durable.write_file(os.path.join(area, _NAME), json.dumps(to_plain(split), indent=1).encode() + b"\n")
+    save_note(area, _NAME, split)
 
 
 def remove_split(area: bytes) -> None:
